@@ -1,0 +1,21 @@
+"""Target descriptors: what to compile for, how to link, where to run, how to measure, the hardware."""
+
+from __future__ import annotations
+
+from ofa_tvm.targets.load import get_target, list_targets, load_target, target_names
+from ofa_tvm.targets.machine import Machine, detect_machine
+from ofa_tvm.targets.target import Hardware, Link, MeasureSettings, Run, Target
+
+__all__ = [
+    "Hardware",
+    "Link",
+    "Machine",
+    "MeasureSettings",
+    "Run",
+    "Target",
+    "detect_machine",
+    "get_target",
+    "list_targets",
+    "load_target",
+    "target_names",
+]

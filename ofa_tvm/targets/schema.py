@@ -1,0 +1,99 @@
+"""The schema of a descriptor file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NAME = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._-]*$"}
+_NAMES = {"type": "array", "items": _NAME, "uniqueItems": True}
+_TEXT = {"type": "string", "minLength": 1}
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_COUNT = {"type": "integer", "minimum": 1}
+
+
+def _table(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+_TVM = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {
+        "kind": {"enum": ["llvm", "cuda", "opencl"]},
+        "mtriple": _TEXT,
+        "mcpu": _TEXT,
+        "mattr": {"type": "array", "items": {"type": "string", "pattern": r"^[+-]"}},
+        "arch": _TEXT,
+    },
+    "not": {"required": ["num-cores"]},
+}
+
+DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
+    {
+        "name": _NAME,
+        "kind": {"enum": ["x86", "arm", "cuda", "opencl"]},
+        "summary": _TEXT,
+        "tvm": _TVM,
+        "host": _TVM,
+        "features": {"type": "array", "items": _TEXT, "uniqueItems": True},
+        "compatible": _NAMES,
+        "link": _table(
+            {"compilers": {"type": "array", "items": _TEXT, "minItems": 1}, "install": _TEXT},
+            ("compilers", "install"),
+        ),
+        "run": _table(
+            {
+                "where": {"enum": ["local", "rpc", "emulator"]},
+                "tracker": {"type": "string", "pattern": r"^.+:\d+$"},
+                "key": _TEXT,
+                "emulator": _TEXT,
+                "emulator_cpu": _TEXT,
+                "install": _TEXT,
+            },
+            ("where",),
+        )
+        | {
+            "allOf": [
+                {
+                    "if": {"properties": {"where": {"const": "rpc"}}},
+                    "then": {"required": ["tracker", "key"]},
+                },
+                {
+                    "if": {"properties": {"where": {"const": "emulator"}}},
+                    "then": {"required": ["emulator", "install"]},
+                },
+            ]
+        },
+        "measure": _table(
+            {
+                "threads": _COUNT,
+                "unit": {"enum": ["ms", "minstr"]},
+                "repeats": {"type": "integer", "minimum": 3},
+                "sample_ms": _POSITIVE,
+            }
+        ),
+        "hardware": _table(
+            {
+                "device": _TEXT,
+                "cores": _COUNT,
+                "clock_ghz": _POSITIVE,
+                "simd_bits": _COUNT,
+                "fma_units": _COUNT,
+                "l1d_kib": _POSITIVE,
+                "l2_kib": _POSITIVE,
+                "l3_kib": _POSITIVE,
+                "ram_gib": _POSITIVE,
+                "bandwidth_gb_s": _POSITIVE,
+                "peak_gflops": _POSITIVE,
+                "sms": _COUNT,
+                "shared_kib": _POSITIVE,
+            }
+        ),
+    },
+    ("name", "kind", "summary", "tvm", "link", "run"),
+)
