@@ -1,0 +1,22 @@
+"""Search spaces: architectures, populations, layer shapes, MACs. numpy only."""
+
+from __future__ import annotations
+
+from ofa_tvm.spaces.arch import Arch
+from ofa_tvm.spaces.network import BottleneckSpec, ConvSpec, Layer, MBConvSpec, NetworkSpec, network_layers
+from ofa_tvm.spaces.published import get_space, list_spaces
+from ofa_tvm.spaces.space import Space, Stage
+
+__all__ = [
+    "Arch",
+    "BottleneckSpec",
+    "ConvSpec",
+    "Layer",
+    "MBConvSpec",
+    "NetworkSpec",
+    "Space",
+    "Stage",
+    "get_space",
+    "list_spaces",
+    "network_layers",
+]
