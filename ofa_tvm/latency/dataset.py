@@ -1,0 +1,328 @@
+"""Latency tables: a CSV of architectures and measured times that is appended row by row and never half read.
+
+The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch other
+than 1, `<target>_minstr` for emulated devices. What else is known of a row lies in `<name>.meta.jsonl` beside it.
+Row numbers in messages count lines of the file, so that the header is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import append_line, write_atomic
+from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.space import Space
+
+_COLUMN = re.compile(r"(?P<target>.+?)(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
+_UNITS = {"ms": "ms", "minstr": "Minstr"}
+
+# A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest subnet
+# of a space takes some 20 times the smallest one's time.
+_ABSURD_RATIO = 200.0
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """Meaning of one column of a latency table.
+
+    Attributes
+    ----------
+    target : str
+        Name of the target that was measured.
+    unit : str
+        "ms", or "Minstr" (millions of guest instructions) where the device was emulated.
+    batch : int
+    """
+
+    target: str
+    unit: str = "ms"
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        """Heading in the file."""
+        batch = f"_b{self.batch}" if self.batch != 1 else ""
+        return f"{self.target}{batch}_{self.unit.lower()}"
+
+    @classmethod
+    def parse(cls, name: str) -> Column:
+        """Read a heading.
+
+        Raises
+        ------
+        UserError
+            If the heading has neither `_ms` nor `_minstr` at its end.
+        """
+        match = _COLUMN.fullmatch(name)
+        if match is None:
+            raise UserError(f"column {name!r} is no latency: a heading ends in _ms or _minstr, as in x86_ms")
+        return cls(match["target"], _UNITS[match["unit"]], int(match["batch"] or 1))
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measured latencies of distinct architectures of one space.
+
+    Attributes
+    ----------
+    archs : tuple of Arch
+        n distinct architectures.
+    columns : tuple of Column
+    values : (n, n_columns) float64 array
+        In the unit of each column; positive and finite.
+    rows : (n,) int array
+        Row of the file that each entry came from.
+    path : str
+        Where it was read, for messages.
+    meta : tuple of dict
+        The lines of the `.meta.jsonl` file beside the table, empty if there is none.
+    """
+
+    archs: tuple[Arch, ...]
+    columns: tuple[Column, ...]
+    values: np.ndarray
+    rows: np.ndarray
+    path: str = ""
+    meta: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.archs)
+
+    def column(self, name: str | None = None) -> tuple[Column, np.ndarray]:
+        """Pick a column by its heading or its target; without a name, the only one.
+
+        Returns
+        -------
+        column : Column
+        values : (n,) float64 array
+            In the column's unit.
+
+        Raises
+        ------
+        UsageError
+            If no column or several fit.
+        """
+        names = [column.name for column in self.columns]
+        fitting = [i for i, column in enumerate(self.columns) if name in (None, column.name)]
+        if name is not None and not fitting:
+            fitting = [i for i, column in enumerate(self.columns) if column.target == name]
+        if len(fitting) != 1:
+            problem = "has no column" if not fitting else "has several columns that fit"
+            raise UsageError(f"{self.path or 'the table'} {problem} {name or ''}: choose one of {', '.join(names)}")
+        return self.columns[fitting[0]], self.values[:, fitting[0]]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return data.decode("utf-8")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a latency table: it is not UTF-8 text") from error
+
+
+def _meta_path(path: Path) -> Path:
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    return path.with_name(f"{name}.meta.jsonl")
+
+
+def _read_meta(path: Path) -> tuple[dict[str, Any], ...]:
+    beside = _meta_path(path)
+    if not beside.exists():
+        return ()
+    entries = []
+    lines = _read_text(beside).splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # cut short by a kill; its row was not written either
+                break
+            raise UserError(f"{beside} row {number} is not JSON ({error.msg}); repair or delete that line") from error
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _fail(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(f"{path} has {len(problems)} bad row{'s' * (len(problems) > 1)}: "
+                        f"{'; '.join(problems[:_SHOWN])}{more}; correct or delete them")
+
+
+def _value(text: str) -> tuple[float, str]:
+    try:
+        value = float(text)
+    except ValueError:
+        return np.nan, f"{text!r} is not a number"
+    if np.isnan(value):
+        return value, "the latency is NaN"
+    if np.isinf(value):
+        return value, "the latency is infinite"
+    if value <= 0:
+        return value, f"the latency is {value:g}, it must be above 0"
+    return value, ""
+
+
+def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -> LatencyTable:
+    """Read a latency table (plain or gzip), checking every row.
+
+    Parameters
+    ----------
+    path : path
+    space : Space or str, optional
+        Space that the architectures must belong to; default the one that the `.meta.jsonl` file names.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, is empty, or any row is bad: a latency that is missing, no number, NaN, infinite,
+        not above zero or absurd beside its column's median; a duplicate; an architecture outside the space. The
+        message carries row numbers; no row is ever dropped.
+    UsageError
+        If the space is neither given nor recorded.
+    """
+    path = Path(path)
+    lines = list(csv.reader(io.StringIO(_read_text(path), newline="")))
+    if not lines:
+        raise UserError(f"{path} is empty: a latency table starts with a heading such as arch,x86_ms")
+    header = lines[0]
+    if header[0] != "arch" or len(header) < 2:
+        raise UserError(f"{path} is not a latency table: its heading is {','.join(header)[:60]!r}, "
+                        "expected arch, then a column a target")
+    if len(set(header)) != len(header):
+        raise UserError(f"{path} has two columns of the same name in its heading")
+    columns = tuple(Column.parse(name) for name in header[1:])
+    if len({column.unit for column in columns}) > 1:
+        raise UserError(f"{path} mixes emulated (_minstr) and real (_ms) columns; keep them in separate files")
+    meta = _read_meta(path)
+    space = _resolve_space(path, space, meta)
+    if len(lines) == 1:
+        raise UserError(f"{path} has a heading but no rows; measure some subnets first")
+
+    problems: list[str] = []
+    archs: list[Arch] = []
+    values = np.full((len(lines) - 1, len(columns)), np.nan)
+    seen: dict[Arch, int] = {}
+    for i, cells in enumerate(lines[1:]):
+        row = i + 2
+        if len(cells) != len(header):
+            problems.append(f"row {row} has {len(cells)} cells, the heading has {len(header)}")
+            continue
+        try:
+            arch = Arch.from_json(cells[0])
+            space.validate(arch)
+        except UserError as error:
+            problems.append(f"row {row}: {error}")
+            continue
+        if arch in seen:
+            problems.append(f"row {row} repeats the architecture of row {seen[arch]}")
+            continue
+        seen[arch] = row
+        archs.append(arch)
+        for j, text in enumerate(cells[1:]):
+            values[i, j], problem = _value(text)
+            if problem:
+                problems.append(f"row {row}, {header[1 + j]}: {problem}")
+    _fail(path, problems)
+    medians = np.median(values, axis=0)
+    ratios = values / medians
+    for i, j in np.argwhere((ratios > _ABSURD_RATIO) | (ratios < 1 / _ABSURD_RATIO)):
+        problems.append(f"row {i + 2}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}")
+    _fail(path, problems)
+    return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), str(path), meta)
+
+
+def _resolve_space(path: Path, space: Space | str | None, meta: Iterable[dict[str, Any]]) -> Space:
+    recorded = next((entry["space"] for entry in meta if "space" in entry), None)
+    if space is None:
+        if recorded is None:
+            raise UsageError(f"{path} does not say which space it belongs to; name it with --space")
+        space = str(recorded)
+    if isinstance(space, str):
+        space = get_space(space)
+    if recorded is not None and recorded != space.name:
+        raise UserError(f"{path} was measured in the space {recorded}, not {space.name}")
+    return space
+
+
+class LatencyWriter:
+    """Appends measurements to a table with one column, so that a killed collection goes on where it stopped.
+
+    Parameters
+    ----------
+    path : path
+        CSV file; created with its heading if absent.
+    space : Space
+    column : Column
+
+    Attributes
+    ----------
+    measured : dict of Arch to float
+        What the file holds so far, in the column's unit.
+
+    Raises
+    ------
+    UserError
+        If the file exists with another heading, another space, or bad rows.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], space: Space, column: Column) -> None:
+        self.path = Path(path)
+        self.space = space
+        self.column = column
+        self.measured: dict[Arch, float] = {}
+        heading = f"arch,{column.name}"
+        if self.path.suffix == ".gz":
+            raise UsageError(f"cannot append to the compressed table {self.path}; unpack it first")
+        text = _read_text(self.path) if self.path.exists() else ""
+        complete = text[: text.rfind("\n") + 1]
+        if not complete.strip():
+            write_atomic(self.path, heading + "\n")
+            return
+        if complete.splitlines()[0] != heading:
+            raise UserError(f"{self.path} has the heading {complete.splitlines()[0][:80]!r}, not {heading!r}; "
+                            "write to another file")
+        if complete != text:  # a kill cut the last row short
+            write_atomic(self.path, complete)
+        if len(complete.splitlines()) > 1:
+            table = read_table(self.path, space)
+            self.measured = dict(zip(table.archs, table.values[:, 0].tolist(), strict=True))
+
+    def append(self, arch: Arch, value: float, **meta: Any) -> None:
+        """Add one measurement; `meta` (MAD, repeats, versions, date ...) goes to the file beside.
+
+        Raises
+        ------
+        UserError
+            If the latency is not positive and finite, the architecture is there already or outside the space.
+        """
+        self.space.validate(arch)
+        if arch in self.measured:
+            raise UserError(f"{self.path} already holds {arch.to_json()}")
+        if problem := _value(repr(float(value)))[1]:
+            raise UserError(f"not written to {self.path}: {problem}")
+        cells = io.StringIO()
+        csv.writer(cells, lineterminator="").writerow([arch.to_json(), repr(float(value))])
+        # The row is what counts, so it is written last.
+        entry = {"space": self.space.name, "column": self.column.name, "arch": json.loads(arch.to_json()), **meta}
+        append_line(_meta_path(self.path), json.dumps(entry, separators=(",", ":")))
+        append_line(self.path, cells.getvalue())
+        self.measured[arch] = float(value)

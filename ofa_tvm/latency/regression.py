@@ -1,0 +1,395 @@
+"""Latency of a target's subnets, learned from few measured ones.
+
+The model is linear in groups of features that follow the network: physical quantities of the whole network and of
+each stage, then one effect for every kind of block (kernel, expand, widths), for every block shape (the same with
+its resolution) and for every position. Shapes are shared by the positions where they occur. How much each group may
+explain is learned (see `gaussian`), so that 30 samples give a physical model and 7,000 a full table. Once fitted it
+collapses into one table a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.stats import spearmanr
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.blocks import BlockStructure, BlockTables, block_structure
+from ofa_tvm.latency.features import context_features
+from ofa_tvm.latency.gaussian import Posterior, fit
+from ofa_tvm.spaces import Arch, Layer, get_space
+from ofa_tvm.spaces.space import Space
+
+FORMAT = 1
+GROUPS = ("network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
+
+# Log variances expected of each group, in units of the latencies' variance; the last is the noise's.
+_EXPECTED = np.log([1.0, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003])
+_EXPECTED_PRIOR = np.log([0.1, 0.01, 0.003, 0.003, 0.001, 0.001, 0.0003, 0.003])
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+def _kind(layers: Sequence[Layer]) -> tuple[object, ...]:
+    """A block's shape without its resolution."""
+    return tuple((la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual) for la in layers)
+
+
+def _shape(layers: Sequence[Layer]) -> tuple[object, ...]:
+    return tuple((*kind, la.h_in) for kind, la in zip(_kind(layers), layers, strict=True))
+
+
+def _indicators(keys: Sequence[object], values: np.ndarray | None = None) -> sparse.csr_matrix:
+    """One column for each distinct key; None has no column."""
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(k for k in keys if k is not None))}
+    rows = [i for i, key in enumerate(keys) if key is not None]
+    columns = [numbers[keys[i]] for i in rows]
+    data = np.ones(len(rows)) if values is None else values[rows]
+    return sparse.csr_matrix((data, (rows, columns)), shape=(len(keys), max(1, len(numbers))))
+
+
+@lru_cache(maxsize=8)
+def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...]:
+    """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts, n_features)."""
+    physical = np.concatenate(context_features(structure))
+    stages, kinds, shapes, positions, position_shapes, area = [], [], [], [], [], []
+    largest = max(structure.space.resolutions)
+    for block in structure.blocks:
+        for gene_values, layers in zip(np.ndindex(*block.choices), block.contexts, strict=True):
+            at = (block.stage, block.block)
+            stages.append(block.stage if layers else None)
+            kinds.append(_kind(layers) if layers else None)
+            shapes.append(_shape(layers) if layers else None)
+            positions.append((at, _kind(layers)) if layers else None)
+            position_shapes.append((at, _shape(layers)) if layers else None)
+            resolution = structure.space.resolutions[gene_values[-1]]
+            area.append((resolution / largest) ** 2)
+    areas = np.array(area)
+    # Physical features are scaled to a spread of one over random subnets, so that a shared variance is fair.
+    sample = _incidence(structure, structure.space.sample_genes(np.random.default_rng(0), 512))
+    network = sparse.csr_matrix(physical)
+    spread = (sample @ network).toarray().std(axis=0)
+    network = network @ sparse.diags(np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0))
+    stage_of = _indicators(stages)
+    by_stage = sparse.hstack([network.multiply(stage_of[:, [i]]) for i in range(stage_of.shape[1])]).tocsr()
+    groups = [
+        network.tocsr(),
+        by_stage,
+        _indicators(kinds),
+        _indicators(kinds, areas),
+        _indicators(shapes),
+        _indicators(positions),
+        _indicators(position_shapes),
+    ]
+    # Each group is scaled so that its weights' variance is the variance of its share of the latency.
+    scaled = []
+    for group in groups:
+        features = (sample @ group).toarray()
+        share = float(features.var(axis=0).sum())
+        scaled.append(group / np.sqrt(share) if share > 0 else group)
+    return tuple(scaled)
+
+
+def _incidence(structure: BlockStructure, genes: np.ndarray) -> sparse.csr_matrix:
+    """Which contexts each subnet uses: (n, total contexts), one entry a block."""
+    sizes = [len(block.contexts) for block in structure.blocks]
+    index = structure.contexts(genes) + np.cumsum([0, *sizes[:-1]])
+    n, n_blocks = index.shape
+    return sparse.csr_matrix(
+        (np.ones(index.size), index.ravel(), np.arange(0, index.size + 1, n_blocks)), shape=(n, sum(sizes))
+    )
+
+
+def as_genes(space: Space, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
+    """A population as genes, whichever way it came: (n, n_genes)."""
+    return archs if isinstance(archs, np.ndarray) else space.encode(archs)
+
+
+class LatencyRegressor:
+    """Estimator of a target's latency (scikit-learn's `fit`/`predict`).
+
+    Parameters
+    ----------
+    space : Space
+    prior : BlockTables or callable, optional
+        A first guess (the kernel sum of the tuning log, a lookup table, another target's model). The model is then
+        fitted to what the guess gets wrong: its scale, a constant, and the groups of features.
+    target, unit : str
+        Recorded in the saved file; the unit is "ms" or "Minstr".
+    n_classes : int
+        Of the subnets that were measured.
+    robust : bool
+        Weigh down rows that the others contradict (Student-t noise).
+
+    Attributes
+    ----------
+    tables : BlockTables
+        The fitted model, collapsed (without the prior if that is a callable).
+    noise_ : float
+        Standard deviation of a measurement around the model, in the unit.
+    validation_ : dict
+        Leave-one-out errors: n, mae, rmse, mape, spearman.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        prior: BlockTables | Predictor | None = None,
+        *,
+        target: str = "",
+        unit: str = "ms",
+        n_classes: int = 1000,
+        robust: bool = True,
+    ) -> None:
+        self.space = space
+        self.prior = prior
+        self.target = target
+        self.unit = unit
+        self.n_classes = n_classes
+        self.robust = robust
+
+    # ---- fitting ----
+
+    def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
+        """Fit to measured latencies.
+
+        Parameters
+        ----------
+        archs : n architectures, or their genes (n, n_genes)
+        latency : (n,) array
+            In the estimator's unit.
+
+        Raises
+        ------
+        UserError
+            If there are no rows, lengths differ, or a latency is not positive and finite.
+        """
+        genes = as_genes(self.space, archs)
+        latency = np.asarray(latency, dtype=np.float64)
+        if len(genes) != len(latency) or not len(latency):
+            raise UserError(f"a latency model needs as many latencies as subnets, and at least one; "
+                            f"got {len(latency)} and {len(genes)}")
+        if bad := np.flatnonzero(~(np.isfinite(latency) & (latency > 0))).tolist():
+            raise UserError(f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite")
+        self.genes_, self.latency_ = genes.astype(np.int64), latency
+        self._condition(None)
+        return self
+
+    def _condition(self, fixed: np.ndarray | None) -> None:
+        structure = block_structure(self.space, self.n_classes)
+        matrices = _context_matrices(structure)
+        incidence = _incidence(structure, self.genes_)
+        features = [(incidence @ matrix).tocsr() for matrix in matrices]
+        guess = np.zeros(len(self.latency_)) if self.prior is None else self.prior(self.genes_)
+        # Unit: spread of the latencies in a typical space, so that one measurement is enough to have one.
+        level = float(np.median(self.latency_))
+        self._scale = 0.25 * level
+        # With a guess the whole of it may be off by a factor; without, only the level is free.
+        self._factor = 1.0 if self.prior is None else float(np.median(self.latency_ / np.maximum(guess, 1e-12)))
+        self._offset = level if self.prior is None else 0.0
+        y = (self.latency_ - self._offset - self._factor * guess) / self._scale
+        kernels = [(f @ f.T).toarray() for f in features]
+        # A free constant, and the guess's scale as one more feature.
+        kernels[0] = kernels[0] + 4.0
+        self._guess_spread = 1.0
+        if self.prior is not None:
+            self._guess_spread = max(float(np.std(guess)), 1e-12 + 0.05 * float(np.mean(guess)))
+            kernels[0] = kernels[0] + np.outer(guess, guess) / self._guess_spread**2
+        expected = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
+        self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
+        p = self._posterior
+        flat = sum(
+            v * (matrix @ (f.T @ p.alpha)) for v, matrix, f in zip(p.variances, matrices, features, strict=True)
+        )
+        pieces = np.split(flat * self._scale, np.cumsum([len(b.contexts) for b in structure.blocks])[:-1])
+        constant = self._offset + self._scale * p.variances[0] * 4.0 * p.alpha.sum()
+        residual = BlockTables(structure, pieces, float(constant))
+        self._residual = residual
+        if self.prior is not None:
+            self._factor += self._scale * p.variances[0] * float(guess @ p.alpha) / self._guess_spread**2
+        self.tables = residual
+        if isinstance(self.prior, BlockTables):
+            self.tables = residual + self.prior.scaled(self._factor)
+        self.noise_ = float(np.sqrt(p.noise) * self._scale)
+        predicted = self.latency_ - p.loo_residuals * self._scale
+        self.loo_prediction_ = predicted
+        self.validation_ = errors(predicted, self.latency_) if len(self.latency_) > 1 else {}
+
+    # ---- predicting ----
+
+    def predict(
+        self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Latency of a population, in the estimator's unit.
+
+        Parameters
+        ----------
+        archs : n architectures, or their genes (n, n_genes)
+        return_std : bool
+            Also return the standard deviation of a measurement around the prediction.
+
+        Returns
+        -------
+        (n,) array, or two of them
+        """
+        genes = as_genes(self.space, archs)
+        mean = self(genes)
+        return (mean, self._std(genes)) if return_std else mean
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """`predict` for genes; what searches call."""
+        values = self.tables(genes)
+        if self.prior is not None and not isinstance(self.prior, BlockTables):
+            values = values + self._factor * self.prior(genes)
+        return values
+
+    def _std(self, genes: np.ndarray) -> np.ndarray:
+        from scipy.linalg import solve_triangular
+
+        structure = block_structure(self.space, self.n_classes)
+        p = self._posterior
+        out = np.empty(len(genes))
+        seen = _incidence(structure, self.genes_)
+        matrices = _context_matrices(structure)
+        prior_seen = None if self.prior is None else self.prior(self.genes_) / self._guess_spread
+        trained = [(seen @ matrix).tocsr() for matrix in matrices]
+        for start in range(0, len(genes), 1024):
+            piece = genes[start : start + 1024]
+            incidence = _incidence(structure, piece)
+            cross = np.full((len(piece), len(self.genes_)), 4.0 * p.variances[0])
+            own = np.full(len(piece), 4.0 * p.variances[0])
+            if prior_seen is not None and self.prior is not None:
+                guess = self.prior(piece) / self._guess_spread
+                cross += p.variances[0] * np.outer(guess, prior_seen)
+                own += p.variances[0] * guess**2
+            for variance, matrix, f in zip(p.variances, matrices, trained, strict=True):
+                g = (incidence @ matrix).tocsr()
+                cross += variance * (g @ f.T).toarray()
+                own += variance * np.asarray(g.multiply(g).sum(axis=1)).ravel()
+            solved = solve_triangular(p.factor[0], cross.T, lower=True, check_finite=False)
+            out[start : start + 1024] = np.maximum(own - np.einsum("ij,ij->j", solved, solved), 0.0) + p.noise
+        return np.sqrt(out) * self._scale
+
+    def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
+        """A model fitted to these measurements as well; a subnet measured again counts with its new latency."""
+        genes = np.concatenate([as_genes(self.space, archs), self.genes_])
+        values = np.concatenate([np.asarray(latency, dtype=np.float64), self.latency_])
+        _, first = np.unique(self.space.canonical(genes), axis=0, return_index=True)
+        keep = np.sort(first)
+        new = LatencyRegressor(self.space, self.prior, target=self.target, unit=self.unit,
+                               n_classes=self.n_classes, robust=self.robust)
+        return new.fit(genes[keep], values[keep])
+
+    # ---- files ----
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as an npz file without pickles.
+
+        Raises
+        ------
+        UserError
+            If the prior is a callable (collapse it into `BlockTables` first), or the file cannot be written.
+        """
+        if self.prior is not None and not isinstance(self.prior, BlockTables):
+            raise UserError("a latency model whose prior is a function cannot be saved; give it as BlockTables")
+        p = self._posterior
+        header = {
+            "format": FORMAT,
+            "kind": "latency_regressor",
+            "space": self.space.name,
+            "target": self.target,
+            "unit": self.unit,
+            "n_classes": self.n_classes,
+            "features": list(GROUPS),
+            "robust": self.robust,
+            "data_sha256": self._data_hash(),
+            "validation": self.validation_,
+        }
+        arrays: dict[str, np.ndarray] = {
+            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            "genes": self.genes_.astype(np.int16),
+            "latency": self.latency_,
+            "log_variances": np.log(np.append(p.variances, p.noise)),
+        }
+        if isinstance(self.prior, BlockTables):
+            arrays["prior"] = np.append(np.concatenate(self.prior.tables), self.prior.constant)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomic(path, buffer.getvalue())
+
+    def _data_hash(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.genes_, dtype="<i2").tobytes())
+        digest.update(np.ascontiguousarray(self.latency_, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LatencyRegressor:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            If the file is missing or is no such model.
+        """
+        header, arrays = read_model(path, "latency_regressor")
+        space = get_space(header["space"])
+        model = cls(space, target=header["target"], unit=header["unit"], n_classes=header["n_classes"],
+                    robust=header["robust"])
+        structure = block_structure(space, model.n_classes)
+        if "prior" in arrays:
+            sizes = np.cumsum([len(block.contexts) for block in structure.blocks])
+            if len(arrays["prior"]) != sizes[-1] + 1:
+                raise UserError(f"{path} was made for another version of the space {space.name}; fit it again")
+            model.prior = BlockTables(structure, np.split(arrays["prior"][:-1], sizes[:-1]), arrays["prior"][-1])
+        model.genes_, model.latency_ = arrays["genes"].astype(np.int64), arrays["latency"]
+        if model._data_hash() != header["data_sha256"]:
+            raise UserError(f"{path} is damaged: its data do not match its checksum")
+        model._condition(arrays["log_variances"])
+        return model
+
+
+def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a saved model.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, no npz file, of another kind or of a newer format.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        found = header["kind"]
+    except OSError as error:
+        raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, numpy and json each have their own for a damaged file
+        raise UserError(f"{path} is not a model file of ofa-tvm, or it is damaged") from error
+    if found != kind:
+        raise UsageError(f"{path} holds a {found}, not a {kind}")
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path} has format {header.get('format')}, this version reads {FORMAT}; fit it again")
+    return header, arrays
+
+
+def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """n, mae and rmse (in the unit), mape (a fraction) and Spearman's rank correlation."""
+    gap = predicted - measured
+    constant = np.ptp(measured) == 0 or np.ptp(predicted) == 0
+    return {
+        "n": len(measured),
+        "mae": float(np.abs(gap).mean()),
+        "rmse": float(np.sqrt((gap**2).mean())),
+        "mape": float((np.abs(gap) / measured).mean()),
+        "spearman": float("nan") if constant else float(spearmanr(predicted, measured).statistic),
+    }
