@@ -1,0 +1,21 @@
+"""The timing protocol: warm-up, interleaved rounds, pinned threads, noise detection, isolation."""
+
+from __future__ import annotations
+
+from ofa_tvm.measurement.compare import measure_callables, measure_onnxruntime, torch_subject
+from ofa_tvm.measurement.measurer import Measurer, measure, measure_many
+from ofa_tvm.measurement.protocol import Timing, interleave, ratio
+from ofa_tvm.measurement.result import Measurement
+
+__all__ = [
+    "Measurement",
+    "Measurer",
+    "Timing",
+    "interleave",
+    "measure",
+    "measure_callables",
+    "measure_many",
+    "measure_onnxruntime",
+    "ratio",
+    "torch_subject",
+]

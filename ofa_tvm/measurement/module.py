@@ -1,0 +1,188 @@
+"""Loading a compiled module with nothing but the TVM runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa_tvm.errors import UserError
+
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
+_METADATA_FORMAT = 1
+
+
+def use_runtime_only() -> None:
+    """Make this process load the TVM runtime alone and never torch; call it before tvm is imported.
+
+    For processes of ofa-tvm's own (workers, `run`, `bench`): afterwards nothing can be compiled in them.
+    """
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class LoadedModule:
+    """A compiled module on its device.
+
+    `main` takes and returns TVM tensors, `vm` is TVM's virtual machine and `device` where its tensors live.
+    """
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, Any]
+    main: Callable[..., Any]
+    vm: Any
+    device: Any
+
+    @property
+    def target(self) -> Mapping[str, Any]:
+        """What the module says of its target: name, kind, tvm, threads."""
+        target = self.metadata.get("target")
+        return target if isinstance(target, Mapping) else {}
+
+    @property
+    def threads(self) -> int:
+        """Threads that it was compiled for."""
+        return int(self.target.get("threads", 1))
+
+    def tensor(self, array: npt.NDArray[Any]) -> Any:
+        """`array` as a tensor on the module's device."""
+        import tvm
+
+        return tvm.runtime.tensor(array, device=self.device)
+
+    def random_inputs(self, seed: int) -> list[npt.NDArray[Any]]:
+        """One array an input: standard normal, zeros for integers (any index is then in range)."""
+        rng = np.random.default_rng(seed)
+        return [random_input(spec, rng) for spec in self.inputs]
+
+
+def random_input(spec: TensorSpec, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """An input to time a network with."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind != "f":
+        return np.zeros(spec.shape, dtype)
+    return rng.standard_normal(spec.shape).astype(dtype)
+
+
+def load_module(path: str | os.PathLike[str]) -> LoadedModule:
+    """Load a `.so` that `ofa_tvm.compile` wrote.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, not a shared library for this machine, or not made by ofa-tvm.
+    """
+    file = Path(path).resolve()
+    _check_elf(file)
+    os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+    import tvm
+    import tvm.runtime.vm
+
+    try:
+        module = tvm.runtime.load_module(str(file))
+        kind = "llvm"
+        if not module.implements_function("vm_load_executable"):
+            raise UserError(f"{file} is not a module that ofa-tvm compiled; make one with `ofa-tvm compile`")
+        on_cpu = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
+        metadata = _metadata(on_cpu, file)
+        kind = str(metadata.get("target", {}).get("tvm", {}).get("kind", "llvm"))
+        device = tvm.device("cpu" if kind == "llvm" else kind, 0)
+        if kind == "llvm":
+            vm = on_cpu
+        elif not device.exist:
+            raise UserError(
+                f"{file} is for {kind}, but this process sees no {kind} device; see `ofa-tvm doctor`"
+            )
+        else:
+            vm = tvm.runtime.vm.VirtualMachine(module, device)
+        main = vm["main"]
+    except UserError:
+        raise
+    except Exception as error:  # tvm raises RuntimeError, AttributeError, ValueError and its own kinds here
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{file} cannot be loaded: {reason}; compile it again") from error
+    return LoadedModule(
+        path=file,
+        inputs=_specs(metadata, "inputs", file),
+        outputs=_specs(metadata, "outputs", file),
+        metadata=metadata,
+        main=main,
+        vm=vm,
+        device=device,
+    )
+
+
+def _check_elf(file: Path) -> None:
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(20)
+    except FileNotFoundError:
+        raise UserError(f"no compiled module {file}; make one with `ofa-tvm compile`") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    if file.suffix != ".so" or head[:4] != b"\x7fELF" or len(head) < 20:
+        raise UserError(f"{file} is not a compiled module (an ELF shared library named *.so)")
+    number = int.from_bytes(head[18:20], "little")
+    arch = _ELF_MACHINES.get(number, f"machine {number}")
+    if arch != platform.machine():
+        raise UserError(f"{file} is code for {arch}, but this machine is {platform.machine()}")
+
+
+def _metadata(vm: Any, file: Path) -> dict[str, Any]:
+    try:
+        raw = vm["metadata"]()
+    except Exception as error:
+        raise UserError(f"{file} carries no metadata: it is not a module that ofa-tvm compiled") from error
+    content = json.loads(raw.numpy().tobytes())
+    if content.get("format") != _METADATA_FORMAT:
+        raise UserError(
+            f"{file} has metadata of format {content.get('format')!r}, but this ofa-tvm reads "
+            f"{_METADATA_FORMAT}; compile it again"
+        )
+    return dict(content)
+
+
+def _specs(metadata: Mapping[str, Any], key: str, file: Path) -> tuple[TensorSpec, ...]:
+    try:
+        return tuple(
+            TensorSpec(str(item["name"]), tuple(int(n) for n in item["shape"]), str(item["dtype"]))
+            for item in metadata[key]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} has broken metadata ({key}); compile it again") from error
+
+
+def output_arrays(result: Any) -> tuple[npt.NDArray[Any], ...]:
+    """What a module returned (a tensor, or a tuple of them) as arrays."""
+    if hasattr(result, "numpy"):
+        return (result.numpy(),)
+    return tuple(item.numpy() for item in result)
+
+
+def set_threads(threads: int) -> None:
+    """Set how many threads TVM's pool uses in this process."""
+    import tvm
+
+    big_cores = 1
+    tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)

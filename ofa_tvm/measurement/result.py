@@ -1,0 +1,96 @@
+"""What a measurement says, and under which conditions it was taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ofa_tvm.measurement.protocol import Timing
+from ofa_tvm.targets import Machine
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The cost of one call of a module.
+
+    Attributes
+    ----------
+    median_ms, mad_ms
+        Of the samples; None on an emulated device, which has no latency.
+    samples_ms
+        One entry a sample, each the mean of `calls` calls.
+    instructions
+        Guest instructions of one call on an emulated device, else None.
+    unit
+        "ms" or "minstr".
+    threads, cpus
+        Threads of the module and the CPUs that they were pinned to.
+    noisy
+        The samples scattered even in the quietest of `passes` passes: compare with care.
+    target, machine, date
+        Target's name, processor's name, and UTC time in ISO format.
+    """
+
+    median_ms: float | None
+    mad_ms: float | None
+    repeats: int
+    samples_ms: tuple[float, ...]
+    calls: int
+    passes: int
+    noisy: bool
+    threads: int
+    cpus: tuple[int, ...]
+    target: str
+    machine: str
+    date: str
+    unit: str = "ms"
+    instructions: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """The figure in `unit`."""
+        if self.median_ms is not None:
+            return self.median_ms
+        return (self.instructions or 0) / 1e6
+
+    def percentile_ms(self, q: float) -> float:
+        """Percentile `q` (0..100) of the samples."""
+        return float(np.percentile(self.samples_ms, q))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, JSON serialisable; `from_json` reads it back."""
+        content = dataclasses.asdict(self)
+        content["samples_ms"] = [round(sample, 7) for sample in self.samples_ms]
+        content["cpus"] = list(self.cpus)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Measurement:
+        """Inverse of `to_json`."""
+        known = dict(content)
+        return cls(samples_ms=tuple(known.pop("samples_ms")), cpus=tuple(known.pop("cpus")), **known)
+
+    @classmethod
+    def of(
+        cls, timing: Timing, target: str, threads: int, cpus: tuple[int, ...], machine: Machine
+    ) -> Measurement:
+        """A timing taken just now on this machine."""
+        return cls(
+            median_ms=timing.median_ms,
+            mad_ms=timing.mad_ms,
+            repeats=len(timing.samples_ms),
+            samples_ms=timing.samples_ms,
+            calls=timing.calls,
+            passes=timing.passes,
+            noisy=timing.noisy,
+            threads=threads,
+            cpus=cpus,
+            target=target,
+            machine=machine.model,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+        )

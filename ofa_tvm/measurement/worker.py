@@ -1,0 +1,148 @@
+"""The process that times modules: it loads the TVM runtime, pins itself, and answers requests line by line.
+
+Requests and answers are JSON lines on standard input and output; what a library prints goes to standard
+error. The parent starts it by `python -m ofa_tvm.measurement.worker`; it ends with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.module import (
+    LoadedModule,
+    TensorSpec,
+    load_module,
+    output_arrays,
+    random_input,
+    use_runtime_only,
+)
+from ofa_tvm.measurement.pinning import pin
+from ofa_tvm.measurement.protocol import Timer, interleave_timers, timer
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _Link:
+    """The parent's end: events tell it which file is at work, so that it knows whom to blame."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._last = 0.0
+
+    def send(self, **event: Any) -> None:
+        self._last = time.monotonic()
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+    def beat(self) -> None:
+        """Say that work goes on, at most once a second."""
+        if time.monotonic() - self._last > 1.0:
+            self.send(event="alive")
+
+
+def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
+    for array in arrays:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(
+                f"{path} returns values that are not finite: it computes wrongly and is not timed"
+            )
+
+
+def _tvm_timer(path: str, seed: int) -> tuple[LoadedModule, Timer]:
+    module = load_module(path)
+    inputs = [module.tensor(array) for array in module.random_inputs(seed)]
+    _check_finite(output_arrays(module.main(*inputs)), path)
+    # The runtime's own evaluator loops in C++ and waits for the device; only its first run is not timed.
+    module.vm.save_function("main", "ofa_tvm_timed", *inputs, include_return=False)
+    evaluator = module.vm.module.time_evaluator
+
+    def run(calls: int) -> float:
+        once = evaluator("ofa_tvm_timed", module.device, number=calls, repeat=1)()
+        return float(once.mean) * calls
+
+    return module, run
+
+
+def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has exception classes for each cause, without a public base
+        raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+    rng = np.random.default_rng(seed)
+    dtypes = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+    feeds = {}
+    for item in session.get_inputs():
+        if item.type not in dtypes or not all(isinstance(size, int) for size in item.shape):
+            raise UserError(f"{path}: input {item.name} is {item.type}{item.shape}; fix its shape and type")
+        spec = TensorSpec(item.name, tuple(item.shape), dtypes[item.type])
+        feeds[item.name] = random_input(spec, rng)
+    _check_finite(tuple(np.asarray(array) for array in session.run(None, feeds)), path)
+    return timer(lambda: session.run(None, feeds))
+
+
+def _serve(request: dict[str, Any], threads: int, link: _Link) -> dict[str, Any]:
+    timers: list[Timer] = []
+    modules = []  # kept, because a timer's function lives in its module
+    for index, path in enumerate(request["paths"]):
+        link.send(event="loading", index=index)
+        if path.endswith(".onnx"):
+            timers.append(_onnx_timer(path, request["seed"], threads))
+        else:
+            module, run = _tvm_timer(path, request["seed"])
+            modules.append(module)
+            timers.append(run)
+        timers[-1](1)  # a crash while it runs is then its own, too
+    link.send(event="timing")
+    timings = interleave_timers(
+        timers,
+        repeats=request["repeats"],
+        sample_ms=request["sample_ms"],
+        seconds=request["seconds"],
+        seed=request["seed"],
+        alive=link.beat,
+    )
+    return {
+        "timings": [
+            {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
+            for timing in timings
+        ]
+    }
+
+
+def main() -> None:
+    """Serve until standard input closes."""
+    cpus = tuple(int(cpu) for cpu in sys.argv[1].split(","))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    pin(cpus)
+    use_runtime_only()
+    link = _Link(os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            link.send(event="done", **_serve(json.loads(line), len(cpus), link))
+        except UserError as error:
+            link.send(event="failed", message=str(error))
+        except Exception as error:  # a module may raise anything; the parent names the file
+            message = (str(error).strip() or repr(error)).splitlines()[0]
+            link.send(event="raised", message=message)
+
+
+if __name__ == "__main__":
+    main()

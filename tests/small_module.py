@@ -1,0 +1,77 @@
+"""A small convolutional network as ONNX and as a compiled module, for tests of what follows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZE = 16
+LABELS = ["zero", "one", "two", "three"]
+PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "resolution": SIZE}
+
+
+def write_small_onnx(path: Path, width: int = 8, scale: float = 1.0, classes: int = 4) -> Path:
+    """conv 3x3 stride 2 + ReLU, global average pooling, linear; weights drawn from seed 0, times `scale`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((width, 3, 3, 3)) * 0.2,
+        "b": rng.standard_normal(width) * 0.1,
+        "fc": rng.standard_normal((width, classes)) * scale,
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w", "b"], ["conv"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["conv"], ["act"]),
+        helper.make_node("GlobalAveragePool", ["act"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(
+        model, {"labels": json.dumps(LABELS[:classes]), "preprocessing": json.dumps(PREPROCESSING)}
+    )
+    onnx.save(model, path)
+    return path
+
+
+def build_small_module(onnx_path: Path, path: Path, target: Any) -> Path:
+    """Compile with plain Relax (no tuning) and add the agreed `metadata` function."""
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = onnx.load(onnx_path)
+    module = from_onnx(model, keep_params_in_input=False)
+    metadata = {
+        "format": 1,
+        "inputs": [{"name": "input", "shape": [1, 3, SIZE, SIZE], "dtype": "float32"}],
+        "outputs": [{"name": "logits", "shape": [1, len(LABELS)], "dtype": "float32"}],
+        "target": {
+            "name": target.name,
+            "kind": target.kind,
+            "tvm": target.tvm_dict(),
+            "threads": target.threads,
+        },
+        "onnx_metadata": {item.key: item.value for item in model.metadata_props},
+        "versions": {"tvm": tvm.__version__},
+    }
+    text = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
+    builder = relax.BlockBuilder(module)
+    with builder.function("metadata", []):
+        builder.emit_func_output(relax.const(text, "uint8"))
+    executable = tvm.compile(builder.get(), target=target.tvm_target())
+    executable.export_library(str(path))
+    return path
