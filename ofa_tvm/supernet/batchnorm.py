@@ -1,0 +1,46 @@
+"""Re-estimating batch-norm statistics: a subnet's own differ from those the shared weights saw in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ofa_tvm.errors import UserError
+
+
+def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace running statistics by the mean over `batches` (each (n, 3, r, r), weighted by n).
+
+    `module` is a subnet, or a supernet whose active path is re-estimated. It keeps its mode and its weights.
+    Once-for-All, section 4.1: 2,000 training images are enough.
+
+    Raises
+    ------
+    UserError
+        If there is no batch.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    device = next(module.parameters()).device
+    modes = {m: m.training for m in module.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    seen = 0
+    try:
+        module.eval()
+        for norm in norms:
+            norm.train()
+        with torch.no_grad():
+            for batch in batches:
+                seen += len(batch)
+                for norm in norms:
+                    # Weight 1 for the first batch forgets the old statistics; the rest make a running mean.
+                    norm.momentum = len(batch) / seen
+                module(batch.to(device))
+    finally:
+        for norm in norms:
+            norm.momentum = momenta[norm]
+        for m, mode in modes.items():
+            m.training = mode
+    if not seen:
+        raise UserError("batch-norm statistics cannot be re-estimated: there is no image to do it on")

@@ -1,0 +1,331 @@
+"""Elastic layers: they hold the largest shape and compute with the part that a call asks for.
+
+No layer remembers a configuration; channels in follow from the input, the rest are arguments.
+Modules are named as in the official code, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofa_tvm.spaces import BottleneckSpec, MBConvSpec
+from ofa_tvm.spaces.network import Activation
+from ofa_tvm.supernet.layers import SqueezeExcite, activate, shortcut_pool
+
+State = dict[str, Tensor]
+
+
+class ElasticConv2d(nn.Module):
+    """Convolution of elastic width: the first channels in and out count."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+
+    def weight(self, c_in: int, c_out: int) -> Tensor:
+        weight = self.conv.weight
+        if (c_out, c_in) == weight.shape[:2]:
+            return weight
+        return weight[:c_out, :c_in]
+
+    def forward(self, x: Tensor, c_out: int) -> Tensor:
+        weight = self.weight(x.shape[1], c_out)
+        return F.conv2d(x, weight, None, self.conv.stride, self.conv.padding)
+
+
+class ElasticDepthwise(nn.Module):
+    """Depthwise convolution of elastic width and kernel size.
+
+    A smaller kernel is the centre of the next larger one times a matrix that all channels of the layer
+    share (Once-for-All, section 3.3): 7 -> 5 -> 3, each an identity at the start.
+    """
+
+    def __init__(self, channels: int, kernels: Sequence[int], stride: int = 1) -> None:
+        super().__init__()
+        self.kernels = tuple(sorted(kernels))
+        largest = self.kernels[-1]
+        self.conv = nn.Conv2d(channels, channels, largest, stride, largest // 2, groups=channels, bias=False)
+        for small, large in pairwise(self.kernels):
+            self.register_parameter(f"{large}to{small}_matrix", nn.Parameter(torch.eye(small**2)))
+
+    def weight(self, channels: int, kernel: int) -> Tensor:
+        weight = self.conv.weight
+        if channels < weight.shape[0]:
+            weight = weight[:channels]
+        for small, large in reversed(list(pairwise(self.kernels))):
+            if kernel >= large:
+                break
+            edge = (large - small) // 2
+            centre = weight[:, :, edge : edge + small, edge : edge + small].reshape(channels, small**2)
+            matrix = getattr(self, f"{large}to{small}_matrix")
+            weight = F.linear(centre, matrix).view(channels, 1, small, small)
+        return weight
+
+    def forward(self, x: Tensor, kernel: int) -> Tensor:
+        channels = x.shape[1]
+        return F.conv2d(
+            x, self.weight(channels, kernel), None, self.conv.stride, kernel // 2, groups=channels
+        )
+
+
+class ElasticBatchNorm(nn.Module):
+    """One batch norm of the largest width for all widths: each uses the first channels' values and statistics."""
+
+    def __init__(self, channels: int, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels, eps, momentum)
+
+    def state(self, channels: int) -> State:
+        bn = self.bn
+        named = {
+            "weight": bn.weight,
+            "bias": bn.bias,
+            "running_mean": bn.running_mean,
+            "running_var": bn.running_var,
+        }
+        return {
+            **{name: value[:channels] for name, value in named.items() if value is not None},
+            **({} if bn.num_batches_tracked is None else {"num_batches_tracked": bn.num_batches_tracked}),
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        bn = self.bn
+        mean, var, weight, bias = bn.running_mean, bn.running_var, bn.weight, bn.bias
+        channels = x.shape[1]
+        if channels < bn.num_features:
+            mean, var, weight, bias = (
+                None if value is None else value[:channels] for value in (mean, var, weight, bias)
+            )
+        # num_batches_tracked is left alone: with a fixed momentum nothing reads it.
+        return F.batch_norm(x, mean, var, weight, bias, bn.training, bn.momentum or 0.0, bn.eps)
+
+
+class ElasticConvLayer(nn.Module):
+    """Convolution, batch norm, activation; all of elastic width."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: Activation = "none",
+        *,
+        eps: float,
+        momentum: float,
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.conv = ElasticConv2d(c_in, c_out, kernel, stride)
+        self.bn = ElasticBatchNorm(c_out, eps, momentum)
+
+    def state(self, c_in: int, c_out: int) -> State:
+        """State dict of the fixed layer of this size."""
+        return {"conv.weight": self.conv.weight(c_in, c_out), **_under("bn", self.bn.state(c_out))}
+
+    def forward(self, x: Tensor, c_out: int) -> Tensor:
+        return activate(self.bn(self.conv(x, c_out)), self.activation)
+
+
+class ElasticDepthwiseLayer(nn.Module):
+    """Depthwise convolution, batch norm, activation and squeeze-excite; of elastic width and kernel size."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernels: Sequence[int],
+        stride: int,
+        activation: Activation,
+        *,
+        se: bool,
+        eps: float,
+        momentum: float,
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.conv = ElasticDepthwise(channels, kernels, stride)
+        self.bn = ElasticBatchNorm(channels, eps, momentum)
+        self.se = SqueezeExcite(channels) if se else None
+
+    def state(self, channels: int, kernel: int) -> State:
+        state = {"conv.weight": self.conv.weight(channels, kernel), **_under("bn", self.bn.state(channels))}
+        if self.se is not None:
+            names = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
+            state |= _under("se.fc", dict(zip(names, self.se.weights(channels), strict=True)))
+        return state
+
+    def forward(self, x: Tensor, kernel: int) -> Tensor:
+        x = activate(self.bn(self.conv(x, kernel)), self.activation)
+        return x if self.se is None else self.se(x)
+
+
+class ElasticResidual(nn.Module):
+    """A layer whose input is added to its output."""
+
+    def __init__(self, conv: ElasticConvLayer) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def state(self, c_in: int, c_out: int) -> State:
+        return _under("conv", self.conv.state(c_in, c_out))
+
+    def forward(self, x: Tensor, c_out: int) -> Tensor:
+        return self.conv(x, c_out) + x
+
+
+class ElasticMBConv(nn.Module):
+    """Inverted residual block of elastic kernel size and expansion; `spec` says which part of it a call uses."""
+
+    def __init__(self, largest: MBConvSpec, kernels: Sequence[int], eps: float, momentum: float) -> None:
+        super().__init__()
+        c_in, mid, act = largest.c_in, largest.c_mid, largest.activation
+        self.conv = nn.ModuleDict(
+            {
+                "inverted_bottleneck": ElasticConvLayer(
+                    c_in, mid, activation=act, eps=eps, momentum=momentum
+                ),
+                "depth_conv": ElasticDepthwiseLayer(
+                    mid, kernels, largest.stride, act, se=largest.se, eps=eps, momentum=momentum
+                ),
+                "point_linear": ElasticConvLayer(mid, largest.c_out, eps=eps, momentum=momentum),
+            }
+        )
+
+    def state(self, spec: MBConvSpec) -> State:
+        conv = self.conv
+        return {
+            **_under("conv.inverted_bottleneck", conv["inverted_bottleneck"].state(spec.c_in, spec.c_mid)),
+            **_under("conv.depth_conv", conv["depth_conv"].state(spec.c_mid, spec.kernel)),
+            **_under("conv.point_linear", conv["point_linear"].state(spec.c_mid, spec.c_out)),
+        }
+
+    def forward(self, x: Tensor, spec: MBConvSpec) -> Tensor:
+        conv = self.conv
+        y = conv["inverted_bottleneck"](x, spec.c_mid)
+        y = conv["depth_conv"](y, spec.kernel)
+        y = conv["point_linear"](y, spec.c_out)
+        return y.add_(x) if spec.residual else y
+
+    def sort_channels(self, bands: Sequence[int]) -> None:
+        conv = self.conv
+        expand, depth, project = conv["inverted_bottleneck"], conv["depth_conv"], conv["point_linear"]
+        order = importance_order(l1_norm(project.conv.conv.weight, 1), bands)
+        take(expand.conv.conv.weight, 0, order)
+        take_norm(expand.bn.bn, order)
+        take(depth.conv.conv.weight, 0, order)
+        take_norm(depth.bn.bn, order)
+        take(project.conv.conv.weight, 1, order)
+        if depth.se is not None:
+            sort_squeeze_excite(depth.se, order, bands)
+
+
+class ElasticBottleneck(nn.Module):
+    """ResNet-D bottleneck of elastic widths; `spec` says which part of it a call uses."""
+
+    def __init__(self, largest: BottleneckSpec, eps: float, momentum: float) -> None:
+        super().__init__()
+        c_in, mid, c_out = largest.c_in, largest.c_mid, largest.c_out
+        self.stride = largest.stride
+        self.conv1 = ElasticConvLayer(c_in, mid, activation="relu", eps=eps, momentum=momentum)
+        self.conv2 = ElasticConvLayer(mid, mid, 3, largest.stride, "relu", eps=eps, momentum=momentum)
+        self.conv3 = ElasticConvLayer(mid, c_out, eps=eps, momentum=momentum)
+        self.downsample = (
+            ElasticConvLayer(c_in, c_out, eps=eps, momentum=momentum) if largest.project else None
+        )
+
+    def state(self, spec: BottleneckSpec) -> State:
+        c_in, mid, c_out = spec.c_in, spec.c_mid, spec.c_out
+        state = {
+            **_under("conv1", self.conv1.state(c_in, mid)),
+            **_under("conv2", self.conv2.state(mid, mid)),
+            **_under("conv3", self.conv3.state(mid, c_out)),
+        }
+        if self.downsample is not None:
+            state |= _under("downsample", self.downsample.state(c_in, c_out))
+        return state
+
+    def forward(self, x: Tensor, spec: BottleneckSpec) -> Tensor:
+        y = self.conv3(self.conv2(self.conv1(x, spec.c_mid), spec.c_mid), spec.c_out)
+        if self.downsample is not None:
+            x = self.downsample(shortcut_pool(x, self.stride), spec.c_out)
+        return F.relu(y.add_(x), inplace=True)
+
+    def sort_channels(self, bands: Sequence[int]) -> None:
+        # Two middle dimensions: what conv3 reads, then what conv2 reads.
+        for before, after in ((self.conv2, self.conv3), (self.conv1, self.conv2)):
+            order = importance_order(l1_norm(after.conv.conv.weight, 1), bands)
+            take(before.conv.conv.weight, 0, order)
+            take_norm(before.bn.bn, order)
+            take(after.conv.conv.weight, 1, order)
+
+
+class ElasticLinear(nn.Module):
+    """Classifier that reads the first of its features."""
+
+    def __init__(self, features: int, n_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, n_classes)
+
+    def state(self, features: int) -> State:
+        return {"weight": self.linear.weight[:, :features], "bias": self.linear.bias}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.linear.weight[:, : x.shape[1]], self.linear.bias)
+
+
+def _under(prefix: str, state: State) -> State:
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+# ---- importance sorting (Once-for-All, section 3.3) ----
+
+
+def l1_norm(weight: Tensor, dim: int) -> Tensor:
+    """Sum of absolute weights that belong to each channel of dimension `dim`."""
+    return weight.detach().abs().sum([d for d in range(weight.ndim) if d != dim])
+
+
+def importance_order(importance: Tensor, bands: Sequence[int] = ()) -> Tensor:
+    """Channel indices by falling importance, shape (channels,).
+
+    `bands` are widths whose subnets are trained already: channels are sorted between two neighbouring ones
+    only, so that each of those subnets keeps its set of channels.
+    """
+    edges = [0, *sorted({band for band in bands if 0 < band < len(importance)}), len(importance)]
+    return torch.cat(
+        [
+            left + importance[left:right].argsort(descending=True, stable=True)
+            for left, right in pairwise(edges)
+        ]
+    )
+
+
+def take(tensor: Tensor, dim: int, order: Tensor) -> None:
+    """Reorder `tensor` in place along `dim`."""
+    with torch.no_grad():
+        tensor.copy_(tensor.index_select(dim, order))
+
+
+def take_norm(bn: nn.BatchNorm2d, order: Tensor) -> None:
+    for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+        if tensor is not None:
+            take(tensor, 0, order)
+
+
+def sort_squeeze_excite(se: SqueezeExcite, order: Tensor, bands: Sequence[int]) -> None:
+    """Follow the order of the channels it acts on, then sort its own middle, bands likewise."""
+    from ofa_tvm.spaces.network import se_channels
+
+    reduce, expand = se.fc[0], se.fc[1]
+    take(reduce.weight, 1, order)
+    take(expand.weight, 0, order)
+    take(expand.bias, 0, order)
+    middle = importance_order(l1_norm(expand.weight, 1), [se_channels(band) for band in bands])
+    take(expand.weight, 1, middle)
+    take(reduce.weight, 0, middle)
+    take(reduce.bias, 0, middle)

@@ -1,0 +1,157 @@
+"""Layers of a fixed network: what a subnet is made of once it is extracted.
+
+Modules are named as in the official code's specialised networks, so that their weights load.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofa_tvm.spaces.network import Activation, BottleneckSpec, ConvSpec, MBConvSpec, se_channels
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation; works in place where the backward pass does not need `x`."""
+    match activation:
+        case "relu":
+            return F.relu(x, inplace=True)
+        case "relu6":
+            return F.relu6(x, inplace=True)
+        case "h_swish":
+            return F.hardswish(x, inplace=not torch.is_grad_enabled())
+        case "h_sigmoid":
+            return F.hardsigmoid(x)
+        case "none":
+            return x
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention (Hu et al. 2018), reduction 4, h-sigmoid gate; serves the first C of its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        middle = se_channels(channels)
+        self.fc = nn.Sequential(
+            OrderedDict(reduce=nn.Conv2d(channels, middle, 1), expand=nn.Conv2d(middle, channels, 1))
+        )
+
+    def weights(self, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight and bias of both convolutions, cut to `channels`."""
+        reduce, expand = self.fc[0], self.fc[1]
+        if channels == reduce.in_channels:
+            return reduce.weight, reduce.bias, expand.weight, expand.bias
+        middle = se_channels(channels)
+        return (
+            reduce.weight[:middle, :channels],
+            reduce.bias[:middle],
+            expand.weight[:channels, :middle],
+            expand.bias[:channels],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        w1, b1, w2, b2 = self.weights(x.shape[1])
+        gate = F.relu(F.conv2d(x.mean((2, 3), keepdim=True), w1, b1), inplace=True)
+        return x * F.hardsigmoid(F.conv2d(gate, w2, b2))
+
+
+class ConvLayer(nn.Module):
+    """Convolution, batch norm, activation, and squeeze-excite where wanted."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: Activation = "none",
+        *,
+        depthwise: bool = False,
+        norm: bool = True,
+        se: bool = False,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        groups = c_in if depthwise else 1
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps, momentum) if norm else None
+        self.se = SqueezeExcite(c_out) if se else None
+
+    @classmethod
+    def of(cls, spec: ConvSpec, eps: float, momentum: float) -> ConvLayer:
+        return cls(
+            spec.c_in, spec.c_out, spec.kernel, spec.stride, spec.activation,
+            norm=spec.norm, eps=eps, momentum=momentum,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        x = activate(x, self.activation)
+        return x if self.se is None else self.se(x)
+
+
+class Residual(nn.Module):
+    """A layer whose input is added to its output."""
+
+    def __init__(self, conv: ConvLayer) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + x
+
+
+class MBConvBlock(nn.Module):
+    """Inverted residual block (Sandler et al. 2018)."""
+
+    def __init__(self, spec: MBConvSpec, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.residual = spec.residual
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if spec.expand:
+            layers["inverted_bottleneck"] = ConvLayer(
+                spec.c_in, spec.c_mid, activation=spec.activation, eps=eps, momentum=momentum
+            )
+        layers["depth_conv"] = ConvLayer(
+            spec.c_mid, spec.c_mid, spec.kernel, spec.stride, spec.activation,
+            depthwise=True, se=spec.se, eps=eps, momentum=momentum,
+        )  # fmt: skip
+        layers["point_linear"] = ConvLayer(spec.c_mid, spec.c_out, eps=eps, momentum=momentum)
+        self.conv = nn.Sequential(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y.add_(x) if self.residual else y
+
+
+class BottleneckBlock(nn.Module):
+    """ResNet-D bottleneck (He et al. 2019, "Bag of tricks"): a strided shortcut pools before it projects."""
+
+    def __init__(self, spec: BottleneckSpec, eps: float, momentum: float) -> None:
+        super().__init__()
+        mid = spec.c_mid
+        self.stride = spec.stride
+        self.conv1 = ConvLayer(spec.c_in, mid, activation="relu", eps=eps, momentum=momentum)
+        self.conv2 = ConvLayer(mid, mid, 3, spec.stride, "relu", eps=eps, momentum=momentum)
+        self.conv3 = ConvLayer(mid, spec.c_out, eps=eps, momentum=momentum)
+        self.downsample = (
+            ConvLayer(spec.c_in, spec.c_out, eps=eps, momentum=momentum) if spec.project else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv3(self.conv2(self.conv1(x)))
+        if self.downsample is not None:
+            x = self.downsample(shortcut_pool(x, self.stride))
+        return F.relu(y.add_(x), inplace=True)
+
+
+def shortcut_pool(x: Tensor, stride: int) -> Tensor:
+    """Average pooling of a strided shortcut; the last window of an odd map is averaged over what it covers."""
+    return x if stride == 1 else F.avg_pool2d(x, stride, stride, ceil_mode=True)

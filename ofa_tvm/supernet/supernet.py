@@ -1,0 +1,221 @@
+"""The supernet: one set of weights that holds every subnet of a space."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import replacing
+from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, MBConvSpec, NetworkSpec, Space, get_space
+from ofa_tvm.spaces.network import expanded
+from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
+from ofa_tvm.supernet.elastic import (
+    ElasticBottleneck,
+    ElasticConvLayer,
+    ElasticLinear,
+    ElasticMBConv,
+    ElasticResidual,
+)
+from ofa_tvm.supernet.layers import ConvLayer, MBConvBlock
+from ofa_tvm.supernet.network import Network
+
+
+class Supernet(nn.Module):
+    """Weights of a whole space. Which subnet a forward pass runs is state of this object (`set_active`) alone.
+
+    It starts with the largest subnet active. Use `build_supernet` to make one.
+    """
+
+    def __init__(self, space: Space, n_classes: int = 1000, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.space, self.n_classes, self.dropout = space, n_classes, dropout
+        largest = space.network(space.max_arch(), n_classes)
+        bn = (largest.bn_eps, largest.bn_momentum)
+        # Blocks whose spec has a position in `Arch` are elastic; MBConv networks have one before them that is not.
+        self._first_elastic = sum(block.block < 0 for block in largest.blocks)
+        if space.family == "mbconv":
+            self.first_conv = ConvLayer.of(largest.stem[0], *bn)
+        else:
+            stem = [
+                ElasticConvLayer(s.c_in, s.c_out, s.kernel, s.stride, s.activation, eps=bn[0], momentum=bn[1])
+                for s in largest.stem
+            ]
+            self.input_stem = nn.ModuleList([stem[0], ElasticResidual(stem[1]), stem[2]])
+        blocks: list[nn.Module] = []
+        for block in largest.blocks:
+            if isinstance(block, BottleneckSpec):
+                blocks.append(ElasticBottleneck(block, *bn))
+            elif block.block < 0:
+                blocks.append(MBConvBlock(block, *bn))
+            else:
+                blocks.append(ElasticMBConv(block, space.kernels, *bn))
+        self.blocks = nn.ModuleList(blocks)
+        for conv in (*largest.before_pool, *largest.after_pool):
+            self.add_module(conv.name, ConvLayer.of(conv, *bn))
+        linear = (ElasticLinear if space.elastic_width else nn.Linear)(largest.n_features, n_classes)
+        self.classifier = nn.Sequential(OrderedDict(linear=linear))
+        self._arch, self._spec = space.max_arch(), largest
+        initialise(self)
+
+    # ---- the active subnet ----
+
+    @property
+    def active_arch(self) -> Arch:
+        return self._arch
+
+    def set_active(self, arch: Arch) -> None:
+        """Make forward passes run this subnet (`arch.r` plays no part).
+
+        Raises
+        ------
+        UsageError
+            If the architecture is not in the space.
+        """
+        self._spec = self.space.network(arch, self.n_classes)
+        self._arch = arch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, n_classes) of images (n, 3, r, r) by the active subnet."""
+        spec = self._spec
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.space.family == "mbconv":
+            x = self.first_conv(x)
+        else:
+            for layer, conv in self._stem(spec):
+                x = layer(x, conv.c_out)
+            x = F.max_pool2d(x, 3, 2, 1)
+        for block in spec.blocks:
+            module = self._block(block)
+            x = module(x, block) if block.block >= 0 else module(x)
+        for conv in spec.before_pool:
+            x = getattr(self, conv.name)(x)
+        x = x.mean((2, 3), keepdim=True)
+        for conv in spec.after_pool:
+            x = getattr(self, conv.name)(x)
+        return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))
+
+    def _stem(self, spec: NetworkSpec) -> list[tuple[nn.Module, ConvSpec]]:
+        """ResNet's stem layers that a subnet runs; it may skip the middle one."""
+        layers = list(self.input_stem)
+        if len(spec.stem) < len(layers):
+            del layers[1]
+        return list(zip(layers, spec.stem, strict=True))
+
+    def _block(self, spec: MBConvSpec | BottleneckSpec) -> nn.Module:
+        return self.blocks[spec.block + self._first_elastic if spec.block >= 0 else 0]
+
+    # ---- subnets as networks of their own ----
+
+    def extract(self, arch: Arch) -> Network:
+        """A plain network with copies of the subnet's weights, in the supernet's mode; same outputs.
+
+        Raises
+        ------
+        UsageError
+            If the architecture is not in the space.
+        """
+        spec = self.space.network(arch, self.n_classes)
+        with torch.device("meta"):  # shapes only: the weights come from here
+            network = Network(spec, dropout=self.dropout, arch=arch, space_name=self.space.name)
+        state: dict[str, Tensor] = {}
+
+        def put(prefix: str, part: dict[str, Tensor]) -> None:
+            state.update({f"{prefix}.{name}": value for name, value in part.items()})
+
+        if self.space.family == "mbconv":
+            put("first_conv", self.first_conv.state_dict())
+        else:
+            for index, (layer, conv) in enumerate(self._stem(spec)):
+                put(f"input_stem.{index}", layer.state(conv.c_in, conv.c_out))
+        for index, block in enumerate(spec.blocks):
+            module = self._block(block)
+            put(f"blocks.{index}", module.state(block) if block.block >= 0 else module.state_dict())
+        for conv in (*spec.before_pool, *spec.after_pool):
+            put(conv.name, getattr(self, conv.name).state_dict())
+        linear = self.classifier[0]
+        elastic = isinstance(linear, ElasticLinear)
+        put("classifier.linear", linear.state(spec.n_features) if elastic else linear.state_dict())
+        copies = {
+            name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()
+        }
+        network.load_state_dict(copies, assign=True)
+        return network.train(self.training)
+
+    # ---- weights ----
+
+    def sort_channels(self, trained: Sequence[float] = ()) -> None:
+        """Reorder middle channels by importance (L1 norm of the weights that read them), most important first.
+
+        Outputs of the largest subnet stay the same; call it before narrower subnets are trained.
+
+        Parameters
+        ----------
+        trained : expand ratios that subnets have been trained with so far, if more than the largest: each
+            keeps its set of channels, so that its outputs stay the same too
+        """
+        largest = self.space.network(self.space.max_arch(), self.n_classes)
+        for block in largest.blocks:
+            if block.block < 0:
+                continue
+            base = block.c_out if isinstance(block, BottleneckSpec) else block.c_in
+            self._block(block).sort_channels([expanded(base, ratio) for ratio in trained])
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Load an own or an official checkpoint.
+
+        Raises
+        ------
+        UserError
+            If the file is no checkpoint, is another space's, or its tensors do not fit; their names are given.
+        """
+        state, extra = read_checkpoint(path)
+        for field, own in (("space", self.space.name), ("n_classes", self.n_classes)):
+            if extra.get(field, own) != own:
+                raise UserError(f"{path} was trained with {field} {extra[field]}, this supernet has {own}")
+        load_weights(self, state, path)
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write the weights with the space's name and the number of classes, whole or not at all.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
+        content = {"space": self.space.name, "n_classes": self.n_classes, "state_dict": self.state_dict()}
+        with replacing(path) as temporary:
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # torch's writer reports a full disk so
+                raise OSError(None, str(error)) from error
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights to train from scratch: He normal by fan-out for convolutions (He et al. 2015), small linear ones."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear):
+            bound = 1 / math.sqrt(part.in_features)
+            nn.init.uniform_(part.weight, -bound, bound)
+            nn.init.zeros_(part.bias)
+
+
+def build_supernet(space: Space | str, n_classes: int = 1000, dropout: float = 0.0) -> Supernet:
+    """A supernet of a space (or of the one so named), with fresh weights and its largest subnet active.
+
+    Raises
+    ------
+    UsageError
+        If there is no such space.
+    """
+    return Supernet(get_space(space) if isinstance(space, str) else space, n_classes, dropout)
