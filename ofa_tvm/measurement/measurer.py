@@ -30,8 +30,8 @@ class Measurer:
     """Times modules for one target, in one warm worker process; use it as a context manager.
 
     The worker loads the TVM runtime alone, keeps to its CPUs and survives from module to module, so that a
-    small network costs little more than its timed calls. A module that crashes or hangs the worker is reported
-    by name, and the next one gets a new worker.
+    small network costs little more than its timed calls. A module that crashes or hangs the worker is
+    reported by name, and the next one gets a new worker.
 
     Parameters
     ----------

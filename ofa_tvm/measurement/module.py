@@ -185,4 +185,8 @@ def set_threads(threads: int) -> None:
     import tvm
 
     big_cores = 1
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)
+    if before is not None:
+        # The pool binds its caller to one CPU, and every thread that the caller starts later with it.
+        os.sched_setaffinity(0, before)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine
+from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
 from ofa_tvm.targets.target import Hardware, Link, Target
+from ofa_tvm.yamlfile import read_yaml
 
 PROBED = "x86"  # the one name that has no file: it is this machine
 ALIASES = {"arm": "cortex-a72", "cuda": "cuda-sm90"}  # the short names stand for the device that most have
@@ -104,99 +103,12 @@ def load_target(path: str | os.PathLike[str]) -> Target:
         is allowed there).
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"no target descriptor {file}; `ofa-tvm targets list` shows those that ship"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read target descriptor {file}: {error}") from error
-    try:
-        content = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{file}{_place(error)}: not valid YAML ({_problem(error)}); correct the line"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{file}: a target descriptor is a table of keys (name, kind, tvm, ...), not {content!r}"
-        )
-    _check(content, tree, file)
+    if not file.is_file():
+        raise UserError(f"no target descriptor {file}; `ofa-tvm targets list` shows those that ship")
+    content = read_yaml(file, DESCRIPTOR_SCHEMA)
     target = Target.from_json({**content, "source": str(file)})
     _check_consistency(target, file)
     return target
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return getattr(error, "problem", None) or str(error).splitlines()[0]
-
-
-def _line(tree: yaml.Node | None, path: list[str | int]) -> int:
-    """1-based line of the deepest node on `path` that exists."""
-    node, line = tree, 1
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == step), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path) -> None:
-    import jsonschema
-
-    from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
-
-    validator = jsonschema.Draft202012Validator(DESCRIPTOR_SCHEMA)
-    errors = sorted(validator.iter_errors(content), key=lambda error: list(map(str, error.absolute_path)))
-    if errors:
-        error = errors[0]
-        path, message = _explain(error)
-        where = ".".join(map(str, path)) or "descriptor"
-        raise UserError(f"{file}, line {_line(tree, path)}: {where}: {message}")
-
-
-def _explain(error: Any) -> tuple[list[str | int], str]:
-    """Path of the offending key and a plain sentence about it."""
-    path = list(error.absolute_path)
-    schema, value = error.schema, error.instance
-    match error.validator:
-        case "additionalProperties":
-            allowed = sorted(schema["properties"])
-            unknown = next(key for key in value if key not in allowed)
-            return [*path, unknown], f"unknown key; allowed are {', '.join(allowed)}"
-        case "required":
-            missing = next(key for key in error.validator_value if key not in value)
-            return path, f"the key {missing!r} is missing"
-        case "enum":
-            return path, f"{value!r} is not one of {', '.join(map(str, error.validator_value))}"
-        case "type":
-            kinds = {
-                "object": "a table of keys",
-                "array": "a list",
-                "string": "text",
-                "integer": "a whole number",
-            }
-            return path, f"{value!r} is not {kinds.get(error.validator_value, 'a ' + error.validator_value)}"
-        case "minimum":
-            return path, f"{value!r} is below the smallest allowed value, {error.validator_value}"
-        case "exclusiveMinimum":
-            return path, f"{value!r} must be more than {error.validator_value}"
-        case "not":
-            return path, "num-cores is not written here: it follows from measure.threads"
-        case _:
-            return path, error.message
 
 
 def _check_consistency(target: Target, file: Path) -> None:

@@ -29,8 +29,8 @@ _TVM = {
         "mcpu": _TEXT,
         "mattr": {"type": "array", "items": {"type": "string", "pattern": r"^[+-]"}},
         "arch": _TEXT,
+        "num-cores": False,  # it follows from measure.threads
     },
-    "not": {"required": ["num-cores"]},
 }
 
 DESCRIPTOR_SCHEMA: dict[str, Any] = _table(

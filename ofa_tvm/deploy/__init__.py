@@ -1,0 +1,19 @@
+"""The artefact: a folder with the compiled module, its ONNX and a manifest; loading, running, checking it."""
+
+from __future__ import annotations
+
+from ofa_tvm.deploy.artefact import Artefact, write_artefact
+from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
+from ofa_tvm.deploy.classify import Classifier, Prediction
+from ofa_tvm.deploy.runner import Runner, load
+
+__all__ = [
+    "Artefact",
+    "Classifier",
+    "Difference",
+    "Prediction",
+    "Runner",
+    "check_against_onnxruntime",
+    "load",
+    "write_artefact",
+]

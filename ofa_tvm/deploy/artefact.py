@@ -1,0 +1,250 @@
+"""The artefact folder: written whole or not at all, checked whenever it is opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ofa_tvm.deploy.classify import Classifier, Prediction
+from ofa_tvm.deploy.manifest import FORMAT, MANIFEST_SCHEMA
+from ofa_tvm.deploy.runner import Runner
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import sha256, write_atomic
+from ofa_tvm.images import Preprocessing
+from ofa_tvm.measurement.module import load_module
+from ofa_tvm.yamlfile import read_yaml, write_yaml
+
+MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An opened artefact: every file is there and has the checksum that the manifest states."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Artefact:
+        """Open and check an artefact folder.
+
+        Raises
+        ------
+        UserError
+            If it is missing or no artefact, its manifest is broken (with line and key), or a file is missing
+            or differs from its checksum.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise UserError(f"no artefact folder {root}; `ofa-tvm search -o {root}` writes one")
+        if not (root / MANIFEST).is_file():
+            raise UserError(f"{root} is not an artefact: it holds no {MANIFEST}")
+        manifest = read_yaml(root / MANIFEST, MANIFEST_SCHEMA)
+        for name, digest in manifest["sha256"].items():
+            if not (root / name).is_file():
+                raise UserError(f"{root / name} is missing from the artefact; copy the whole folder again")
+            if sha256(root / name) != digest:
+                raise UserError(
+                    f"{root / name} is damaged or was changed (its sha256 is not the manifest's); "
+                    "copy the folder again or make the artefact anew"
+                )
+        return cls(root, manifest)
+
+    @property
+    def module_path(self) -> Path:
+        """The compiled module."""
+        return self.folder / MODULE
+
+    @property
+    def onnx_path(self) -> Path:
+        """The network that it was compiled from."""
+        return self.folder / ONNX
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The loaded module.
+
+        Raises
+        ------
+        UserError
+            If it is not for this machine.
+        """
+        return Runner(load_module(self.module_path))
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The loaded module with its preprocessing and labels.
+
+        Raises
+        ------
+        UserError
+            If the manifest has no preprocessing.
+        """
+        if "preprocessing" not in self.manifest:
+            raise UserError(f"{self.folder / MANIFEST} says nothing of preprocessing: it takes no pictures")
+        return Classifier(
+            self.runner,
+            Preprocessing.from_dict(self.manifest["preprocessing"]),
+            tuple(self.manifest.get("labels", ())),
+        )
+
+    def classify(self, images: Sequence[str | os.PathLike[str]], top_k: int = 1) -> list[list[Prediction]]:
+        """The `top_k` likeliest classes of each picture file; see `Classifier.classify`."""
+        return self.classifier.classify(images, top_k)
+
+
+def write_artefact(
+    folder: str | os.PathLike[str],
+    so: str | os.PathLike[str],
+    onnx: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+) -> Artefact:
+    """Write an artefact folder: all of it appears at once, or nothing changes.
+
+    An artefact that is already there is replaced; other files in its folder stay.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    so, onnx
+        Compiled module and its ONNX; both are copied.
+    manifest
+        At least `target` (`Target.to_json` or the four keys name, kind, tvm, threads) and what is known of
+        space, arch, latency, accuracy; see `MANIFEST_SCHEMA`. Labels, preprocessing, inputs and outputs come
+        from the ONNX file unless given; format, date, versions and checksums are added.
+
+    Raises
+    ------
+    UsageError
+        If `folder` holds something that is not an artefact.
+    UserError
+        If a file cannot be read or written, or the manifest breaks the schema.
+    """
+    root = Path(folder)
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is a file; name a folder for the artefact")
+    if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
+        raise UsageError(f"{root} is not empty and not an artefact; choose another folder")
+    stage = root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        stage.mkdir(parents=True)
+        _keep_other_files(root, stage)
+        _copy(Path(so), stage / MODULE)
+        _copy(Path(onnx), stage / ONNX)
+        content = _complete(manifest, stage)
+        write_atomic(stage / MANIFEST, write_yaml(content))
+        read_yaml(stage / MANIFEST, MANIFEST_SCHEMA)
+        _swap(stage, root)
+    except OSError as error:
+        raise UserError(f"cannot write the artefact {root}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return Artefact.open(root)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    if not source.is_file():
+        raise UserError(f"cannot write the artefact: {source} does not exist")
+    write_atomic(destination, source.read_bytes())
+
+
+def _keep_other_files(root: Path, stage: Path) -> None:
+    if not root.is_dir():
+        return
+    for path in root.iterdir():
+        if path.name in (MODULE, ONNX, MANIFEST):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, stage / path.name)
+        else:
+            shutil.copy2(path, stage / path.name)
+
+
+def _swap(stage: Path, root: Path) -> None:
+    if not root.exists():
+        stage.rename(root)
+        return
+    old = stage.with_name(stage.name + ".old")
+    root.rename(old)
+    try:
+        stage.rename(root)
+    except OSError:
+        old.rename(root)
+        raise
+    shutil.rmtree(old)
+
+
+def _complete(manifest: Mapping[str, Any], stage: Path) -> dict[str, Any]:
+    given = dict(manifest)
+    target = given.get("target")
+    if isinstance(target, Mapping) and "measure" in target:  # Target.to_json()
+        target = {
+            "name": target["name"],
+            "kind": target["kind"],
+            "tvm": dict(target["tvm"]),
+            "threads": target["measure"]["threads"],
+        }
+    content = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_from_onnx(stage / ONNX),
+        **given,
+        "target": target,
+        "versions": {**_versions(), **given.get("versions", {})},
+        "sha256": {name: sha256(stage / name) for name in (MODULE, ONNX)},
+    }
+    order = [key for key in MANIFEST_SCHEMA["properties"] if key in content]
+    unknown = [key for key in content if key not in order]
+    # Through JSON, so that numpy scalars or tuples fail or become plain here and not in the reader.
+    return dict(json.loads(json.dumps({key: content[key] for key in order + unknown})))
+
+
+def _from_onnx(path: Path) -> dict[str, Any]:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no stable public home
+        raise UserError(f"cannot write the artefact: {path.name} is not an ONNX file") from error
+    notes = {item.key: item.value for item in model.metadata_props}
+    content: dict[str, Any] = {
+        "inputs": [_tensor(value) for value in model.graph.input],
+        "outputs": [_tensor(value) for value in model.graph.output],
+    }
+    for key in ("labels", "preprocessing"):
+        if value := json.loads(notes.get(key, "null")):
+            content[key] = value
+    return content
+
+
+def _tensor(value: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    kind = value.type.tensor_type
+    return {
+        "name": value.name,
+        "shape": [size.dim_value for size in kind.shape.dim],
+        "dtype": str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from ofa_tvm import __version__
+
+    found = {"ofa-tvm": __version__}
+    for name in ("apache-tvm", "onnx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a runtime copied by hand has no package record
+            continue
+    return found

@@ -1,0 +1,80 @@
+"""What `manifest.yaml` holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FORMAT = 1
+
+_FREE = {"type": "object"}
+_NUMBER_OR_NONE = {"type": ["number", "null"]}
+_TENSORS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["name", "shape", "dtype"],
+        "properties": {
+            "name": {"type": "string"},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+            "dtype": {"type": "string"},
+        },
+    },
+}
+_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+
+MANIFEST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["format", "target", "sha256"],
+    "properties": {
+        "format": {"const": FORMAT},
+        "created": {"type": "string"},
+        # the subnet
+        "space": {"type": "string"},
+        "arch": _FREE,
+        # where it runs and what it costs there
+        "target": {
+            "type": "object",
+            "required": ["name", "kind", "tvm", "threads"],
+            "properties": {
+                "name": {"type": "string"},
+                "kind": {"enum": ["x86", "arm", "cuda", "opencl"]},
+                "tvm": _FREE,
+                "threads": {"type": "integer", "minimum": 1},
+            },
+        },
+        "latency": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "budget": _NUMBER_OR_NONE,
+                "predicted": _NUMBER_OR_NONE,
+                "measured": _NUMBER_OR_NONE,
+                "unit": {"enum": ["ms", "minstr"]},
+                "how": _FREE,  # a Measurement
+            },
+        },
+        "accuracy": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "predicted": _NUMBER_OR_NONE,
+                "measured": _NUMBER_OR_NONE,
+                "data": {"type": "string"},
+            },
+        },
+        # how to call it
+        "inputs": _TENSORS,
+        "outputs": _TENSORS,
+        "preprocessing": _FREE,
+        "labels": {"type": "array", "items": {"type": "string"}},
+        "check": _FREE,  # the difference to ONNX Runtime
+        "versions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "sha256": {
+            "type": "object",
+            "required": ["model.so", "model.onnx"],
+            "additionalProperties": _DIGEST,
+        },
+    },
+}

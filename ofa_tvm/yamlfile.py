@@ -1,0 +1,106 @@
+"""YAML files that people write: read safely, checked by a JSON schema, errors with file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ofa_tvm.errors import UserError
+
+_KINDS = {
+    "object": "a table of keys",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+}
+
+
+def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a YAML file whose top level is a table and check it.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, is not YAML (with line and column), or breaks the schema (with line, key
+        and what is allowed there).
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a text file (UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    try:
+        content = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{file}{place}: not valid YAML: {problem}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: its top level must be a table of keys, such as `name: value`")
+    _check(content, tree, file, schema)
+    return content
+
+
+def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: Mapping[str, Any]) -> None:
+    import jsonschema  # takes 0.1 s, and --help needs none of it
+
+    validator = jsonschema.Draft202012Validator(schema)
+    found = sorted(validator.iter_errors(content), key=lambda error: list(map(str, error.absolute_path)))
+    if found:
+        path, message = _explain(found[0])
+        where = ".".join(map(str, path))
+        raise UserError(f"{file}, line {_line(tree, path)}: {where + ': ' if where else ''}{message}")
+
+
+def _line(tree: yaml.Node | None, path: list[str | int]) -> int:
+    """1-based line of the deepest node on `path` that exists."""
+    node, line = tree, 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _explain(error: Any) -> tuple[list[str | int], str]:
+    """Path of the offending key, and a plain sentence about it."""
+    path, allowed, value = list(error.absolute_path), error.validator_value, error.instance
+    match error.validator:
+        case "additionalProperties":
+            known = sorted(error.schema["properties"])
+            unknown = next(key for key in value if key not in known)
+            close = difflib.get_close_matches(str(unknown), known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            return [*path, unknown], f"unknown key{hint}; allowed are {', '.join(known)}"
+        case "required":
+            return path, f"the key {next(key for key in allowed if key not in value)!r} is missing"
+        case "enum":
+            return path, f"{value!r} is not one of {', '.join(map(str, allowed))}"
+        case "const":
+            return path, f"{value!r} is not {allowed!r}"
+        case "type":
+            return path, f"{value!r} is not {_KINDS.get(str(allowed), allowed)}"
+        case "minimum":
+            return path, f"{value!r} is below the smallest allowed value, {allowed}"
+        case "exclusiveMinimum":
+            return path, f"{value!r} must be more than {allowed}"
+        case None:  # the schema there is `false`
+            return path, "this key is not allowed here"
+        case _:
+            return path, str(error.message)
