@@ -52,6 +52,21 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
     return content
 
 
+class _Dumper(yaml.SafeDumper):
+    """Keeps a list of plain values on its own line, instead of one value a line."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        plain = not any(isinstance(item, (list, dict)) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
+
+
+def write_yaml(content: Mapping[str, Any]) -> str:
+    """YAML text of a table of plain values, its keys in their given order."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: Mapping[str, Any]) -> None:
     import jsonschema  # takes 0.1 s, and --help needs none of it
 
