@@ -1,8 +1,8 @@
 """A space seen as a sum of blocks: what each block's layers depend on, and tables over exactly that.
 
-A block of a subnet is shaped by few genes (its own kernel size and expand ratio, its stage's depth, the resolution;
-in ResNet-50 also the widths of its stage and the one before). A latency model that adds up blocks is therefore a
-small table per block, and a million subnets cost a million rows of table look-ups.
+A block of a subnet is shaped by few genes (its own kernel size and expand ratio, its stage's depth, the
+resolution; in ResNet-50 also the widths of its stage and the one before). A latency model that adds up
+blocks is therefore a small table per block, and a million subnets cost a million rows of table look-ups.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class BlockStructure:
     def tables(self, entry: Callable[[tuple[Layer, ...]], float], constant: float = 0.0) -> BlockTables:
         """Tables whose entries are `entry(layers)` of each block that is switched on."""
         return BlockTables(
-            self, [np.array([entry(c) if c else 0.0 for c in block.contexts]) for block in self.blocks], constant
+            self,
+            [np.array([entry(c) if c else 0.0 for c in block.contexts]) for block in self.blocks],
+            constant,
         )
 
 
@@ -82,7 +84,9 @@ class BlockTables:
     constant : float
     """
 
-    def __init__(self, structure: BlockStructure, tables: Sequence[np.ndarray], constant: float = 0.0) -> None:
+    def __init__(
+        self, structure: BlockStructure, tables: Sequence[np.ndarray], constant: float = 0.0
+    ) -> None:
         self.structure = structure
         self.tables = tuple(np.asarray(table, dtype=np.float64) for table in tables)
         self.constant = float(constant)
@@ -110,8 +114,8 @@ class BlockTables:
 
 
 def _split(layers: Sequence[Layer]) -> dict[tuple[int, int], tuple[Layer, ...]]:
-    """Group the layers of a subnet by block; what lies behind the last stage is numbered as one more stage."""
-    groups: dict[tuple[int, int], list[Layer]] = {}
+    """Group the layers of a subnet by block; what lies behind the last stage is numbered as one more
+    stage.""" groups: dict[tuple[int, int], list[Layer]] = {}
     inside = False
     for layer in layers:
         inside = inside or layer.stage >= 0
@@ -124,8 +128,10 @@ _BEHIND = 1 << 20
 
 
 def _shapes(group: Sequence[Layer]) -> tuple[object, ...]:
-    return tuple((la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.h_in, la.h_out, la.activation, la.residual)
-                 for la in group)
+    return tuple(
+        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.h_in, la.h_out, la.activation, la.residual)
+        for la in group
+    )
 
 
 def _shaping_genes(space: Space) -> dict[tuple[int, int], set[int]]:
@@ -167,7 +173,9 @@ def _covering_population(space: Space, groups: Sequence[tuple[int, ...]]) -> np.
         for i in sorted(range(len(groups)), key=lambda i: -int(missing[i].sum())):
             group = np.array(groups[i], dtype=np.int64)
             free = row[group] < 0
-            open_combinations = missing[i][tuple(slice(None) if f else row[g] for g, f in zip(group, free, strict=True))]
+            open_combinations = missing[i][
+                tuple(slice(None) if f else row[g] for g, f in zip(group, free, strict=True))
+            ]
             if free.any() and open_combinations.any():
                 row[group[free]] = np.unravel_index(int(open_combinations.argmax()), open_combinations.shape)
         row[row < 0] = 0

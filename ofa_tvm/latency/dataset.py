@@ -1,8 +1,8 @@
 """Latency tables: a CSV of architectures and measured times that is appended row by row and never half read.
 
-The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch other
-than 1, `<target>_minstr` for emulated devices. What else is known of a row lies in `<name>.meta.jsonl` beside it.
-Row numbers in messages count lines of the file, so that the header is row 1.
+The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch
+other than 1, `<target>_minstr` for emulated devices. What else is known of a row lies in `<name>.meta.jsonl`
+beside it. Row numbers in messages count lines of the file, so that the header is row 1.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ofa_tvm.spaces.space import Space
 _COLUMN = re.compile(r"(?P<target>.+?)(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
 _UNITS = {"ms": "ms", "minstr": "Minstr"}
 
-# A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest subnet
-# of a space takes some 20 times the smallest one's time.
+# A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest
+# subnet of a space takes some 20 times the smallest one's time.
 _ABSURD_RATIO = 200.0
 _SHOWN = 5
 
@@ -122,7 +122,9 @@ class LatencyTable:
             fitting = [i for i, column in enumerate(self.columns) if column.target == name]
         if len(fitting) != 1:
             problem = "has no column" if not fitting else "has several columns that fit"
-            raise UsageError(f"{self.path or 'the table'} {problem} {name or ''}: choose one of {', '.join(names)}")
+            raise UsageError(
+                f"{self.path or 'the table'} {problem} {name or ''}: choose one of {', '.join(names)}"
+            )
         return self.columns[fitting[0]], self.values[:, fitting[0]]
 
 
@@ -155,7 +157,9 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], ...]:
         except json.JSONDecodeError as error:
             if number == len(lines):  # cut short by a kill; its row was not written either
                 break
-            raise UserError(f"{beside} row {number} is not JSON ({error.msg}); repair or delete that line") from error
+            raise UserError(
+                f"{beside} row {number} is not JSON ({error.msg}); repair or delete that line"
+            ) from error
         entries.append(entry)
     return tuple(entries)
 
@@ -163,8 +167,10 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], ...]:
 def _fail(path: Path, problems: Sequence[str]) -> None:
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{path} has {len(problems)} bad row{'s' * (len(problems) > 1)}: "
-                        f"{'; '.join(problems[:_SHOWN])}{more}; correct or delete them")
+        raise UserError(
+            f"{path} has {len(problems)} bad row{'s' * (len(problems) > 1)}: "
+            f"{'; '.join(problems[:_SHOWN])}{more}; correct or delete them"
+        )
 
 
 def _value(text: str) -> tuple[float, str]:
@@ -193,9 +199,9 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
     Raises
     ------
     UserError
-        If the file cannot be read, is empty, or any row is bad: a latency that is missing, no number, NaN, infinite,
-        not above zero or absurd beside its column's median; a duplicate; an architecture outside the space. The
-        message carries row numbers; no row is ever dropped.
+        If the file cannot be read, is empty, or any row is bad: a latency that is missing, no number, NaN,
+        infinite, not above zero or absurd beside its column's median; a duplicate; an architecture outside
+        the space. The message carries row numbers; no row is ever dropped.
     UsageError
         If the space is neither given nor recorded.
     """
@@ -205,13 +211,17 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
         raise UserError(f"{path} is empty: a latency table starts with a heading such as arch,x86_ms")
     header = lines[0]
     if header[0] != "arch" or len(header) < 2:
-        raise UserError(f"{path} is not a latency table: its heading is {','.join(header)[:60]!r}, "
-                        "expected arch, then a column a target")
+        raise UserError(
+            f"{path} is not a latency table: its heading is {','.join(header)[:60]!r}, "
+            "expected arch, then a column a target"
+        )
     if len(set(header)) != len(header):
         raise UserError(f"{path} has two columns of the same name in its heading")
     columns = tuple(Column.parse(name) for name in header[1:])
     if len({column.unit for column in columns}) > 1:
-        raise UserError(f"{path} mixes emulated (_minstr) and real (_ms) columns; keep them in separate files")
+        raise UserError(
+            f"{path} mixes emulated (_minstr) and real (_ms) columns; keep them in separate files"
+        )
     meta = _read_meta(path)
     space = _resolve_space(path, space, meta)
     if len(lines) == 1:
@@ -245,7 +255,9 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
     medians = np.median(values, axis=0)
     ratios = values / medians
     for i, j in np.argwhere((ratios > _ABSURD_RATIO) | (ratios < 1 / _ABSURD_RATIO)):
-        problems.append(f"row {i + 2}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}")
+        problems.append(
+            f"row {i + 2}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
+        )
     _fail(path, problems)
     return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), str(path), meta)
 
@@ -298,8 +310,10 @@ class LatencyWriter:
             write_atomic(self.path, heading + "\n")
             return
         if complete.splitlines()[0] != heading:
-            raise UserError(f"{self.path} has the heading {complete.splitlines()[0][:80]!r}, not {heading!r}; "
-                            "write to another file")
+            raise UserError(
+                f"{self.path} has the heading {complete.splitlines()[0][:80]!r}, not {heading!r}; "
+                "write to another file"
+            )
         if complete != text:  # a kill cut the last row short
             write_atomic(self.path, complete)
         if len(complete.splitlines()) > 1:
@@ -322,7 +336,12 @@ class LatencyWriter:
         cells = io.StringIO()
         csv.writer(cells, lineterminator="").writerow([arch.to_json(), repr(float(value))])
         # The row is what counts, so it is written last.
-        entry = {"space": self.space.name, "column": self.column.name, "arch": json.loads(arch.to_json()), **meta}
+        entry = {
+            "space": self.space.name,
+            "column": self.column.name,
+            "arch": json.loads(arch.to_json()),
+            **meta,
+        }
         append_line(_meta_path(self.path), json.dumps(entry, separators=(",", ":")))
         append_line(self.path, cells.getvalue())
         self.measured[arch] = float(value)

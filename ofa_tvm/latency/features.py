@@ -9,8 +9,8 @@ import numpy as np
 from ofa_tvm.latency.blocks import BlockStructure
 from ofa_tvm.spaces import Layer
 
-# Kernel classes whose cost per operation differs: a depthwise convolution is bound by memory, a pointwise one by
-# arithmetic, a linear layer (classifier, squeeze-and-excitation) by reading its weights.
+# Kernel classes whose cost per operation differs: a depthwise convolution is bound by memory, a pointwise
+# one by arithmetic, a linear layer (classifier, squeeze-and-excitation) by reading its weights.
 KERNEL_CLASSES = ("conv", "pointwise", "depthwise", "linear", "pool")
 
 FEATURE_NAMES = tuple(
@@ -39,7 +39,10 @@ def layer_features(layers: Sequence[Layer]) -> np.ndarray:
         if layer.residual:
             moved += layer.c_out * layer.h_out**2
         sums[KERNEL_CLASSES.index(kernel_class(layer))] += (
-            1.0, layer.macs / 1e6, moved / 1e3, layer.params / 1e3,
+            1.0,
+            layer.macs / 1e6,
+            moved / 1e3,
+            layer.params / 1e3,
         )
     return sums.ravel()
 

@@ -1,9 +1,9 @@
 """Bayesian linear regression over groups of features whose importance is learned from the data.
 
 Each group g has weights w_g ~ N(0, s_g^2); the s_g and the noise maximise the marginal likelihood (automatic
-relevance determination by group; Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.4),
-with a weak prior that keeps them sensible when there are only a few measurements. Seen from the samples it is a
-Gaussian process whose kernel is sum_g s_g^2 K_g, which is how it is computed.
+relevance determination by group; Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
+section 5.4), with a weak prior that keeps them sensible when there are only a few measurements. Seen from
+the samples it is a Gaussian process whose kernel is sum_g s_g^2 K_g, which is how it is computed.
 """
 
 from __future__ import annotations
@@ -117,8 +117,13 @@ def fit(
         if fixed is not None:
             return fixed
         result = minimize(
-            _negative_evidence, theta, args=(small, y[chosen], weights[chosen], centre), jac=True,
-            method="L-BFGS-B", bounds=[_LOG_BOUNDS] * len(theta), options={"maxiter": 60},
+            _negative_evidence,
+            theta,
+            args=(small, y[chosen], weights[chosen], centre),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[_LOG_BOUNDS] * len(theta),
+            options={"maxiter": 60},
         )
         return result.x
 

@@ -1,10 +1,10 @@
 """Latency of a target's subnets, learned from few measured ones.
 
-The model is linear in groups of features that follow the network: physical quantities of the whole network and of
-each stage, then one effect for every kind of block (kernel, expand, widths), for every block shape (the same with
-its resolution) and for every position. Shapes are shared by the positions where they occur. How much each group may
-explain is learned (see `gaussian`), so that 30 samples give a physical model and 7,000 a full table. Once fitted it
-collapses into one table a block.
+The model is linear in groups of features that follow the network: physical quantities of the whole network
+and of each stage, then one effect for every kind of block (kernel, expand, widths), for every block shape
+(the same with its resolution) and for every position. Shapes are shared by the positions where they occur.
+How much each group may explain is learned (see `gaussian`), so that 30 samples give a physical model and
+7,000 a full table. Once fitted it collapses into one table a block.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ _EXPECTED_PRIOR = np.log([0.1, 0.01, 0.003, 0.003, 0.001, 0.001, 0.0003, 0.003])
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
-def _kind(layers: Sequence[Layer]) -> tuple[object, ...]:
+def _kind(layers: Sequence[Layer]) -> tuple[tuple[object, ...], ...]:
     """A block's shape without its resolution."""
-    return tuple((la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual) for la in layers)
+    return tuple(
+        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual) for la in layers
+    )
 
 
 def _shape(layers: Sequence[Layer]) -> tuple[object, ...]:
@@ -60,8 +62,8 @@ def _indicators(keys: Sequence[object], values: np.ndarray | None = None) -> spa
 
 @lru_cache(maxsize=8)
 def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...]:
-    """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts, n_features)."""
-    physical = np.concatenate(context_features(structure))
+    """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts,
+    n_features).""" physical = np.concatenate(context_features(structure))
     stages, kinds, shapes, positions, position_shapes, area = [], [], [], [], [], []
     largest = max(structure.space.resolutions)
     for block in structure.blocks:
@@ -122,8 +124,8 @@ class LatencyRegressor:
     ----------
     space : Space
     prior : BlockTables or callable, optional
-        A first guess (the kernel sum of the tuning log, a lookup table, another target's model). The model is then
-        fitted to what the guess gets wrong: its scale, a constant, and the groups of features.
+        A first guess (the kernel sum of the tuning log, a lookup table, another target's model). The model
+        is then fitted to what the guess gets wrong: its scale, a constant, and the groups of features.
     target, unit : str
         Recorded in the saved file; the unit is "ms" or "Minstr".
     n_classes : int
@@ -177,10 +179,14 @@ class LatencyRegressor:
         genes = as_genes(self.space, archs)
         latency = np.asarray(latency, dtype=np.float64)
         if len(genes) != len(latency) or not len(latency):
-            raise UserError(f"a latency model needs as many latencies as subnets, and at least one; "
-                            f"got {len(latency)} and {len(genes)}")
+            raise UserError(
+                f"a latency model needs as many latencies as subnets, and at least one; "
+                f"got {len(latency)} and {len(genes)}"
+            )
         if bad := np.flatnonzero(~(np.isfinite(latency) & (latency > 0))).tolist():
-            raise UserError(f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite")
+            raise UserError(
+                f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite"
+            )
         self.genes_, self.latency_ = genes.astype(np.int64), latency
         self._condition(None)
         return self
@@ -195,7 +201,9 @@ class LatencyRegressor:
         level = float(np.median(self.latency_))
         self._scale = 0.25 * level
         # With a guess the whole of it may be off by a factor; without, only the level is free.
-        self._factor = 1.0 if self.prior is None else float(np.median(self.latency_ / np.maximum(guess, 1e-12)))
+        self._factor = (
+            1.0 if self.prior is None else float(np.median(self.latency_ / np.maximum(guess, 1e-12)))
+        )
         self._offset = level if self.prior is None else 0.0
         y = (self.latency_ - self._offset - self._factor * guess) / self._scale
         kernels = [(f @ f.T).toarray() for f in features]
@@ -209,7 +217,8 @@ class LatencyRegressor:
         self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
         p = self._posterior
         flat = sum(
-            v * (matrix @ (f.T @ p.alpha)) for v, matrix, f in zip(p.variances, matrices, features, strict=True)
+            v * (matrix @ (f.T @ p.alpha))
+            for v, matrix, f in zip(p.variances, matrices, features, strict=True)
         )
         pieces = np.split(flat * self._scale, np.cumsum([len(b.contexts) for b in structure.blocks])[:-1])
         constant = self._offset + self._scale * p.variances[0] * 4.0 * p.alpha.sum()
@@ -220,10 +229,20 @@ class LatencyRegressor:
         self.tables = residual
         if isinstance(self.prior, BlockTables):
             self.tables = residual + self.prior.scaled(self._factor)
+        self._log_variances = np.log(np.append(p.variances, p.noise))
         self.noise_ = float(np.sqrt(p.noise) * self._scale)
         predicted = self.latency_ - p.loo_residuals * self._scale
         self.loo_prediction_ = predicted
         self.validation_ = errors(predicted, self.latency_) if len(self.latency_) > 1 else {}
+
+    @property
+    def collapsed(self) -> BlockTables | Predictor:
+        """The fitted model as plain tables where its prior allows, else the model itself."""
+        return self if self._opaque_prior else self.tables
+
+    @property
+    def _opaque_prior(self) -> bool:
+        return self.prior is not None and not isinstance(self.prior, BlockTables)
 
     # ---- predicting ----
 
@@ -249,7 +268,7 @@ class LatencyRegressor:
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
         values = self.tables(genes)
-        if self.prior is not None and not isinstance(self.prior, BlockTables):
+        if self.prior is not None and self._opaque_prior:
             values = values + self._factor * self.prior(genes)
         return values
 
@@ -257,6 +276,8 @@ class LatencyRegressor:
         from scipy.linalg import solve_triangular
 
         structure = block_structure(self.space, self.n_classes)
+        if not hasattr(self, "_posterior"):  # read from a file
+            self._condition(self._log_variances)
         p = self._posterior
         out = np.empty(len(genes))
         seen = _incidence(structure, self.genes_)
@@ -281,13 +302,19 @@ class LatencyRegressor:
         return np.sqrt(out) * self._scale
 
     def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
-        """A model fitted to these measurements as well; a subnet measured again counts with its new latency."""
-        genes = np.concatenate([as_genes(self.space, archs), self.genes_])
+        """A model fitted to these measurements as well; a subnet measured again counts with its new
+        latency.""" genes = np.concatenate([as_genes(self.space, archs), self.genes_])
         values = np.concatenate([np.asarray(latency, dtype=np.float64), self.latency_])
         _, first = np.unique(self.space.canonical(genes), axis=0, return_index=True)
         keep = np.sort(first)
-        new = LatencyRegressor(self.space, self.prior, target=self.target, unit=self.unit,
-                               n_classes=self.n_classes, robust=self.robust)
+        new = LatencyRegressor(
+            self.space,
+            self.prior,
+            target=self.target,
+            unit=self.unit,
+            n_classes=self.n_classes,
+            robust=self.robust,
+        )
         return new.fit(genes[keep], values[keep])
 
     # ---- files ----
@@ -300,9 +327,10 @@ class LatencyRegressor:
         UserError
             If the prior is a callable (collapse it into `BlockTables` first), or the file cannot be written.
         """
-        if self.prior is not None and not isinstance(self.prior, BlockTables):
-            raise UserError("a latency model whose prior is a function cannot be saved; give it as BlockTables")
-        p = self._posterior
+        if self._opaque_prior:
+            raise UserError(
+                "a latency model whose prior is a function cannot be saved; give it as BlockTables"
+            )
         header = {
             "format": FORMAT,
             "kind": "latency_regressor",
@@ -312,6 +340,7 @@ class LatencyRegressor:
             "n_classes": self.n_classes,
             "features": list(GROUPS),
             "robust": self.robust,
+            "noise": self.noise_,
             "data_sha256": self._data_hash(),
             "validation": self.validation_,
         }
@@ -319,10 +348,11 @@ class LatencyRegressor:
             "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             "genes": self.genes_.astype(np.int16),
             "latency": self.latency_,
-            "log_variances": np.log(np.append(p.variances, p.noise)),
+            "log_variances": self._log_variances,
+            "tables": _flat(self.tables),
         }
         if isinstance(self.prior, BlockTables):
-            arrays["prior"] = np.append(np.concatenate(self.prior.tables), self.prior.constant)
+            arrays["prior"] = _flat(self.prior)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(path, buffer.getvalue())
@@ -343,19 +373,34 @@ class LatencyRegressor:
         """
         header, arrays = read_model(path, "latency_regressor")
         space = get_space(header["space"])
-        model = cls(space, target=header["target"], unit=header["unit"], n_classes=header["n_classes"],
-                    robust=header["robust"])
+        model = cls(
+            space,
+            target=header["target"],
+            unit=header["unit"],
+            n_classes=header["n_classes"],
+            robust=header["robust"],
+        )
         structure = block_structure(space, model.n_classes)
-        if "prior" in arrays:
-            sizes = np.cumsum([len(block.contexts) for block in structure.blocks])
-            if len(arrays["prior"]) != sizes[-1] + 1:
-                raise UserError(f"{path} was made for another version of the space {space.name}; fit it again")
-            model.prior = BlockTables(structure, np.split(arrays["prior"][:-1], sizes[:-1]), arrays["prior"][-1])
+        for name in ("tables", "prior"):
+            if name in arrays:
+                setattr(model, name, _unflat(structure, arrays[name], path))
         model.genes_, model.latency_ = arrays["genes"].astype(np.int64), arrays["latency"]
         if model._data_hash() != header["data_sha256"]:
             raise UserError(f"{path} is damaged: its data do not match its checksum")
-        model._condition(arrays["log_variances"])
+        model._log_variances = arrays["log_variances"]
+        model.noise_, model.validation_ = header["noise"], header["validation"]
         return model
+
+
+def _flat(tables: BlockTables) -> np.ndarray:
+    return np.append(np.concatenate(tables.tables), tables.constant)
+
+
+def _unflat(structure: BlockStructure, flat: np.ndarray, path: str | os.PathLike[str]) -> BlockTables:
+    ends = np.cumsum([len(block.contexts) for block in structure.blocks])
+    if flat.shape != (ends[-1] + 1,):
+        raise UserError(f"{path} was made for another version of {structure.space.name}; fit it again")
+    return BlockTables(structure, np.split(flat[:-1], ends[:-1]), float(flat[-1]))
 
 
 def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -378,7 +423,9 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any],
     if found != kind:
         raise UsageError(f"{path} holds a {found}, not a {kind}")
     if header.get("format") != FORMAT:
-        raise UserError(f"{path} has format {header.get('format')}, this version reads {FORMAT}; fit it again")
+        raise UserError(
+            f"{path} has format {header.get('format')}, this version reads {FORMAT}; fit it again"
+        )
     return header, arrays
 
 

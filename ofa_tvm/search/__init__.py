@@ -1,0 +1,1 @@
+"""Search for the most accurate subnet within a budget, and proof by measuring."""

@@ -1,0 +1,56 @@
+"""What a person types as a budget: a number with its unit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ofa_tvm.errors import UsageError
+
+_MS_PER = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit on latency.
+
+    Attributes
+    ----------
+    value : float
+        In `unit`; above 0.
+    unit : str
+        "ms", or "Minstr" (millions of guest instructions) on an emulated device.
+    """
+
+    value: float
+    unit: str = "ms"
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a budget such as "25ms", "800us", "0.1 s" or "120Minstr"; times become milliseconds.
+
+    Raises
+    ------
+    UsageError
+        If it is no number, has no unit or an unknown one, or is not above 0.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise UsageError(f"the budget {text!r} is not a number with a unit; type for example 25ms")
+    number, unit = float(match[1]), match[2]
+    if not 0 < number < float("inf"):
+        raise UsageError(f"the budget {text!r} must be above 0; type for example 25ms")
+    if not unit:
+        raise UsageError(
+            f"the budget {text!r} lacks its unit; type {text.strip()}ms for milliseconds "
+            "(also us, s, or Minstr on an emulated device)"
+        )
+    if unit.lower() == "minstr":
+        return Budget(number, "Minstr")
+    if unit.lower() not in _MS_PER:
+        raise UsageError(f"the budget {text!r} has the unknown unit {unit!r}; use ms, us, s or Minstr")
+    return Budget(number * _MS_PER[unit.lower()], "ms")

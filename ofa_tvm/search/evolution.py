@@ -1,0 +1,239 @@
+"""The evolutionary search of Once-for-All (Cai et al., ICLR 2020, section 4.3), on whole populations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.constraints import Constraint, Function, Limits, repair, require_reachable
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Settings of the search; the defaults are the paper's.
+
+    Attributes
+    ----------
+    population : int
+        Children of each generation; the parents live on beside them.
+    generations : int
+    parent_ratio : float
+        Share of the population, the best, that has children.
+    mutation_ratio : float
+        Share of the children that are mutants of one parent; the others are crossed from two.
+    mutation_probability : float
+        Of each gene of a mutant, the resolution included.
+    """
+
+    population: int = 100
+    generations: int = 500
+    parent_ratio: float = 0.25
+    mutation_ratio: float = 0.5
+    mutation_probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.generations < 1:
+            raise UsageError("a search needs a population of at least 2 and at least 1 generation")
+        for name in ("parent_ratio", "mutation_ratio", "mutation_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} of the search is {getattr(self, name)}; it must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Best subnets found, mutually distinct, the best first.
+
+    Attributes
+    ----------
+    archs : tuple of Arch
+    genes : (k, n_genes) array
+    accuracy : (k,) array
+        As predicted, in the accuracy function's unit.
+    latency : (k,) array
+        As predicted, in the budget's unit.
+    history : (generations + 1,) array
+        Best accuracy after each generation.
+    evaluations : int
+        Subnets whose accuracy was predicted.
+    seconds : float
+    """
+
+    archs: tuple[Arch, ...]
+    genes: np.ndarray
+    accuracy: np.ndarray
+    latency: np.ndarray
+    history: np.ndarray = field(repr=False)
+    evaluations: int
+    seconds: float
+
+
+class RowKeys:
+    """A 64-bit number for each subnet that is the same for equal ones (and, surely enough, for no others)."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        rng = np.random.default_rng(0x0FA)
+        self._multipliers = rng.integers(
+            1, 2**63, size=len(space.cardinalities), dtype=np.uint64
+        ) | np.uint64(1)
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """(n, n_genes) -> (n,) uint64."""
+        return self.space.canonical(genes).astype(np.uint64) @ self._multipliers
+
+
+def best_distinct(keys: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
+    """Row numbers of the `k` best scores among distinct keys, the best first."""
+    order = np.argsort(-score, kind="stable")
+    _, first = np.unique(keys[order], return_index=True)
+    return order[np.sort(first)[:k]]
+
+
+def evolve(
+    space: Space,
+    score: Function,
+    limits: Limits,
+    *,
+    k: int,
+    seed: int,
+    resolutions: Sequence[int],
+    settings: Evolution,
+    progress: Progress = SILENT,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Maximise `score` within the limits.
+
+    Returns
+    -------
+    genes : (at most k, n_genes) array
+        The best distinct subnets of the whole run, the best first.
+    scores : (at most k,) array
+    history : (generations + 1,) array
+    evaluations : int
+
+    Raises
+    ------
+    UsageError
+        If no subnet is within the limits.
+    """
+    rng = np.random.default_rng(seed)
+    floor = require_reachable(space, limits, resolutions)
+    keys_of = RowKeys(space)
+    n = settings.population
+    n_parents = max(2, round(n * settings.parent_ratio))
+    n_mutants = round(n * settings.mutation_ratio)
+    kept = max(k, n_parents)
+
+    genes = space.sample_genes(rng, n, resolutions)
+    genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
+    genes = np.concatenate([genes, floor[None]])
+    scores, keys = score(genes), keys_of(genes)
+    history = []
+    with progress.task("search", settings.generations) as task:
+        for generation in range(settings.generations + 1):
+            best = best_distinct(keys, scores, kept)
+            genes, scores, keys = genes[best], scores[best], keys[best]
+            history.append(float(scores[0]))
+            if generation == settings.generations:
+                break
+            parents = genes[:n_parents]
+            first = parents[rng.integers(len(parents), size=n)]
+            second = parents[rng.integers(len(parents), size=n - n_mutants)]
+            children = np.concatenate(
+                [
+                    space.mutate(first[:n_mutants], rng, settings.mutation_probability, resolutions),
+                    space.crossover(first[n_mutants:], second, rng),
+                ]
+            )
+            children, _ = repair(children, first, limits, rng)
+            genes = np.concatenate([genes, children])
+            scores = np.concatenate([scores, score(children)])
+            keys = np.concatenate([keys, keys_of(children)])
+            task.advance()
+    evaluations = (settings.generations + 1) * n + 1
+    return genes[:k], scores[:k], np.array(history), evaluations
+
+
+def search(
+    space: Space,
+    accuracy: Function,
+    latency: Function,
+    budget: Budget | float,
+    *,
+    k: int = 10,
+    seed: int = 0,
+    resolutions: Sequence[int] | None = None,
+    settings: Evolution | None = None,
+    constraints: Sequence[Constraint] = (),
+    progress: Progress = SILENT,
+) -> SearchResult:
+    """Find the subnets of highest predicted accuracy whose predicted latency is within a budget.
+
+    Parameters
+    ----------
+    space : Space
+    accuracy, latency : callable
+        Genes (n, n_genes) -> (n,) predictions.
+    budget : Budget or float
+        A bare number is in the latency function's own unit.
+    k : int
+        Candidates to return.
+    seed : int
+        The same seed gives the same result in every process.
+    resolutions : sequence of int, optional
+        Input sides to choose from; default those of the space.
+    settings : Evolution, optional
+    constraints : sequence of Constraint, optional
+        More hard limits, e.g. on MACs or on a second target.
+
+    Raises
+    ------
+    UsageError
+        If the budget cannot be reached (says what can be), or its unit is not the latency function's.
+    """
+    start = time.perf_counter()
+    limit, resolutions, settings = _resolve(space, latency, budget, resolutions, settings)
+    limits = Limits((limit, *constraints))
+    genes, scores, history, evaluations = evolve(
+        space, accuracy, limits, k=k, seed=seed, resolutions=resolutions, settings=settings, progress=progress
+    )
+    return SearchResult(
+        tuple(space.decode(genes)),
+        genes,
+        scores,
+        latency(genes),
+        history,
+        evaluations,
+        time.perf_counter() - start,
+    )
+
+
+def _resolve(
+    space: Space,
+    latency: Function,
+    budget: Budget | float,
+    resolutions: Sequence[int] | None,
+    settings: Evolution | None,
+) -> tuple[Constraint, tuple[int, ...], Evolution]:
+    unit = getattr(latency, "unit", "ms")
+    if not isinstance(budget, Budget):
+        budget = Budget(float(budget), unit)
+    if budget.unit != unit:
+        raise UsageError(
+            f"the budget is in {budget.unit} but this target's latencies are in {unit}; "
+            f"type the budget in {unit}"
+        )
+    if not budget.value > 0:
+        raise UsageError(f"the budget {budget} must be above 0")
+    chosen = tuple(space.default_resolutions if resolutions is None else resolutions)
+    for resolution in chosen:
+        if resolution not in space.resolutions:
+            raise UsageError(f"resolution {resolution} is not in the space {space.name}")
+    return Constraint("latency", latency, budget.value, unit), chosen, settings or Evolution()
