@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
@@ -65,11 +64,7 @@ def open_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
     """
     label = name or ("the image" if isinstance(source, bytes) else os.fspath(source))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            opened = Image.open(
-                BytesIO(source) if isinstance(source, bytes) else Path(source), formats=FORMATS
-            )
+        opened = Image.open(BytesIO(source) if isinstance(source, bytes) else Path(source), formats=FORMATS)
         with opened as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -77,7 +72,7 @@ def open_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
             return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UserError(f"no such image: {label}") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter under python -W error
         raise UserError(
             f"{label} has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
         ) from None
@@ -169,8 +164,9 @@ class Preprocessing:
 
     def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Pixels (n, h, w, 3) uint8 to (n, 3, h, w) float32: divided by 255, less `mean`, by `std`."""
-        scaled = pixels.astype(np.float32) / np.float32(255)
-        scaled = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        mean: npt.NDArray[np.float32] = np.array(self.mean, np.float32)
+        std: npt.NDArray[np.float32] = np.array(self.std, np.float32)
+        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     def apply(self, images: Image.Image | Sequence[Image.Image]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,202 @@
+"""What a training run does, as frozen data; the defaults are those of the Once-for-All paper (1908.09791)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.spaces import Space
+
+PER_IMAGES = 64
+"""Learning rates are stated per this many images a step and scale linearly with the batch."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training in which some dimensions of the space are elastic.
+
+    Attributes
+    ----------
+    name
+        For logs, files and messages.
+    open
+        Elastic dimension ("ks", "e", "d", "w") to how many of its largest choices may be drawn; 0 means all.
+        Dimensions not named stay at their largest choice.
+    epochs, warmup_epochs
+        Of cosine decay, and of linear warm-up before it.
+    learning_rate
+        Peak, per 64 images.
+    subnets
+        Subnets a step, their gradients added up.
+    sort_channels
+        Order channels by importance first, which shrinking the width relies on.
+    """
+
+    name: str
+    open: Mapping[str, int] = field(default_factory=dict)
+    epochs: int = 120
+    warmup_epochs: int = 0
+    learning_rate: float = 3e-2
+    subnets: int = 1
+    sort_channels: bool = False
+
+    @property
+    def total_epochs(self) -> int:
+        return self.epochs + self.warmup_epochs
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything but the data and the seed.
+
+    Attributes
+    ----------
+    space
+        Name of the search space.
+    phases
+        In order. From the second on, the full net as the first left it teaches.
+    batch_size
+        Images a step, over all processes.
+    micro_batch_size
+        Images a forward pass; batch statistics are those of a micro-batch, so that the result does not depend
+        on how many processes share them. None takes the whole batch at once.
+    distillation
+        Weight of the teacher's loss against the labels' (0 trains without a teacher).
+    distillation_type
+        "ce": cross-entropy with the teacher's probabilities; "mse": squared distance of logits.
+    resolutions
+        Drawn once a batch; None takes the space's.
+    calibration_images
+        Training images behind the batch-norm statistics of a subnet before it is evaluated.
+    precision
+        "float32", or "bfloat16" for mixed precision.
+    device
+        "auto" takes CUDA where there is one.
+    threads
+        CPU threads of torch; None leaves its setting alone. Identical results need identical threads.
+    checkpoint_every_s
+        Seconds between checkpoints; every phase ends with one too.
+    """
+
+    space: str
+    phases: tuple[Phase, ...]
+    batch_size: int = 2048
+    micro_batch_size: int | None = 64
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    label_smoothing: float = 0.1
+    dropout: float = 0.1
+    distillation: float = 1.0
+    distillation_type: Literal["ce", "mse"] = "ce"
+    resolutions: tuple[int, ...] | None = None
+    calibration_images: int = 2000
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise UsageError("a training needs at least one phase")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise UsageError(f"phase names must differ: {', '.join(names)}")
+        for phase in self.phases:
+            if phase.epochs < 1 or phase.warmup_epochs < 0 or phase.subnets < 1 or phase.learning_rate <= 0:
+                raise UsageError(
+                    f"phase {phase.name}: epochs, subnets and learning_rate must be positive, "
+                    "warmup_epochs not negative"
+                )
+        micro = self.micro_batch_size
+        if self.batch_size < 1 or (micro is not None and micro < 1):
+            raise UsageError("batch_size and micro_batch_size must be positive")
+        if self.distillation_type not in ("ce", "mse"):
+            raise UsageError(f"unknown distillation_type {self.distillation_type!r}; use ce or mse")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(f"unknown precision {self.precision!r}; use float32 or bfloat16")
+
+    def replace(self, **changes: Any) -> TrainingConfig:
+        """A copy with some settings changed."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for YAML and JSON."""
+        data = asdict(self)
+        data["phases"] = [{**asdict(phase), "open": dict(phase.open)} for phase in self.phases]
+        data["resolutions"] = None if self.resolutions is None else list(self.resolutions)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
+        """Read what `to_dict` wrote, or a YAML file's mapping.
+
+        Raises
+        ------
+        UsageError
+            If a setting is unknown or missing, or its value makes no sense.
+        """
+        settings = dict(data)
+        _refuse_unknown(settings, cls, "training")
+        phases = settings.pop("phases", ())
+        for phase in phases:
+            _refuse_unknown(phase, Phase, "phase")
+        if (resolutions := settings.get("resolutions")) is not None:
+            settings["resolutions"] = tuple(resolutions)
+        try:
+            return cls(phases=tuple(Phase(**phase) for phase in phases), **settings)
+        except TypeError as error:
+            raise UsageError(f"training settings are incomplete or of the wrong type: {error}") from error
+
+
+def _refuse_unknown(settings: Mapping[str, Any], kind: type, what: str) -> None:
+    known = [f.name for f in fields(kind)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise UsageError(f"unknown {what} setting {unknown[0]!r}; known are {', '.join(known)}")
+
+
+def dimensions(space: Space) -> tuple[str, ...]:
+    """Elastic dimensions of a space other than resolution, of "ks", "d", "e" and "w"."""
+    return tuple(field for field in ("ks", "d", "e", "w") if len(space.gene_names[space.columns(field)]))
+
+
+def paper_config(space: Space) -> TrainingConfig:
+    """Progressive shrinking with the paper's settings: kernel, then depth, then width."""
+    has = dimensions(space)
+    opened: dict[str, int] = {}
+    phases = [Phase("full", {}, epochs=180, learning_rate=2.6 * PER_IMAGES / 2048)]
+    if "ks" in has:
+        opened = {**opened, "ks": 0}
+        phases.append(Phase("kernel", opened, 120, 5, 3e-2, 1))
+    phases.append(Phase("depth1", {**opened, "d": 2}, 25, 0, 2.5e-3, 2))
+    opened = {**opened, "d": 0}
+    phases.append(Phase("depth2", opened, 120, 5, 7.5e-3, 2))
+    phases.append(Phase("expand1", {**opened, "e": 2}, 25, 0, 2.5e-3, 4, sort_channels=True))
+    opened = {**opened, "e": 0}
+    phases.append(Phase("expand2", opened, 120, 5, 7.5e-3, 4, sort_channels=True))
+    if "w" in has:
+        phases.append(Phase("width1", {**opened, "w": 2}, 25, 0, 2.5e-3, 4, sort_channels=True))
+        phases.append(Phase("width2", {**opened, "w": 0}, 120, 5, 7.5e-3, 4, sort_channels=True))
+    return TrainingConfig(space.name, tuple(phases))
+
+
+def digits_config() -> TrainingConfig:
+    """The paper's phases sized to the quickstart: `ofa_digits` on 1,197 scans."""
+    return TrainingConfig(
+        "ofa_digits",
+        (
+            Phase("full", {}, 14, 1, 5e-2),
+            Phase("kernel", {"ks": 0}, 3, 1, 3e-2),
+            Phase("depth1", {"ks": 0, "d": 2}, 2, 0, 2e-2, 2),
+            Phase("depth2", {"ks": 0, "d": 0}, 4, 0, 2e-2, 2),
+            Phase("expand1", {"ks": 0, "d": 0, "e": 2}, 2, 0, 2e-2, 2, sort_channels=True),
+            Phase("expand2", {"ks": 0, "d": 0, "e": 0}, 6, 1, 3e-2, 2, sort_channels=True),
+        ),
+        batch_size=64,
+        micro_batch_size=None,
+        dropout=0.0,
+        calibration_images=256,
+        checkpoint_every_s=5.0,
+    )

@@ -1,0 +1,326 @@
+"""Photographs from ImageFolder trees and tar files of them, decoded by worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.images import SUFFIXES, Preprocessing, open_image
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, split_name
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PhotoAugmentation:
+    """The paper's augmentation of photographs, by pillow.
+
+    Attributes
+    ----------
+    area
+        Share of the picture that a random crop keeps, smallest and largest.
+    aspect
+        Largest ratio of the crop's sides.
+    flip
+        Probability of a left-right mirror image.
+    brightness, saturation
+        0.5 means factors 0.5 to 1.5.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: float = 4 / 3
+    flip: float = 0.5
+    brightness: float = 32 / 255
+    saturation: float = 0.5
+
+    def apply(self, image: Image.Image, resolution: int, rng: np.random.Generator) -> Image.Image:
+        """A random part of an RGB picture, resized to a square."""
+        area = rng.uniform(*self.area) * image.width * image.height
+        aspect = math.exp(rng.uniform(-math.log(self.aspect), math.log(self.aspect)))
+        width = min(math.sqrt(area * aspect), image.width)
+        height = min(math.sqrt(area / aspect), image.height)
+        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+        box = (left, top, left + width, top + height)
+        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
+        if rng.random() < self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for enhancer, limit in (
+            (ImageEnhance.Brightness, self.brightness),
+            (ImageEnhance.Color, self.saturation),
+        ):
+            if limit:
+                image = enhancer(image).enhance(1 + rng.uniform(-limit, limit))
+        return image
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Where one encoded picture lies: a file, or a byte range of a tar file."""
+
+    name: str
+    path: str
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        try:
+            with Path(self.path).open("rb") as handle:
+                handle.seek(self.offset)
+                return handle.read(self.size)
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def open(self) -> Image.Image:
+        return open_image(self.read(), self.name)
+
+
+class PhotoData(ImageData):
+    """Photographs of any sizes, decoded when a batch needs them.
+
+    Attributes
+    ----------
+    skipped
+        What was left out and why, a sentence each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: Sequence[str],
+        preprocessing: Preprocessing,
+        splits: dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]],
+        augmentation: PhotoAugmentation | None = None,
+        workers: int | None = None,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        """`workers` decoding processes; None takes one a CPU, 0 decodes in this process."""
+        digest = hashlib.sha256(name.encode())
+        for split in SPLITS:
+            photos, targets = splits[split]
+            if not photos:
+                raise UserError(f"the {split} split of {name} holds no images")
+            digest.update("\n".join(f"{p.name} {p.size}" for p in photos).encode())
+            digest.update(targets.tobytes())
+        super().__init__(name, labels, preprocessing, digest.hexdigest())
+        self.augmentation = augmentation or PhotoAugmentation()
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        self.skipped = tuple(skipped)
+        self._splits = splits
+
+    def targets(self, split: Split) -> npt.NDArray[np.int64]:
+        return self._splits[split_name(split)][1]
+
+    def image(self, split: Split, index: int) -> Image.Image:
+        return self._splits[split_name(split)][0][index].open()
+
+    def batch(self, split: Split, indices: Indices, resolution: int) -> Tensor:
+        preprocessing = self.preprocessing.at(resolution)
+        photos = self._splits[split_name(split)][0]
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:  # pillow decodes outside the interpreter lock
+            pixels = list(pool.map(lambda i: preprocessing.resize(photos[i].open()), indices))
+        return torch.from_numpy(preprocessing.normalise(np.stack(pixels)))
+
+    def training_batch(self, indices: Indices, resolution: int, seed: int) -> Tensor:
+        photos = self._splits["train"][0]
+        pixels = []
+        for position, index in enumerate(indices):
+            rng = np.random.default_rng([seed, position])
+            pixels.append(np.asarray(self.augmentation.apply(photos[index].open(), resolution, rng)))
+        return torch.from_numpy(self.preprocessing.normalise(np.stack(pixels)))
+
+    def training_batches(self, plan: Iterable[BatchPlan]) -> Iterator[Tensor]:
+        if self.workers == 0:
+            yield from super().training_batches(plan)
+            return
+        # A "sample" is a whole batch: workers are handed its indices, resolution and seed.
+        yield from DataLoader(
+            _TrainingBatches(self),
+            batch_size=None,
+            sampler=plan,
+            num_workers=self.workers,
+            prefetch_factor=2,
+            generator=torch.Generator(),  # its own, or the loader would draw from the training's
+        )
+
+
+class _TrainingBatches(Dataset[Tensor]):
+    def __init__(self, data: PhotoData) -> None:
+        self.data = data
+
+    def __getitem__(self, plan: BatchPlan) -> Tensor:
+        torch.set_num_threads(1)
+        return self.data.training_batch(*plan)
+
+
+def image_folder(
+    source: str | Path,
+    *,
+    bad: Literal["refuse", "skip"] = "refuse",
+    check: bool = True,
+    resolution: int = 224,
+    seed: int = 0,
+    workers: int | None = None,
+    augmentation: PhotoAugmentation | None = None,
+    progress: Progress = SILENT,
+) -> PhotoData:
+    """An ImageFolder tree (`[split/]class/picture`) in a folder or an uncompressed tar file.
+
+    Without split folders, 10 % of each class are held out for validation and 10 % for the test. With `train`
+    and `val` (or `test`) the published second one is the test, and 10 % of `train` (10,000 at most) is held
+    out for validation, as in the paper; with all three they are taken as they are.
+
+    Parameters
+    ----------
+    bad
+        What to do about files that are no images, or truncated: "refuse" names the first few in an error,
+        "skip" leaves them out and lists them in `skipped`.
+    check
+        Decode every file once now. Without it, only names are looked at and a damaged picture stops the
+        training that meets it.
+
+    Raises
+    ------
+    UserError
+        If there are no images, or bad files and `bad` is "refuse".
+    """
+    if bad not in ("refuse", "skip"):
+        raise UsageError(f"bad images can be refused or skipped, not {bad!r}")
+    source = Path(source)
+    if source.is_dir():
+        photos = [
+            Photo(str(path.relative_to(source)), str(path), 0, path.stat().st_size)
+            for path in sorted(source.rglob("*"))
+            if path.is_file()
+        ]
+    elif source.is_file():
+        photos = _tar_members(source)
+    else:
+        raise UserError(f"no such data folder or tar file: {source}")
+    photos = [p for p in photos if not any(part.startswith(".") for part in PurePosixPath(p.name).parts)]
+    photos, problems = _sound(photos, check, workers, progress)
+    if problems and bad == "refuse":
+        raise UserError(
+            f"{source} holds {len(problems)} files that cannot be used: {'; '.join(problems[:5])}"
+            f"{' ...' if len(problems) > 5 else ''} (remove them, or choose to skip bad images)"
+        )
+    labels, by_split = _split_tree(source, photos, seed)
+    return PhotoData(
+        source.stem,
+        labels,
+        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, resolution, crop=0.875),
+        by_split,
+        augmentation,
+        workers,
+        problems,
+    )
+
+
+def _tar_members(path: Path) -> list[Photo]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [m for m in archive if m.isfile()]
+    except tarfile.ReadError as error:
+        raise UserError(f"{path} is not an uncompressed tar file; unpack it and name the folder") from error
+    # Names may begin with "./"; PurePosixPath drops that.
+    return sorted(
+        (Photo(str(PurePosixPath(m.name)), str(path), m.offset_data, m.size) for m in members),
+        key=lambda photo: photo.name,
+    )
+
+
+def _sound(
+    photos: Sequence[Photo], check: bool, workers: int | None, progress: Progress
+) -> tuple[list[Photo], list[str]]:
+    """Those that are images, and a sentence on each of the others."""
+
+    def problem(photo: Photo) -> str | None:
+        if not photo.name.lower().endswith(SUFFIXES):
+            return f"{photo.name} is not an image by its name"
+        if check:
+            try:
+                photo.open()
+            except UserError as error:
+                return str(error)
+        return None
+
+    sound, problems = [], []
+    with (
+        ThreadPoolExecutor(max(1, workers or len(os.sched_getaffinity(0)))) as pool,
+        progress.task("check images", total=len(photos)) as bar,
+    ):
+        for photo, found in zip(photos, pool.map(problem, photos), strict=True):
+            if found is None:
+                sound.append(photo)
+            else:
+                problems.append(found)
+            bar.advance(1)
+    return sound, problems
+
+
+def _split_tree(
+    source: Path, photos: Sequence[Photo], seed: int
+) -> tuple[list[str], dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]]]:
+    parts = [PurePosixPath(photo.name).parts for photo in photos]
+    known = {"train", "val", "test"}
+    has_splits = bool(parts) and all(len(p) >= 3 and p[0] in known for p in parts)
+    depth = 1 if has_splits else 0
+    if not parts or any(len(p) < depth + 2 for p in parts):
+        raise UserError(
+            f"{source} is no tree of class/picture or train/class/picture files"
+            + ("" if parts else ": it holds no images")
+        )
+    labels = sorted({p[depth] for p in parts})
+    if len(labels) < 2:
+        raise UserError(f"{source} holds one class only ({labels[0]}); a classifier needs two or more")
+    targets = np.array([labels.index(p[depth]) for p in parts], dtype=np.int64)
+    where = np.array([p[0] if has_splits else "train" for p in parts])
+    rows: dict[Split, npt.NDArray[np.int64]] = {s: np.flatnonzero(where == s) for s in SPLITS}
+    if not len(rows["train"]):
+        raise UserError(f"{source} has no train folder")
+    if has_splits and not len(rows["test"]):
+        rows["test"], rows["val"] = rows["val"], rows["test"]
+    if not len(rows["test"]):
+        rows["train"], rows["test"] = hold_out(rows["train"], targets, 0.1, seed, source.name)
+    if not len(rows["val"]):
+        share = min(0.1, 10_000 / len(rows["train"]))
+        rows["train"], rows["val"] = hold_out(rows["train"], targets, share, seed, source.name)
+    return labels, {split: ([photos[i] for i in rows[split]], targets[rows[split]]) for split in SPLITS}
+
+
+def hold_out(
+    rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], share: float, seed: int, name: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Split row numbers in two, stratified by class: the rest, and a share of them.
+
+    Raises
+    ------
+    UserError
+        If a class has too few images for it.
+    """
+    from sklearn.model_selection import train_test_split
+
+    fewest = min(Counter(targets[rows].tolist()).values())
+    classes = len(np.unique(targets[rows]))
+    count = max(round(share * len(rows)), classes)
+    if fewest < 2 or len(rows) - count < classes:
+        raise UserError(f"{name} has too few images a class to hold some out for validation")
+    rest, held = train_test_split(rows, test_size=count, stratify=targets[rows], random_state=seed)
+    return np.sort(rest), np.sort(held)

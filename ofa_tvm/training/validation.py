@@ -1,0 +1,48 @@
+"""Accuracy of a subnet: extracted, its batch-norm statistics re-estimated, then counted over a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa_tvm.spaces import Arch
+from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet.batchnorm import calibrate
+from ofa_tvm.training.data import ImageData, Split
+from ofa_tvm.training.sampling import CALIBRATION, derived_seed
+
+BATCH = 100
+
+
+def calibration_batches(
+    data: ImageData, resolution: int, images: int, seed: int, device: torch.device
+) -> Iterator[Tensor]:
+    """A random but fixed sample of the training split, as evaluation sees it (not augmented)."""
+    n = min(images, data.size("train"))
+    chosen = np.random.default_rng(derived_seed(CALIBRATION, seed)).permutation(data.size("train"))[:n]
+    for indices in np.array_split(chosen, -(-n // BATCH)):
+        yield data.batch("train", indices, resolution).to(device)
+
+
+def calibrated_subnet(net: Supernet, arch: Arch, data: ImageData, images: int, seed: int = 0) -> nn.Module:
+    """The extracted subnet with batch statistics of its own, ready to evaluate; the supernet is untouched."""
+    sub = net.extract(arch)
+    device = next(sub.parameters()).device
+    calibrate(sub, calibration_batches(data, arch.r, images, seed, device))
+    return sub.eval()
+
+
+@torch.inference_mode()
+def accuracy(module: nn.Module, data: ImageData, split: Split, resolution: int) -> float:
+    """Share of a split's images that a network classifies correctly, 0..1."""
+    module.eval()
+    device = next(module.parameters()).device
+    targets = data.targets(split)
+    correct = 0
+    for indices in np.array_split(np.arange(len(targets)), -(-len(targets) // BATCH)):
+        logits = module(data.batch(split, indices, resolution).to(device))
+        correct += int((logits.argmax(dim=1).cpu().numpy() == targets[indices]).sum())
+    return correct / len(targets)
