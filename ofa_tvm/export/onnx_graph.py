@@ -1,0 +1,240 @@
+"""Writing a network's ONNX graph directly: milliseconds instead of a trace, and batch norms folded away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from ofa_tvm import __version__
+from ofa_tvm.errors import UsageError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.spaces.network import Activation
+from ofa_tvm.supernet import Network
+from ofa_tvm.supernet.layers import BottleneckBlock, ConvLayer, MBConvBlock, Residual, SqueezeExcite
+
+# HardSwish needs 14; IR 10 belongs to this opset and is read by every runtime since ONNX Runtime 1.18.
+OPSET = 21
+IR_VERSION = 10
+
+INPUT, OUTPUT = "input", "logits"
+
+
+class _Graph:
+    """Nodes and weights collected in execution order; every operator returns the name of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def op(self, kind: str, name: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        out = output or f"{name}/{kind}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"{name}/{kind}", **attributes))
+        return out
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        data = np.ascontiguousarray(value, dtype=np.float32)
+        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, data.shape, data.tobytes(), raw=True))
+        return name
+
+    def activation(self, name: str, x: str, activation: Activation) -> str:
+        match activation:
+            case "relu":
+                return self.op("Relu", name, x)
+            case "relu6":
+                zero, six = (self._scalar(value) for value in (0.0, 6.0))
+                return self.op("Clip", name, x, zero, six)
+            case "h_swish":
+                return self.op("HardSwish", name, x)
+            case "h_sigmoid":
+                return self.op("HardSigmoid", name, x, alpha=1 / 6, beta=0.5)
+            case "none":
+                return x
+
+    def _scalar(self, value: float) -> str:
+        name = f"constant_{value:g}"
+        if all(weight.name != name for weight in self.weights):
+            self.constant(name, np.array(value))
+        return name
+
+    def conv(
+        self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, group: int = 1
+    ) -> str:
+        kernel = weight.shape[2]
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.bias", bias))
+        return self.op(
+            "Conv", name, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4,
+            group=group,
+        )  # fmt: skip
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _folded(layer: ConvLayer) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight and bias of a convolution with its batch norm (float64: folding must not cost accuracy)."""
+    weight, bn = _array(layer.conv.weight), layer.bn
+    if bn is None:
+        return weight, None
+    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var) + bn.eps)
+    return weight * scale[:, None, None, None], _array(bn.bias) - _array(bn.running_mean) * scale
+
+
+@singledispatch
+def _emit(module: nn.Module, graph: _Graph, name: str, x: str) -> str:
+    raise UsageError(f"cannot export a {type(module).__name__} ({name}) to ONNX")
+
+
+@_emit.register
+def _(module: ConvLayer, graph: _Graph, name: str, x: str) -> str:
+    conv = module.conv
+    x = graph.conv(name, x, *_folded(module), stride=conv.stride[0], group=conv.groups)
+    x = graph.activation(name, x, module.activation)
+    return x if module.se is None else _emit(module.se, graph, f"{name}.se", x)
+
+
+@_emit.register
+def _(module: SqueezeExcite, graph: _Graph, name: str, x: str) -> str:
+    reduce, expand = module.fc[0], module.fc[1]
+    gate = graph.op("GlobalAveragePool", name, x)
+    for part, conv, activation in (("reduce", reduce, "relu"), ("expand", expand, "h_sigmoid")):
+        where = f"{name}.fc.{part}"
+        gate = graph.conv(where, gate, _array(conv.weight), _array(conv.bias))
+        gate = graph.activation(where, gate, activation)
+    return graph.op("Mul", name, x, gate)
+
+
+@_emit.register
+def _(module: Residual, graph: _Graph, name: str, x: str) -> str:
+    return graph.op("Add", name, _emit(module.conv, graph, f"{name}.conv", x), x)
+
+
+@_emit.register
+def _(module: MBConvBlock, graph: _Graph, name: str, x: str) -> str:
+    y = x
+    for part, layer in module.conv.named_children():
+        y = _emit(layer, graph, f"{name}.conv.{part}", y)
+    return graph.op("Add", name, y, x) if module.residual else y
+
+
+@_emit.register
+def _(module: BottleneckBlock, graph: _Graph, name: str, x: str) -> str:
+    y = x
+    for part in ("conv1", "conv2", "conv3"):
+        y = _emit(getattr(module, part), graph, f"{name}.{part}", y)
+    if module.downsample is not None:
+        where = f"{name}.downsample"
+        if module.stride > 1:
+            sides = [module.stride] * 2
+            # The last window of an odd map is averaged over what it covers.
+            x = graph.op(
+                "AveragePool", where, x, kernel_shape=sides, strides=sides, ceil_mode=1, count_include_pad=0
+            )
+        x = _emit(module.downsample, graph, where, x)
+    return graph.op("Relu", name, graph.op("Add", name, y, x))
+
+
+@_emit.register
+def _(module: Network, graph: _Graph, name: str, x: str) -> str:
+    spec = module.spec
+    for conv, layer in zip(spec.stem, module.stem, strict=True):
+        x = _emit(layer, graph, conv.name.removesuffix(".conv"), x)
+    if spec.max_pool:
+        x = graph.op("MaxPool", "max_pool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for index, block in enumerate(module.blocks):
+        x = _emit(block, graph, f"blocks.{index}", x)
+    for conv in spec.before_pool:
+        x = _emit(getattr(module, conv.name), graph, conv.name, x)
+    x = graph.op("GlobalAveragePool", "pool", x)
+    for conv in spec.after_pool:
+        x = _emit(getattr(module, conv.name), graph, conv.name, x)
+    x = graph.op("Flatten", "classifier", x)
+    linear = module.classifier[0]
+    weight = graph.constant("classifier.weight", _array(linear.weight))
+    bias = graph.constant("classifier.bias", _array(linear.bias))
+    return graph.op("Gemm", "classifier", x, weight, bias, output=OUTPUT, transB=1)
+
+
+def export_onnx(
+    sub: nn.Module,
+    path: str | Path,
+    resolution: int,
+    batch: int = 1,
+    labels: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an extracted subnet, or a published specialised network, as an ONNX file (whole or not at all).
+
+    Parameters
+    ----------
+    sub : what `Supernet.extract` or `load_net_config` returned; written as it is in evaluation mode
+    resolution : side of the input "input", float32 (batch, 3, resolution, resolution)
+    labels : class names, kept in the metadata
+    preprocessing : how an image becomes the input, e.g. {"mean": [3], "std": [3]}; kept in the metadata with
+        the resolution
+
+    Raises
+    ------
+    UsageError
+        If the module is no extracted network, or resolution, batch or labels make no sense.
+    UserError
+        If the file cannot be written.
+    """
+    write_atomic(path, to_onnx(sub, resolution, batch, labels, preprocessing).SerializeToString())
+
+
+def to_onnx(
+    sub: nn.Module,
+    resolution: int,
+    batch: int = 1,
+    labels: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """The model that `export_onnx` writes."""
+    if not isinstance(sub, Network):
+        raise UsageError(
+            f"cannot export a {type(sub).__name__}; take a subnet out of the supernet first: net.extract(arch)"
+        )
+    if resolution < 32 or batch < 1:
+        raise UsageError(
+            f"cannot export at resolution {resolution} and batch {batch}; the least are 32 pixels and batch 1"
+        )
+    n_classes = sub.spec.n_classes
+    if labels is not None and len(labels) != n_classes:
+        raise UsageError(f"there are {len(labels)} labels for a network of {n_classes} classes")
+    graph = _Graph()
+    _emit(sub, graph, "", INPUT)
+    shape = (batch, sub.spec.stem[0].c_in, resolution, resolution)
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            sub.space_name or "network",
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, n_classes))],
+            graph.weights,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="ofa-tvm",
+        producer_version=__version__,
+    )
+    metadata: dict[str, str] = {}
+    if sub.arch is not None:
+        metadata["arch"] = sub.arch.replace(r=resolution).to_json()
+    if sub.space_name:
+        metadata["space"] = sub.space_name
+    if labels is not None:
+        metadata["labels"] = json.dumps(list(labels))
+    metadata["preprocessing"] = json.dumps({**(preprocessing or {}), "resolution": resolution})
+    helper.set_model_props(model, metadata)
+    return model
