@@ -1,0 +1,1 @@
+"""The command line: one file a verb; a verb parses, calls the library and prints."""

@@ -1,0 +1,131 @@
+"""Entry point. A verb's module is imported when the verb is chosen, so that --help is instant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ofa_tvm import __version__
+from ofa_tvm.errors import UserError
+
+INTERRUPTED = 130
+
+# The verbs with their short help, in the order of a first day's work. Each has a module `ofa_tvm.cli.<verb>`
+# with a click command named `command` (a test compares the texts).
+VERBS = {
+    "doctor": "What this machine can do: one line a target, and what to install.",
+    "targets": "List, show and probe target descriptors.",
+    "measure": "Time one compiled module on its target.",
+    "run": "Classify pictures with an artefact.",
+    "bench": "Show an artefact's latency distribution.",
+}
+
+
+class VerbGroup(click.Group):
+    """Knows its verbs by name and help, and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"ofa_tvm.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"verbs are {', '.join(VERBS)}"
+            raise click.UsageError(f"there is no verb {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=VerbGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Each verb explains itself: ofa-tvm VERB --help. Exit codes: 0 done, 1 failed, 2 bad usage.",
+)
+@click.version_option(__version__, prog_name="ofa-tvm")
+def cli() -> None:
+    """From a Once-for-All supernet to compiled, measured modules on real hardware."""
+
+
+def _traceback_file(error: BaseException) -> Path | None:
+    """Save a traceback for a bug report; None if that fails as well."""
+    from ofa_tvm.files import cache_dir, write_atomic
+
+    path = cache_dir() / "crashes" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    text = f"ofa-tvm {__version__}: {' '.join(sys.argv[1:])}\n\n" + "".join(traceback.format_exception(error))
+    try:
+        write_atomic(path, text)
+    except UserError:
+        return None
+    return path
+
+
+def _fail(message: str, arguments: Sequence[str]) -> None:
+    # A script that asked for JSON gets its one object in any case.
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps({"error": message}) + "\n")
+    sys.stderr.write(f"error: {message}\n")
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; what goes wrong is one plain line on standard error."""
+    try:
+        result: Any = cli.main(args=list(arguments), prog_name="ofa-tvm", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except UserError as error:
+        _fail(str(error), arguments)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (try: {context.command_path} --help)" if context is not None else ""
+        _fail(error.format_message().rstrip(".") + hint, arguments)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped; run the same command to continue", arguments)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) is gone; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("OFA_TVM_TRACEBACK"):
+            raise
+        saved = _traceback_file(error)
+        where = f"the traceback is in {saved}" if saved else "set OFA_TVM_TRACEBACK=1 to see the traceback"
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        _fail(f"{type(error).__name__}: {reason} (a bug in ofa-tvm: {where})", arguments)
+        return 1
+
+
+def main() -> None:
+    """Console script `ofa-tvm`."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""ofa-tvm measure."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.deploy import Artefact
+from ofa_tvm.errors import UsageError
+from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.targets import Target, get_target
+
+
+@click.command(short_help="Time one compiled module on its target.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-t", "--target", default="x86", show_default=True, help="A target's name or YAML file.")
+@click.option("--threads", type=click.IntRange(min=1), help="By default the target's (1).")
+@click.option("--repeats", type=click.IntRange(min=5), help="Samples to take; by default the target's.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time to spend."
+)
+@click.option("--onnxruntime", is_flag=True, help="Time ONNX Runtime on the same network in the same rounds.")
+@common_options
+def command(
+    console: Console,
+    model: Path,
+    target: str,
+    threads: int | None,
+    repeats: int | None,
+    seconds: float,
+    onnxruntime: bool,
+) -> None:
+    """Time MODEL: a compiled .so, an artefact folder, or an ONNX file, which is compiled first.
+
+    The result is the median of samples taken in a process of its own, pinned to its CPUs, after a warm-up.
+    """
+    chosen = get_target(target)
+    if threads is not None:
+        chosen = chosen.with_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as scratch, Measurer(chosen) as measurer:
+        so, onnx = _files(model, chosen, Path(scratch))
+        if onnxruntime and onnx is None:
+            raise UsageError(
+                f"--onnxruntime needs the network: give an artefact or an ONNX file, not {model}"
+            )
+        paths = [so, onnx] if onnxruntime and onnx is not None else [so]
+        results = measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=console.seed)
+    result = results[0]
+    console.print(_sentence(str(model), result))
+    answer = {"model": str(model), **result.to_json()}
+    if onnxruntime:
+        other = results[1]
+        speedup = other.cost / result.cost
+        console.print(_sentence("ONNX Runtime", other), f"{speedup:.2f} times as fast as ONNX Runtime")
+        answer |= {"onnxruntime": other.to_json(), "speed_against_onnxruntime": speedup}
+    console.result(answer)
+
+
+def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | None]:
+    """The module, and the ONNX that it was compiled from if that is known."""
+    if model.is_dir():
+        artefact = Artefact.open(model)
+        return artefact.module_path, artefact.onnx_path
+    if model.suffix != ".onnx":
+        return model, None
+    from ofa_tvm import compile
+
+    so = scratch / "model.so"
+    compile(str(model), target, str(so))
+    return so, model
+
+
+def _sentence(name: str, result: Measurement) -> str:
+    spread = 100 * (result.mad_ms or 0) / (result.median_ms or 1)
+    return (
+        f"{name}: {result.cost:.4g} {result.unit} (median of {result.repeats} samples, MAD {spread:.1f} %, "
+        f"{result.threads} thread{'s' if result.threads > 1 else ''}, {result.target}, {result.machine})"
+        + (" - noisy: the machine was busy" if result.noisy else "")
+    )

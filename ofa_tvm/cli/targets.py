@@ -1,0 +1,75 @@
+"""ofa-tvm targets list | show | probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.errors import UsageError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
+from ofa_tvm.targets.load import PROBED
+from ofa_tvm.yamlfile import write_yaml
+
+
+@click.group(short_help="List, show and probe target descriptors.")
+def command() -> None:
+    """A target descriptor says what to compile for, how to link, where to run and what the hardware is.
+
+    Wherever a verb takes --target, it takes a name from `list` or the path of a YAML file like that
+    of `show`.
+    """
+
+
+@command.command("list")
+@common_options
+def list_command(console: Console) -> None:
+    """List the targets that ship."""
+    targets = list_targets()
+    machine = detect_machine()
+    rows = [
+        (target.name, target.kind, target.unit, _where(target, target.runs_on(machine) == ""), target.summary)
+        for target in targets
+    ]
+    console.table(("name", "kind", "cost in", "runs", "what it is"), rows)
+    console.result({"targets": [target.to_json() for target in targets]})
+
+
+def _where(target: Target, here: bool) -> str:
+    if target.run.where != "local":
+        return target.run.where
+    return "here" if here and target.kind == "x86" else "on its device"
+
+
+@command.command("show")
+@click.argument("target")
+@common_options
+def show_command(console: Console, target: str) -> None:
+    """Print TARGET (a name or a YAML file), checked, as YAML."""
+    found = get_target(target)
+    console.print(write_yaml(found.to_descriptor()).rstrip())
+    console.result(found.to_json())
+
+
+@command.command("probe")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the descriptor to this YAML file."
+)
+@click.option("--name", help="The name that it gets; by default the file's, or x86.")
+@common_options
+def probe_command(console: Console, output: Path | None, name: str | None) -> None:
+    """Describe this machine as a target; with -o, into a file that other machines can use."""
+    descriptor = get_target(PROBED).to_descriptor()
+    descriptor["name"] = name or (output.stem if output else PROBED)
+    if output is not None:
+        if descriptor["name"] == PROBED:
+            raise UsageError(f"{PROBED} always means the machine at hand; give the descriptor another --name")
+        descriptor["summary"] = descriptor["summary"].removeprefix("this machine: ")
+        write_atomic(output, write_yaml(descriptor))
+        get_target(output.resolve())
+        console.say(f"wrote {output}; use it as --target {output}")
+    else:
+        console.print(write_yaml(descriptor).rstrip())
+    console.result(descriptor)

@@ -1,0 +1,122 @@
+"""What this machine can do for a target: generate code, link it, run it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.targets.machine import Machine
+from ofa_tvm.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a target needs: is it there, what was found or is missing, how to get it."""
+
+    ok: bool
+    found: str
+    install: str = ""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What `doctor` says of one target."""
+
+    target: Target
+    compiler: Check
+    linker: Check
+    device: Check
+
+    @property
+    def checks(self) -> tuple[tuple[str, Check], ...]:
+        """The three checks by name, in the order in which a module comes to life."""
+        return (("compiler", self.compiler), ("linker", self.linker), ("device", self.device))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the whole path works here."""
+        return all(check.ok for _, check in self.checks)
+
+
+def examine(target: Target, machine: Machine) -> Readiness:
+    """Look for what `target` needs on `machine`, which is this one. Imports tvm with its compiler."""
+    device: Callable[[Target, Machine], Check] = {
+        "x86": _x86_device,
+        "arm": _arm_device,
+        "cuda": _cuda_device,
+        "opencl": _opencl_device,
+    }[target.kind]
+    return Readiness(target, _compiler(target), _linker(target), device(target, machine))
+
+
+def _compiler(target: Target) -> Check:
+    try:
+        made = target.tvm_target()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check(False, f"tvm does not import: {error}", "install ofa-tvm again")
+    except UserError as error:
+        return Check(False, str(error))
+    if target.kind == "cuda":
+        if nvcc := shutil.which("nvcc"):
+            return Check(True, Path(nvcc).name)
+        if importlib.util.find_spec("cuda") is not None and _library("libnvrtc.so.13", "libnvrtc.so.12"):
+            return Check(True, "NVRTC")
+        return Check(False, "neither nvcc nor NVRTC", "install the CUDA toolkit")
+    if target.kind == "opencl":
+        return Check(True, "TVM's OpenCL source")
+    return Check(True, f"LLVM, {made.attrs.get('mcpu', 'generic')}")
+
+
+def _linker(target: Target) -> Check:
+    try:
+        return Check(True, Path(target.link.find()).name)
+    except UserError:
+        return Check(False, f"no {target.link.compilers[0]}", target.link.install)
+
+
+def _x86_device(target: Target, machine: Machine) -> Check:
+    if reason := target.runs_on(machine):
+        return Check(False, reason, f"compile here, run on a machine that has {target.name}")
+    return Check(True, f"this machine, {target.threads} thread" + ("s" if target.threads > 1 else ""))
+
+
+def _arm_device(target: Target, machine: Machine) -> Check:
+    if target.run.where == "rpc":
+        return Check(False, f"{target.run.tracker}, key {target.run.key}: not tried by this version")
+    if path := shutil.which(target.run.emulator):
+        return Check(False, f"{path}, but this version cannot run on an emulated device yet")
+    return Check(False, f"no {target.run.emulator}", target.run.install)
+
+
+def _cuda_device(target: Target, machine: Machine) -> Check:
+    if not _library("libcuda.so.1"):
+        return Check(False, "no NVIDIA driver (libcuda.so.1)", target.run.install)
+    if not list(Path("/dev").glob("nvidia[0-9]*")):
+        return Check(False, "a driver library, but no GPU (/dev/nvidia0)", "run where the GPU is")
+    return Check(True, "an NVIDIA GPU")
+
+
+def _opencl_device(target: Target, machine: Machine) -> Check:
+    if not _library("libOpenCL.so.1"):
+        return Check(False, "no OpenCL loader (libOpenCL.so.1)", target.run.install)
+    vendors = Path(os.environ.get("OCL_ICD_VENDORS", "/etc/OpenCL/vendors"))
+    drivers = sorted(path.stem for path in vendors.glob("*.icd")) if vendors.is_dir() else []
+    if not drivers:
+        return Check(False, f"no OpenCL driver in {vendors}", target.run.install)
+    return Check(False, f"{', '.join(drivers)}, but this version has no OpenCL runtime for TVM yet")
+
+
+def _library(*names: str) -> str:
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return name
+    return ""
