@@ -115,7 +115,8 @@ class BlockTables:
 
 def _split(layers: Sequence[Layer]) -> dict[tuple[int, int], tuple[Layer, ...]]:
     """Group the layers of a subnet by block; what lies behind the last stage is numbered as one more
-    stage.""" groups: dict[tuple[int, int], list[Layer]] = {}
+    stage."""
+    groups: dict[tuple[int, int], list[Layer]] = {}
     inside = False
     for layer in layers:
         inside = inside or layer.stage >= 0

@@ -63,7 +63,8 @@ def _indicators(keys: Sequence[object], values: np.ndarray | None = None) -> spa
 @lru_cache(maxsize=8)
 def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...]:
     """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts,
-    n_features).""" physical = np.concatenate(context_features(structure))
+    n_features)."""
+    physical = np.concatenate(context_features(structure))
     stages, kinds, shapes, positions, position_shapes, area = [], [], [], [], [], []
     largest = max(structure.space.resolutions)
     for block in structure.blocks:
@@ -303,7 +304,8 @@ class LatencyRegressor:
 
     def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
         """A model fitted to these measurements as well; a subnet measured again counts with its new
-        latency.""" genes = np.concatenate([as_genes(self.space, archs), self.genes_])
+        latency."""
+        genes = np.concatenate([as_genes(self.space, archs), self.genes_])
         values = np.concatenate([np.asarray(latency, dtype=np.float64), self.latency_])
         _, first = np.unique(self.space.canonical(genes), axis=0, return_index=True)
         keep = np.sort(first)

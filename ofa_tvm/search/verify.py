@@ -190,9 +190,9 @@ def search_verified(
     if winner is None:
         closest = min((*record, *known), key=lambda c: c.measured + c.noise)
         raise UserError(
-            f"no subnet with a measured latency within {limit} was found in {done} rounds ({len(record)} measured); "
-            f"the closest took {closest.measured:.4g} {unit} (noise {closest.noise:.2g}); "
-            "raise the budget or measure more subnets"
+            f"no subnet with a measured latency within {limit} was found in {done} rounds "
+            f"({len(record)} measured); the closest took {closest.measured:.4g} {unit} (noise "
+            f"{closest.noise:.2g}); raise the budget or measure more subnets"
         )
     return VerifiedResult(winner, tuple(record), done, tuple(searches), model)
 

@@ -1,0 +1,105 @@
+"""Latency as the sum of a subnet's kernel times, plus what running them as a network adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.latency.blocks import block_structure
+from ofa_tvm.latency.regression import as_genes
+from ofa_tvm.spaces import Arch, Layer
+from ofa_tvm.spaces.space import Space
+
+
+class KernelSum:
+    """Sum of kernel times; `fit` adds the overhead seen in a few whole networks.
+
+    latency = factor * sum + per_kernel * kernels + constant, none of them negative. The factor is pulled to
+    1 and the overheads to 0, so that one measurement is enough to start with.
+
+    Parameters
+    ----------
+    space : Space
+    block_ms : callable
+        Kernel time of the layers of one block position (a tuple of `Layer`; the first and the last tuple are
+        what lies before and behind the stages), e.g. from the tuning log's records. It is called once for
+        each shape.
+    n_classes : int
+        Of the networks that the records are for.
+    unit : str
+
+    Attributes
+    ----------
+    sum : BlockTables
+        The plain sum.
+    tables : BlockTables
+        With the fitted overhead; equal to `sum` before `fit`. Serves as `LatencyRegressor`'s prior.
+    factor_, per_kernel_, constant_ : float
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        block_ms: Callable[[tuple[Layer, ...]], float],
+        *,
+        n_classes: int = 1000,
+        unit: str = "ms",
+    ) -> None:
+        self.space = space
+        self.n_classes = n_classes
+        self.unit = unit
+        structure = block_structure(space, n_classes)
+        known: dict[tuple[Layer, ...], float] = {}
+
+        def entry(layers: tuple[Layer, ...]) -> float:
+            if layers not in known:
+                known[layers] = float(block_ms(layers))
+            return known[layers]
+
+        self.sum = structure.tables(entry)
+        self._kernels = structure.tables(lambda layers: float(len(layers)))
+        self.factor_, self.per_kernel_, self.constant_ = 1.0, 0.0, 0.0
+        self.tables = self.sum
+
+    def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> KernelSum:
+        """Fit factor and overheads to measured whole networks, (n,) in the unit.
+
+        Raises
+        ------
+        UserError
+            If there is no measurement, or the kernel times are all zero.
+        """
+        genes = as_genes(self.space, archs)
+        latency = np.asarray(latency, dtype=np.float64)
+        total, kernels = self.sum(genes), self._kernels(genes)
+        if len(latency) == 0 or len(latency) != len(genes):
+            raise UserError(f"the kernel sum needs one latency a subnet; got {len(latency)} for {len(genes)}")
+        if not (total > 0).all():
+            raise UserError("the kernel sum of a measured subnet is 0: the tuning log has no records for it")
+        level = float(np.median(latency))
+        # Columns in units of the latency's level; the last rows pull the factor to 1 and the overheads to 0.
+        pull = 0.05
+        design = np.vstack(
+            [
+                np.column_stack([total / level, kernels / kernels.mean(), np.ones(len(latency))]),
+                np.diag([pull, pull, pull]),
+            ]
+        )
+        aim = np.concatenate([latency / level, [pull, 0.0, 0.0]])
+        (factor, per_kernel, constant), _ = nnls(design, aim)
+        self.factor_ = float(factor)
+        self.per_kernel_ = float(per_kernel * level / kernels.mean())
+        self.constant_ = float(constant * level)
+        self.tables = self.sum.scaled(self.factor_, self.constant_) + self._kernels.scaled(self.per_kernel_)
+        return self
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """Latency of a population, (n, n_genes) -> (n,)."""
+        return self.tables(genes)
+
+    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
+        """Latency of n architectures or genes, in the unit."""
+        return self(as_genes(self.space, archs))
