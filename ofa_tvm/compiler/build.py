@@ -1,0 +1,352 @@
+"""ONNX in, a shared library out: tuned kernels, weights and metadata in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import from_onnx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
+
+from ofa_tvm.compiler import graph, layout, lowering, schedules
+from ofa_tvm.compiler.kernels import Kernel, kernel_key, make_kernel, shapes
+from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import replacing
+from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.targets import Target
+
+Origin = Literal["tuned", "default", "none"]
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """A kernel as a compiled network uses it.
+
+    Parameters
+    ----------
+    name
+        What it does, with shapes.
+    calls
+        Times it runs in one inference.
+    origin
+        "tuned": its schedule comes from a record; "default": the template's first choice; "none": TVM's
+        plain loops, for kernels that no template covers.
+    time_us
+        Recorded time of one call, None without a record.
+    """
+
+    name: str
+    calls: int
+    origin: Origin
+    time_us: float | None
+
+
+@dataclass(frozen=True)
+class CompiledModule:
+    """What `compile` made.
+
+    Parameters
+    ----------
+    path
+        The shared library.
+    kernels
+        The network's distinct kernels.
+    tuned_fraction
+        Share of the network's kernel time that has a record, 0..1; kernels without one are counted with
+        the time that the recorded ones take for as many operations.
+    """
+
+    path: Path
+    kernels: tuple[KernelUse, ...]
+    tuned_fraction: float
+
+
+def lower_onnx(
+    model: onnx.ModelProto, target: Target, shapes: graph.Shapes | None = None, source: str = "the model"
+) -> tvm.IRModule:
+    """Import and lower a model: `main` calls fused kernels, which are the module's other functions.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    target
+        The target, which decides the layout.
+    shapes
+        Sizes of dynamic input shapes, by input name.
+    source
+        What to call the model in errors.
+
+    Raises
+    ------
+    UsageError
+        If an input shape is dynamic and not given.
+    UserError
+        If the model has an operator that TVM cannot import; the sentence names the operator and its node.
+    """
+    sizes = graph.input_shapes(model, shapes)
+    prepared = graph.prepare(model)
+    try:
+        mod = from_onnx(
+            prepared,
+            shape_dict={name: list(shape) for name, shape in sizes.items()},
+            keep_params_in_input=False,
+            sanitize_input_names=False,
+        )
+    except Exception as error:
+        raise UserError(_import_failure(prepared, source, error)) from error
+    mod = relax.transform.DecomposeOpsForInference()(mod)
+    return lowering.lower(layout.channels_last(mod), target.tvm_target())
+
+
+def _import_failure(model: onnx.ModelProto, source: str, error: Exception) -> str:
+    from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
+
+    known = _get_convert_map()
+    for node in model.graph.node:
+        if node.op_type not in known or node.domain not in ("", "ai.onnx"):
+            domain = f" of domain {node.domain!r}" if node.domain else ""
+            return (
+                f"{source}: operator {node.op_type}{domain} (node {node.name or node.output[0]!r}) is not "
+                "supported by TVM's ONNX importer; rewrite that part of the model"
+            )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{source} cannot be imported by TVM: {lines[-1]}"
+
+
+def kernels_of(mod: tvm.IRModule) -> dict[str, Kernel]:
+    """Distinct kernels of a lowered module by the name under which `main` calls them."""
+    calls: dict[str, int] = {}
+    for binding in layout.bindings(mod["main"]):
+        value = binding.value
+        if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
+            name = value.args[0].name_hint
+            calls[name] = calls.get(name, 0) + 1
+    return {name: make_kernel(mod[name], name, count) for name, count in calls.items()}
+
+
+def compile(  # noqa: A001 - the name is the product's
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: Target,
+    path: str | os.PathLike[str],
+    *,
+    shape: graph.Shapes | None = None,
+    logs: Iterable[Path] = (),
+    records: KernelTable | None = None,
+) -> CompiledModule:
+    """Compile an ONNX model for a target into a shared library that carries its own metadata.
+
+    Parameters
+    ----------
+    model
+        ONNX file, or a model in memory.
+    target
+        What to compile for.
+    path
+        The `.so` to write; it appears whole or not at all.
+    shape
+        Sizes of dynamic input shapes, by input name: `{"input": (1, 3, 224, 224)}`.
+    logs
+        Folders of tuning logs to look in before those that ship with ofa-tvm.
+    records
+        Records to use instead of searching `logs`.
+
+    Raises
+    ------
+    UsageError, UserError
+        If the model cannot be read or imported, the target's linker is missing, or `path` cannot be written.
+    """
+    in_memory = isinstance(model, onnx.ModelProto)
+    source = "the model" if in_memory else str(model)
+    proto = model if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
+    mod = lower_onnx(proto, target, shape, source)
+    table = find_records(target, logs) if records is None else records
+    tvm_target = target.tvm_target()
+    mach = schedules.machine(tvm_target)
+
+    kernels = kernels_of(mod)
+    scheduled: dict[str, ScheduledKernel] = {}
+    uses: list[KernelUse] = []
+    for name, kernel in kernels.items():
+        scheduled[name], use = _schedule(kernel, table, mach)
+        uses.append(use)
+    objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
+    metadata = _metadata(proto, mod, target)
+    executable = _executable(mod, scheduled, metadata, tvm_target)
+    _link(executable, objects, target, Path(path))
+    fraction = _tuned_fraction(list(kernels.values()), uses)
+    return CompiledModule(Path(path), tuple(uses), fraction)
+
+
+def _schedule(
+    kernel: Kernel, table: KernelTable, mach: schedules.Machine
+) -> tuple[ScheduledKernel, KernelUse]:
+    record = table.best(kernel.key)
+    if record is not None:
+        sch = scheduled_by_trace(kernel.mod, record.trace)
+        use = KernelUse(kernel.name, kernel.calls, "tuned", record.time_us)
+        return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
+    default = next(schedules.ranked_schedules(kernel.mod, mach), None)
+    if default is not None:
+        use = KernelUse(kernel.name, kernel.calls, "default", None)
+        return scheduled_kernel(kernel.key, default.mod["main"], trace_json(default)), use
+    return scheduled_kernel(kernel.key, kernel.mod["main"], None), KernelUse(
+        kernel.name, kernel.calls, "none", None
+    )
+
+
+def trace_json(sch: Schedule) -> Any:
+    """A schedule's trace as plain JSON data."""
+    return json.loads(json.dumps(_plain(sch.trace.as_json())))
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and integers as Python's own."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if hasattr(value, "items"):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "__iter__"):
+        return [_plain(v) for v in value]
+    return _plain(value.value)
+
+
+def scheduled_by_trace(mod: tvm.IRModule, trace: Any) -> Schedule:
+    """Schedule of `mod` rebuilt from a trace in JSON form."""
+    sch = Schedule(mod)
+    Trace.apply_json_to_schedule(_to_tvm(trace), sch)
+    return sch
+
+
+def _to_tvm(value: Any) -> Any:
+    return value
+
+
+def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
+    known_us = sum(use.time_us * use.calls for use in uses if use.time_us is not None)
+    known_flops = sum(
+        k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is not None
+    )
+    unknown_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is None)
+    if not known_us or not known_flops:
+        return 0.0
+    return known_us / (known_us + unknown_flops * known_us / known_flops)
+
+
+def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> bytes:
+    """What the library says of itself, as JSON (read back by `ofa_tvm.load`)."""
+    function = mod["main"]
+    names = [value.name for value in graph.graph_inputs(model)]
+    result = function.ret_ty
+    fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    content = {
+        "format": 1,
+        "inputs": [_tensor(name, param.ty) for name, param in zip(names, function.params, strict=True)],
+        "outputs": [_tensor(value.name, ty) for value, ty in zip(model.graph.output, fields, strict=True)],
+        "target": {
+            "name": target.name,
+            "kind": target.kind,
+            "tvm": target.tvm_dict(),
+            "threads": target.threads,
+        },
+        "onnx_metadata": {entry.key: entry.value for entry in model.metadata_props},
+        "versions": {"ofa-tvm": version("ofa-tvm"), "tvm": tvm.__version__, "onnx": onnx.__version__},
+    }
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:
+    return {"name": name, "shape": list(layout.static_shape_of(ty) or ()), "dtype": str(ty.dtype)}
+
+
+def _executable(
+    mod: tvm.IRModule,
+    scheduled: dict[str, ScheduledKernel],
+    metadata: bytes,
+    tvm_target: tvm.target.Target,
+) -> tvm.runtime.Executable:
+    """The network's VM code; its kernels stay external and are linked from object files."""
+    main = _ExternalKernels(mod, scheduled).main()
+    builder = relax.BlockBuilder()
+    with builder.function("metadata", []):
+        builder.emit_func_output(builder.emit(relax.const(np.frombuffer(metadata, np.uint8).copy())))
+    module = builder.finalize()
+    module["main"] = main
+    passes = tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+    return relax.build(module, tvm_target, relax_pipeline=passes)
+
+
+@relax.expr_functor.mutator
+class _ExternalKernels(relax.PyExprMutator):  # type: ignore[misc]
+    """Replaces calls of PrimFuncs by calls of external functions with the kernels' symbols."""
+
+    def __init__(self, mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> None:
+        super().__init__()
+        self._function = mod["main"]
+        self._scheduled = scheduled
+
+    def main(self) -> relax.Function:
+        return self.visit_expr(self._function).with_attr("global_symbol", "main")
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if call.op != tvm.ir.Op.get("relax.call_tir"):
+            return call
+        kernel = self._scheduled[call.args[0].name_hint]
+        return relax.op.call_dps_packed(kernel.symbol, call.args[1], list(call.ty_args))
+
+
+def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Target, path: Path) -> None:
+    linker = target.link.find()
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as folder, replacing(path) as temporary:
+
+        def link(output: str, files: list[str], **_options: object) -> None:
+            command = [linker, "-shared", "-fPIC", "-o", output, *files]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError(f"linking {path.name} with {linker} failed: {done.stderr.strip()}")
+
+        executable.export_library(
+            str(temporary), fcompile=link, addons=[str(p) for p in objects], workspace_dir=folder
+        )
+
+
+__all__ = [
+    "CompiledModule",
+    "KernelUse",
+    "compile",
+    "kernel_key",
+    "kernels_of",
+    "lower_onnx",
+    "scheduled_by_trace",
+    "shapes",
+    "trace_json",
+]

@@ -1,0 +1,72 @@
+"""Kernels: the fused PrimFuncs of a lowered network, and what makes two of them the same."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm.s_tir.analysis import estimate_tir_flops
+
+_DIGITS = re.compile(r"\d+$")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One distinct kernel.
+
+    Parameters
+    ----------
+    key
+        Identity: a hash of the kernel's structure (loops, shapes, arithmetic), not of names.
+    name
+        What it does, with shapes, for people: `matmul+add+relu 196x80,80x480,1x480->196x480`.
+    mod
+        Module whose only function, `main`, is the unscheduled kernel.
+    flops
+        Floating-point operations of one call.
+    calls
+        How often the network calls it.
+    """
+
+    key: str
+    name: str
+    mod: tvm.IRModule
+    flops: float
+    calls: int = 1
+
+
+def kernel_key(function: tvm.tirx.PrimFunc) -> str:
+    """Identity of a kernel: equal for structurally equal functions, in every process."""
+    plain = function.without_attr("global_symbol").without_attr("op_pattern")
+    return f"{tvm_ffi.structural_hash(plain) & (2**64 - 1):016x}"
+
+
+def shapes(function: tvm.tirx.PrimFunc) -> list[tuple[int, ...]]:
+    """Static shapes of a kernel's parameters, outputs last."""
+    return [tuple(int(d) for d in buffer.shape) for buffer in function.params]
+
+
+def _readable(name: str, function: tvm.tirx.PrimFunc) -> str:
+    parts: list[str] = []
+    for word in name.removeprefix("fused_").replace("tir_", "").split("_"):
+        word = _DIGITS.sub("", word) if not word.endswith("2d") else word
+        parts.append(re.sub(r"(2d)\d+$", r"\1", word))
+    text = "_".join(parts)
+    for known in ("depthwise_conv2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d"):
+        text = text.replace(known, known.replace("_", "-"))
+    dims = ["x".join(map(str, shape)) or "scalar" for shape in shapes(function)]
+    return f"{text.replace('_', '+')} {','.join(dims[:-1])}->{dims[-1]}"
+
+
+def make_kernel(function: tvm.tirx.PrimFunc, hint: str, calls: int = 1) -> Kernel:
+    """Kernel of a PrimFunc; `hint` is the name that fusion gave it."""
+    mod = tvm.IRModule({"main": function.without_attr("op_pattern").with_attr("global_symbol", "main")})
+    return Kernel(
+        key=kernel_key(function),
+        name=_readable(hint, function),
+        mod=mod,
+        flops=float(estimate_tir_flops(mod)),
+        calls=calls,
+    )

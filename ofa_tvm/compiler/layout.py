@@ -1,0 +1,334 @@
+"""NHWC end to end, and 1x1 convolutions as matrix products.
+
+The importer gives NCHW. Channels-last lets every kernel be vectorised over channels whatever the map's
+size, so the whole network is converted, and permutations remain only at its edges. A feature map has up to
+three views, made when first asked for and then reused:
+
+- `nchw` (N, C, H, W), as imported; operators unknown here use it;
+- `nhwc` (N, H, W, C), used by spatial operators;
+- `flat` (N*H*W, C), used by 1x1 convolutions, which tune faster and end faster as matrix products; between
+  `nhwc` and `flat` lies a reshape, which costs nothing at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+
+_UNARY = frozenset(
+    f"relax.{name}"
+    for name in (
+        "nn.relu nn.relu6 nn.gelu nn.gelu_tanh nn.silu nn.leakyrelu nn.softplus clip sigmoid tanh exp log sqrt "
+        "rsqrt negative abs erf floor ceil round sign square"
+    ).split()
+)
+_BINARY = frozenset(
+    f"relax.{name}" for name in "add subtract multiply divide maximum minimum power".split()
+)
+_POOLING = frozenset(
+    f"relax.nn.{name}" for name in "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d".split()
+)
+_REDUCTION = frozenset(f"relax.{name}" for name in "mean sum max min".split())
+_CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
+    "relax.add": np.add,
+    "relax.subtract": np.subtract,
+    "relax.multiply": np.multiply,
+    "relax.divide": np.divide,
+    "relax.negative": np.negative,
+    "relax.sqrt": np.sqrt,
+}
+
+Shape = tuple[int, ...]
+
+
+def channels_last(mod: tvm.IRModule) -> tvm.IRModule:
+    """Module whose `main` computes the same in NHWC, with constants folded.
+
+    Only straight-line dataflow functions (what an ONNX import gives) are rewritten; a function with control
+    flow is returned as it is.
+    """
+    plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
+    if not all(isinstance(binding.value, plain) for binding in bindings(mod["main"])):
+        return mod
+    return _Rewriter(mod).run()
+
+
+def bindings(function: relax.Function) -> list[relax.Binding]:
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def static_shape(expr: relax.Expr) -> Shape | None:
+    """Shape of a tensor expression, None if it is not static."""
+    return static_shape_of(expr.ty)
+
+
+def static_shape_of(ty: tvm.ir.Type) -> Shape | None:
+    """Shape of a tensor type, None if it is not static."""
+    shape = getattr(ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr):
+        return None
+    values = [getattr(dim, "value", None) for dim in shape.values]
+    return None if None in values else tuple(int(v) for v in values)
+
+
+def _constant(expr: relax.Expr) -> np.ndarray | None:
+    return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+def _ints(values: object) -> list[int]:
+    return [int(v) for v in values]  # type: ignore[attr-defined]
+
+
+class _Rewriter:
+    """Walks `main` once, emitting each operator on the view that suits it."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self.function = mod["main"]
+        others = {var: function for var, function in mod.functions.items() if var.name_hint != "main"}
+        self.bb = relax.BlockBuilder(tvm.IRModule(others))
+        self.views: dict[tuple[relax.Var, str], relax.Expr] = {}
+        self.shapes: dict[relax.Var, Shape | None] = {}
+        self.constants: dict[relax.Var, np.ndarray] = {}
+
+    def run(self) -> tvm.IRModule:
+        function = self.function
+        with self.bb.function("main", list(function.params), attrs=dict(function.attrs or {})):
+            with self.bb.dataflow():
+                for param in function.params:
+                    self._define(param, "nchw", param)
+                for binding in bindings(function):
+                    self._rewrite(binding.var, binding.value)
+                result = self.bb.emit_output(self._original(function.body.body))
+            self.bb.emit_func_output(result)
+        mod = self.bb.finalize()
+        return tvm.transform.Sequential(
+            [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination(["main"])]
+        )(mod)
+
+    # Views.
+
+    def _define(self, var: relax.Var, view: str, expr: relax.Expr) -> None:
+        self.shapes[var] = static_shape(var)
+        self.views[var, view] = expr
+
+    def _has(self, expr: relax.Expr, view: str) -> bool:
+        return isinstance(expr, relax.Var) and (expr, view) in self.views
+
+    def _is_map(self, expr: relax.Expr) -> bool:
+        """Whether `expr` is a non-constant feature map of static shape."""
+        if not isinstance(expr, relax.Var) or expr in self.constants:
+            return False
+        shape = self.shapes.get(expr)
+        return shape is not None and len(shape) == 4
+
+    def _view(self, var: relax.Var, view: str) -> relax.Expr:
+        if (var, view) not in self.views:
+            n, c, h, w = self._shape(var)
+            if view == "nchw":
+                expr = relax.op.permute_dims(self._view(var, "nhwc"), [0, 3, 1, 2])
+            elif view == "flat":
+                expr = relax.op.reshape(self._view(var, "nhwc"), (n * h * w, c))
+            elif (var, "flat") in self.views:
+                expr = relax.op.reshape(self.views[var, "flat"], (n, h, w, c))
+            else:
+                expr = relax.op.permute_dims(self.views[var, "nchw"], [0, 2, 3, 1])
+            self.views[var, view] = self.bb.emit(expr)
+        return self.views[var, view]
+
+    def _shape(self, var: relax.Var) -> tuple[int, int, int, int]:
+        n, c, h, w = self.shapes[var] or ()
+        return n, c, h, w
+
+    def _original(self, expr: relax.Expr) -> relax.Expr:
+        """The expression in the layout in which it was imported."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._original(field) for field in expr.fields])
+        if not isinstance(expr, relax.Var):
+            return expr
+        if expr in self.constants:
+            return relax.const(self.constants[expr])
+        return self._view(expr, "nchw") if self._is_map(expr) else self.views[expr, "nchw"]
+
+    def _value(self, expr: relax.Expr) -> np.ndarray | None:
+        """Value of a constant expression, else None."""
+        if isinstance(expr, relax.Var):
+            return self.constants.get(expr)
+        return _constant(expr)
+
+    # Operators.
+
+    def _rewrite(self, var: relax.Var, value: relax.Expr) -> None:
+        if isinstance(value, relax.Var | tvm.ir.GenericConst):
+            self._alias(var, value)
+            return
+        if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
+            if self._fold(var, value):
+                return
+            emitted = self._channels_last(value)
+            if emitted is not None:
+                view, expr = emitted
+                self._define(var, view, self.bb.emit(expr))
+                return
+        self._define(var, "nchw", self.bb.emit(self._with_original_arguments(value)))
+
+    def _alias(self, var: relax.Var, value: relax.Expr) -> None:
+        constant = self._value(value)
+        self.shapes[var] = static_shape(var)
+        if constant is not None:
+            self.constants[var] = constant
+            return
+        for view in ("nchw", "nhwc", "flat"):
+            if (value, view) in self.views:
+                self.views[var, view] = self.views[value, view]
+
+    def _with_original_arguments(self, value: relax.Expr) -> relax.Expr:
+        if isinstance(value, relax.Call):
+            arguments = [self._original(argument) for argument in value.args]
+            return relax.Call(value.op, arguments, value.attrs, value.ty_args)
+        if isinstance(value, relax.TupleGetItem):
+            return relax.TupleGetItem(self._original(value.tuple_value), value.index)
+        return self._original(value)
+
+    def _fold(self, var: relax.Var, call: relax.Call) -> bool:
+        """Compute an operator on constants here; TVM's own folding builds a kernel with LLVM for each."""
+        operands = [a for a in call.args if not isinstance(a, relax.ShapeExpr)]
+        values = [self._value(operand) for operand in operands]
+        arrays = [v for v in values if v is not None]
+        if not arrays or len(arrays) < len(values):
+            return False
+        shape = static_shape(var)
+        name = call.op.name
+        if name in _CONSTANT_OPS:
+            result = _CONSTANT_OPS[name](*arrays)
+        elif name == "relax.permute_dims":
+            axes = call.attrs.axes
+            result = np.transpose(arrays[0], None if axes is None else _ints(axes))
+        elif name in ("relax.reshape", "relax.expand_dims", "relax.squeeze") and shape is not None:
+            result = arrays[0].reshape(shape)
+        else:
+            return False
+        self.shapes[var] = shape
+        self.constants[var] = np.ascontiguousarray(result, arrays[0].dtype)
+        return True
+
+    def _channels_last(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
+        """(view, expression) in a channels-last view, or None where the imported form must be kept."""
+        name = call.op.name
+        if name == "relax.nn.conv2d":
+            return self._convolution(call)
+        if name in _BINARY:
+            return self._binary(call)
+        if not call.args or not self._is_map(call.args[0]):
+            return None
+        source = call.args[0]
+        if name in _UNARY:
+            view = self._preferred(source)
+            if view == "nchw":
+                return None
+            arguments = [self._view(source, view), *call.args[1:]]
+            return view, relax.Call(call.op, arguments, call.attrs, call.ty_args)
+        if name in _POOLING:
+            return self._pooling(call, source)
+        if name in _REDUCTION and call.attrs.keepdims and call.attrs.axis is not None:
+            if sorted(axis % 4 for axis in _ints(call.attrs.axis)) == [2, 3]:
+                reduce = getattr(relax.op, name.removeprefix("relax."))
+                return "nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True)
+        if name == "relax.reshape" and self._shape(source)[2:] == (1, 1):
+            return self._flatten(call, source)
+        return None
+
+    def _preferred(self, *maps: relax.Var) -> str:
+        for view in ("flat", "nhwc"):
+            if any(self._has(var, view) for var in maps):
+                return view
+        return "nchw"
+
+    def _flatten(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
+        """(N, C, 1, 1) to (N, C): no permutation is needed."""
+        if self._preferred(source) == "nchw":
+            return None
+        shape = static_shape(call)
+        return None if shape is None else ("nchw", relax.op.reshape(self._view(source, "flat"), shape))
+
+    def _pooling(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
+        attributes = call.attrs
+        if attributes.layout != "NCHW":
+            return None
+        operator = getattr(relax.op.nn, call.op.name.removeprefix("relax.nn."))
+        data = self._view(source, "nhwc")
+        if "adaptive" in call.op.name:
+            size = attributes.output_size
+            return "nhwc", operator(data, None if size is None else _ints(size), layout="NHWC")
+        keywords = {
+            "pool_size": _ints(attributes.pool_size),
+            "strides": _ints(attributes.strides),
+            "padding": _ints(attributes.padding),
+            "dilation": _ints(attributes.dilation),
+            "ceil_mode": bool(attributes.ceil_mode),
+            "count_include_pad": bool(attributes.count_include_pad),
+        }
+        return "nhwc", operator(data, layout="NHWC", **keywords)
+
+    def _convolution(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
+        data, attributes = call.args[0], call.attrs
+        weight = self._value(call.args[1])
+        if not self._is_map(data) or weight is None or attributes.data_layout != "NCHW":
+            return None
+        c_in = self._shape(data)[1]
+        groups, strides, padding = int(attributes.groups), _ints(attributes.strides), _ints(attributes.padding)
+        depthwise = groups == c_in and weight.shape[1] == 1
+        if groups != 1 and not depthwise:
+            return None
+        if groups == 1 and weight.shape[2:] == (1, 1) and strides == [1, 1] and not any(padding):
+            matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
+            return "flat", relax.op.matmul(self._view(data, "flat"), relax.const(matrix))
+        hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        convolution = relax.op.nn.conv2d(
+            self._view(data, "nhwc"),
+            relax.const(hwio),
+            strides=strides,
+            padding=padding,
+            dilation=_ints(attributes.dilation),
+            groups=groups,
+            data_layout="NHWC",
+            kernel_layout="HWIO",
+            out_layout="NHWC",
+        )
+        return "nhwc", convolution
+
+    def _binary(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
+        maps = [argument for argument in call.args if self._is_map(argument)]
+        if not maps or static_shape(call) not in [self.shapes[var] for var in maps]:
+            return None
+        view = self._preferred(*maps)
+        if view == "nchw":
+            return None
+        if view == "flat" and any(self.shapes[var] != self.shapes[maps[0]] for var in maps):
+            view = "nhwc"  # an operand broadcast over the map, as in squeeze-and-excitation
+        operands = [self._operand(argument, view) for argument in call.args]
+        if any(operand is None for operand in operands):
+            return None
+        divisor = self._value(call.args[1])
+        if call.op.name == "relax.divide" and divisor is not None and divisor.dtype.kind == "f":
+            # A vector division costs ten times a multiplication; hard-swish is full of division by 6.
+            return view, relax.op.multiply(operands[0], relax.const(1 / operands[1].value.numpy()))
+        return view, relax.Call(call.op, operands, call.attrs, call.ty_args)
+
+    def _operand(self, argument: relax.Expr, view: str) -> relax.Expr | None:
+        """A binary operator's operand in `view`, or None if it cannot be brought there."""
+        value = self._value(argument)
+        if value is None:
+            return self._view(argument, view) if self._is_map(argument) else None
+        if value.size == 1:
+            return relax.const(value.reshape(()))
+        if value.ndim > 4:
+            return None
+        nhwc = np.ascontiguousarray(value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 2, 3, 1))
+        if view == "nhwc":
+            return relax.const(nhwc)
+        if nhwc.shape[:3] == (1, 1, 1):
+            return relax.const(nhwc.reshape(1, -1))
+        return None

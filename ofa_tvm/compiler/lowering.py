@@ -1,0 +1,76 @@
+"""From a Relax graph to fused kernels: own operator definitions, TVM's fusion."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax, te, tirx
+
+from ofa_tvm.compiler.layout import static_shape
+
+
+def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Legalize and fuse: afterwards `main` only calls kernels (PrimFuncs) and reshapes, which are views."""
+    passes = tvm.transform.Sequential(
+        [
+            relax.transform.LegalizeOps({"relax.nn.conv2d": _conv2d}, skip_ops=["relax.reshape"]),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(["main"]),
+        ]
+    )
+    with target:
+        return passes(mod)
+
+
+def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """NHWC depthwise convolutions with our definition; all others with TVM's."""
+    attributes = call.attrs
+    shape = static_shape(call.args[0])
+    depthwise = (
+        attributes.data_layout == "NHWC"
+        and shape is not None
+        and int(attributes.groups) == shape[3]
+        and static_shape(call.args[1])[2:] == (1, shape[3])
+    )
+    if not depthwise:
+        return relax.transform.legalize_ops.nn._nn_conv2d(bb, call)
+    return bb.call_te(
+        _depthwise_nhwc,
+        call.args[0],
+        call.args[1],
+        [int(v) for v in attributes.strides],
+        [int(v) for v in attributes.padding],
+        [int(v) for v in attributes.dilation],
+        primfunc_name_hint="depthwise_conv2d",
+    )
+
+
+def _depthwise_nhwc(
+    data: te.Tensor, weight: te.Tensor, strides: list[int], padding: list[int], dilation: list[int]
+) -> te.Tensor:
+    """Depthwise convolution whose innermost loop is the channel, for data (N, H, W, C), weight (kh, kw, 1, C)."""
+    n, height, width, channels = (int(v) for v in data.shape)
+    kh, kw = int(weight.shape[0]), int(weight.shape[1])
+    top, left, bottom, right = padding
+    out_h = (height + top + bottom - dilation[0] * (kh - 1) - 1) // strides[0] + 1
+    out_w = (width + left + right - dilation[1] * (kw - 1) - 1) // strides[1] + 1
+    padded = te.compute(
+        (n, height + top + bottom, width + left + right, channels),
+        lambda b, y, x, c: tirx.if_then_else(
+            tirx.all(y >= top, y < top + height, x >= left, x < left + width),
+            data[b, y - top, x - left, c],
+            tirx.const(0, data.dtype),
+        ),
+        name="padded",
+    )
+    dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
+    return te.compute(
+        (n, out_h, out_w, channels),
+        lambda b, y, x, c: te.sum(
+            padded[b, y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1], c]
+            * weight[dy, dx, 0, c],
+            axis=[dy, dx],
+        ),
+        name="depthwise_conv2d",
+    )

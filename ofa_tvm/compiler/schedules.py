@@ -1,0 +1,306 @@
+"""Schedule templates for CPUs: one design for every kernel with a single reduction.
+
+Matrix products (1x1 convolutions), depthwise and standard convolutions, global pooling and the small
+products of squeeze-and-excitation have one good shape on a SIMD machine: vectors over channels, a register
+tile of several rows (pixels), the reduction outside that tile, the epilogue inside it, and a padded copy of
+the few input lines in use. Only the tile sizes are open, and a rough count of cycles ranks them well. So a
+kernel that was never tuned starts from a good schedule, and a few measured trials find the best one, where
+MetaSchedule's generic space needs tens to hundreds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+_REGISTERS = {16: 32, 8: 16, 4: 32}  # vector registers by float32 lanes: AVX-512, AVX2, NEON and SSE
+_UNROLL_LIMIT = 256  # vector multiply-adds in straight-line code
+_FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
+_PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
+_DATA_PARALLEL, _REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a CPU template needs to know of its target.
+
+    Parameters
+    ----------
+    lanes
+        float32 values in a vector register.
+    threads
+        Threads that one kernel may use.
+    l1_bytes, l2_bytes
+        Data caches of one core.
+    """
+
+    lanes: int
+    threads: int = 1
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+
+    @property
+    def registers(self) -> int:
+        """Vector registers."""
+        return _REGISTERS.get(self.lanes, 16)
+
+
+def machine(target: tvm.target.Target) -> Machine:
+    """Vector width (as LLVM sees it) and threads of a CPU target."""
+    bits = int(tvm.target.codegen.llvm_get_vector_width(target))
+    return Machine(lanes=max(4, bits // 32), threads=int(target.attrs.get("num-cores", 1)))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a kernel with one reduction.
+
+    Parameters
+    ----------
+    reduction, output, padding
+        Block names: the reduction, the block that writes the result (the same one where there is no
+        epilogue), and the padded copy of the input, if any.
+    spatial, reduce
+        Extents of the reduction's data-parallel and reduction loops.
+    padded
+        Shape of the padded input, empty without one.
+    """
+
+    reduction: str
+    output: str
+    padding: str | None
+    spatial: tuple[int, ...]
+    reduce: tuple[int, ...]
+    padded: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile sizes of one schedule: channels (`width`), pixels of a line (`rows`), lines per padded band."""
+
+    width: int
+    rows: int
+    lines: int
+    channels_first: bool
+
+
+def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
+    """Designs with sampled tile sizes for MetaSchedule; empty for kernels that no template covers."""
+    anatomy = analyse(Schedule(mod))
+    if anatomy is None:
+        return []
+    groups: dict[tuple[int, bool], list[Tiling]] = {}
+    for tiling in tilings(anatomy, mach):
+        groups.setdefault((tiling.width, tiling.channels_first), []).append(tiling)
+    return [_scheduled(mod, anatomy, mach, group) for group in groups.values()]
+
+
+def ranked_schedules(mod: tvm.IRModule, mach: Machine) -> Iterator[Schedule]:
+    """Schedules of a kernel in order of promise; made one by one, since most callers need only a few.
+
+    Kernels without a reduction give one vectorised schedule; kernels with several reductions give none.
+    """
+    probe = Schedule(mod)
+    anatomy = analyse(probe)
+    if anatomy is not None:
+        for tiling in tilings(anatomy, mach):
+            yield _scheduled(mod, anatomy, mach, [tiling])
+        return
+    elementwise = _elementwise(mod, mach)
+    if elementwise is not None:
+        yield elementwise
+
+
+def analyse(sch: Schedule) -> Anatomy | None:
+    """Anatomy of a kernel with exactly one reduction, else None.
+
+    On the way, `sch` is simplified: elementwise blocks are inlined into the output block.
+    """
+    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
+    names = [sch.get(block).name_hint for block in blocks]
+    reductions = [i for i, block in enumerate(blocks) if _REDUCTION in _iter_kinds(sch, block)]
+    if len(reductions) != 1:
+        return None
+    (at,) = reductions
+    padding = next((name for name in names[:at] if "pad" in name.lower()), None)
+    kinds = _iter_kinds(sch, blocks[at])
+    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(blocks[at])]
+    if len(extents) != len(kinds):
+        return None
+    padded: tuple[int, ...] = ()
+    for name, block in zip(names, blocks, strict=True):
+        if name == padding:
+            padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
+        elif name not in (names[at], names[-1]):
+            sch.compute_inline(block)
+    return Anatomy(
+        reduction=names[at],
+        output=names[-1],
+        padding=padding,
+        spatial=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _DATA_PARALLEL),
+        reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _REDUCTION),
+        padded=padded,
+    )
+
+
+def _iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:
+    return [int(v.iter_type) for v in sch.get(block).iter_vars]
+
+
+def divisors(n: int) -> list[int]:
+    """Divisors of `n`, ascending."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
+    """All tilings worth a trial, most promising first."""
+    channels = anatomy.spatial[-1]
+    row_extent = anatomy.spatial[-2] if len(anatomy.spatial) > 1 else 1
+    line_extent = anatomy.spatial[-3] if anatomy.padding is not None and len(anatomy.spatial) > 2 else 1
+    orders = (True, False) if len(anatomy.spatial) > 1 else (True,)
+    found = []
+    for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
+        vectors = math.ceil(width / mach.lanes)
+        for rows in divisors(row_extent):
+            if rows > 1 and rows * vectors + vectors + 1 > mach.registers:
+                continue
+            for lines in divisors(line_extent):
+                found += [Tiling(width, rows, lines, order) for order in orders]
+    return sorted(found, key=lambda tiling: estimated_cycles(anatomy, tiling, mach))
+
+
+def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+    """Rough cycles of a tiling on a core with two FMA and two load ports; only its order matters."""
+    vectors = math.ceil(tiling.width / mach.lanes)
+    taps = math.prod(anatomy.reduce)
+    tiles = math.prod(anatomy.spatial) / (tiling.width * tiling.rows)
+    multiply_adds = tiling.rows * vectors
+    per_pixel_data = anatomy.padding is not None and len(anatomy.reduce) == 2  # depthwise: no reuse over c
+    loads = vectors + tiling.rows * (vectors if per_pixel_data else 1)
+    per_tap = max(multiply_adds / 2, loads / 2, multiply_adds / 2 * _FMA_LATENCY_X_UNITS / max(
+        multiply_adds, 1) if multiply_adds < _FMA_LATENCY_X_UNITS else 0)
+    cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
+    if anatomy.padding is not None:
+        return cycles + _padding_cycles(anatomy, tiling, mach)
+    depth, height = taps, math.prod(anatomy.spatial[:-1])
+    if tiling.channels_first:  # the panel of weights stays, the data is read again for every panel
+        panel, reread = depth * tiling.width * 4, depth * height * 4 * (anatomy.spatial[-1] // tiling.width)
+    else:  # a few rows of data stay, all weights are read again for every tile of rows
+        panel = depth * tiling.rows * 4
+        reread = depth * anatomy.spatial[-1] * 4 * (height // tiling.rows)
+    return cycles * (1.1 if panel > mach.l1_bytes else 1.0) + reread / 256
+
+
+def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+    """Cycles to copy the bands of padded input, once for every band and channel tile."""
+    *_, height, line_width, channels = anatomy.padded
+    lines_total = anatomy.spatial[-3] if len(anatomy.spatial) > 2 else 1
+    kernel = anatomy.reduce[0]
+    stride = max(1, (height - kernel) // max(1, lines_total - 1)) if lines_total > 1 else 1
+    band_lines = (tiling.lines - 1) * stride + kernel
+    depthwise = channels == anatomy.spatial[-1] and len(anatomy.reduce) == 2
+    copied = min(tiling.width, channels) if depthwise else channels
+    repeats = anatomy.spatial[-1] // tiling.width if depthwise or tiling.channels_first else 1
+    band_bytes = band_lines * line_width * copied * 4
+    vectors = math.ceil(copied / mach.lanes)
+    spill = 1.0 if band_bytes <= mach.l1_bytes else 2.0 if band_bytes <= mach.l2_bytes else 4.0
+    return repeats * (lines_total // tiling.lines) * band_lines * line_width * vectors * 2 * spill
+
+
+def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule:
+    """Schedule for options that share `width` and `channels_first`; rows and lines are sampled among them."""
+    sch = Schedule(mod)
+    analyse(sch)
+    width, channels_first = options[0].width, options[0].channels_first
+    reduction = sch.get_sblock(anatomy.reduction)
+    if anatomy.output == anatomy.reduction:
+        output = sch.cache_write(reduction, 0, "local")
+    else:
+        output = sch.get_sblock(anatomy.output)
+        sch.set_scope(reduction, 0, "local")
+    loops = list(sch.get_loops(output))
+    channel = loops.pop()
+    row = loops.pop() if loops else sch.add_unit_loop(channel)
+    tile = _choice(sch, [option.rows for option in options])
+    row0, row1 = sch.split(row, [None, tile])
+    channel0, channel1 = sch.split(channel, [None, width])
+    band: list[LoopRV] = []
+    if anatomy.padding is not None and loops:
+        line0, line1 = sch.split(loops.pop(), [None, _choice(sch, [option.lines for option in options])])
+        loops.append(line0)
+        band = [line1]
+    if channels_first:
+        outer = [channel0, *loops]
+    elif anatomy.padding is not None:
+        outer = [*loops, channel0]
+    else:
+        outer = [*loops, row0, channel0]
+    inner = [loop for loop in (*band, row0) if loop not in outer]
+    sch.reorder(*outer, *inner, row1, channel1)
+    sch.compute_at(reduction, (outer + inner)[-1])
+    if anatomy.padding is not None:
+        padding = sch.get_sblock(anatomy.padding)
+        sch.compute_at(padding, outer[-1])
+        sch.vectorize(sch.get_loops(padding)[-1])
+    depth = len(sch.get_loops(output)) - 2
+    own = list(sch.get_loops(reduction))[depth:]
+    spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
+    sch.reorder(*reduce, *spatial)
+    _unroll_and_vectorize(sch, [row1, channel1])
+    _unroll_and_vectorize(sch, spatial)
+    if anatomy.padding is not None:
+        straight = max(option.rows for option in options) * math.ceil(width / mach.lanes)
+        for loop in reversed(reduce):
+            straight *= int(sch.get(loop).extent)
+            if straight > _UNROLL_LIMIT:
+                break
+            sch.unroll(loop)
+    initial = sch.decompose_reduction(reduction, reduce[0])
+    _unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:])
+    work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
+    if mach.threads > 1 and work >= _PARALLEL_FLOPS:
+        sch.parallel(sch.fuse(*outer))
+    return sch
+
+
+def _choice(sch: Schedule, values: list[int]) -> tvm.tirx.Var:
+    """A sampled tile size; earlier (more promising) values are drawn more often."""
+    distinct = list(dict.fromkeys(values))
+    weights = [1 / (1 + i) for i in range(len(distinct))]
+    return sch.sample_categorical(distinct, [w / sum(weights) for w in weights], decision=0)
+
+
+def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV]) -> None:
+    for loop in loops[:-1]:
+        sch.unroll(loop)
+    if loops:
+        sch.vectorize(loops[-1])
+
+
+def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
+    """All blocks inlined into the output, its innermost loop in vectors; None if something cannot be inlined."""
+    sch = Schedule(mod)
+    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
+    if any(_REDUCTION in _iter_kinds(sch, block) for block in blocks):
+        return None
+    try:
+        for block in blocks[:-1]:
+            sch.compute_inline(block)
+        loops = list(sch.get_loops(blocks[-1]))
+        if not loops:
+            return sch
+        extent = int(sch.get(loops[-1]).extent)
+        width = max(d for d in divisors(extent) if d <= 2 * mach.lanes)
+        split, vector = sch.split(loops[-1], [None, width])
+        if width > 1:
+            sch.vectorize(vector)
+        if mach.threads > 1 and math.prod(int(sch.get(loop).extent) for loop in loops) >= _PARALLEL_FLOPS:
+            sch.parallel(sch.fuse(*loops[:-1], split))
+    except tvm.s_tir.ScheduleError:
+        return None
+    return sch

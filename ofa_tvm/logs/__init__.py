@@ -1,0 +1,6 @@
+"""Tuning logs: their format, and finding the records that serve a target."""
+
+from ofa_tvm.logs.log import KernelTable, LogWriter, find_records, log_name, read_folder
+from ofa_tvm.logs.record import Header, Record
+
+__all__ = ["Header", "KernelTable", "LogWriter", "Record", "find_records", "log_name", "read_folder"]

@@ -1,0 +1,178 @@
+"""Tuning logs on disk: a folder a target, in it JSON-lines files that are only ever appended to."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import append_line, data_dir
+from ofa_tvm.logs.record import Header, Record
+from ofa_tvm.targets import Target
+
+_OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
+_MOST_FILES = 64
+
+
+def log_name(target: Target) -> str:
+    """Folder name of a target's logs: its own name, or the CPU's for a target probed on this machine.
+
+    More than one thread is part of the name, because schedules and times depend on it.
+    """
+    name = target.compatible[0] if target.probed and target.compatible else target.name
+    return name if target.threads == 1 else f"{name}-{target.threads}threads"
+
+
+@dataclass
+class KernelTable:
+    """Records by kernel, best first, with the problems met while reading them.
+
+    Parameters
+    ----------
+    records
+        Successful records of each kernel, fastest first.
+    trials
+        Trials of each kernel, failed ones included.
+    problems
+        Lines and files that were skipped, one sentence each.
+    """
+
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    trials: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Take one record in."""
+        self.trials[record.kernel] = self.trials.get(record.kernel, 0) + 1
+        if record.times_us:
+            known = self.records.setdefault(record.kernel, [])
+            known.append(record)
+            known.sort(key=lambda r: r.time_us)
+
+    def best(self, kernel: str) -> Record | None:
+        """Fastest record of a kernel."""
+        known = self.records.get(kernel)
+        return known[0] if known else None
+
+
+def read_folder(folder: Path) -> KernelTable:
+    """All records of one target's folder; what cannot be read is skipped and named in `problems`."""
+    table = KernelTable()
+    for file in sorted(folder.glob("*.jsonl*")):
+        if file.suffix in _OPENERS:
+            for record in _read_file(file, table.problems):
+                table.add(record)
+    return table
+
+
+def _read_file(file: Path, problems: list[str]) -> Iterator[Record]:
+    handle: IO[str]
+    try:
+        with _OPENERS[file.suffix](file, "rt", encoding="utf-8", errors="replace") as handle:  # type: ignore[operator]
+            header = handle.readline()
+            if not header:
+                return
+            try:
+                Header.from_line(header)
+            except ValueError as error:
+                problems.append(f"{file} is left out: {error}")
+                return
+            for number, line in enumerate(handle, start=2):
+                if line.strip():
+                    try:
+                        yield Record.from_line(line)
+                    except ValueError as error:
+                        problems.append(f"{file}, line {number} is left out: {error}")
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        problems.append(f"{file} cannot be read to its end: {error}")
+
+
+def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
+    """Records that serve `target`: its own first, then those of its descriptor's `compatible` list.
+
+    A kernel's records all come from the first folder that knows the kernel, because times of different
+    targets cannot be compared.
+
+    Parameters
+    ----------
+    target
+        The target.
+    roots
+        Folders of logs to look in before those that ship with ofa-tvm.
+    """
+    merged = KernelTable()
+    suffix = "" if target.threads == 1 else f"-{target.threads}threads"
+    names = dict.fromkeys([log_name(target), *(f"{name}{suffix}" for name in target.compatible)])
+    for name in names:
+        for root in [*roots, data_dir("tuning_logs")]:
+            table = read_folder(root / name)
+            merged.problems += table.problems
+            for kernel, records in table.records.items():
+                if kernel not in merged.records:
+                    merged.records[kernel] = records
+                    merged.trials[kernel] = table.trials[kernel]
+    return merged
+
+
+class LogWriter:
+    """Appends records to a target's folder; a context manager that holds a lock on its file.
+
+    Two tuners at once write to two files of the same folder, which readers merge.
+
+    Parameters
+    ----------
+    root
+        Folder of logs; the target's own folder is made in it.
+    target
+        Names the folder.
+    header
+        Written to a file that is new.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, target: Target, header: Header) -> None:
+        self.folder = root / log_name(target)
+        self._header = header
+        self._stack = ExitStack()
+        self._path: Path | None = None
+
+    def __enter__(self) -> LogWriter:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write tuning logs to {self.folder}: {error.strerror}") from error
+        for number in range(1, _MOST_FILES):
+            path = self.folder / f"tuning{'' if number == 1 else f'-{number}'}.jsonl"
+            lock = FileLock(path.with_suffix(".lock"), timeout=0)
+            try:
+                self._stack.enter_context(lock)
+            except Timeout:
+                continue
+            if not path.exists() or not path.stat().st_size:
+                append_line(path, self._header.to_line())
+            self._path = path
+            return self
+        raise UserError(f"{_MOST_FILES} tuners already write to {self.folder}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def append(self, record: Record) -> None:
+        """Append one record and sync it to disk."""
+        if self._path is None:
+            raise RuntimeError("LogWriter is used as a context manager")
+        append_line(self._path, record.to_line())

@@ -1,0 +1,123 @@
+"""One line of a tuning log: a kernel, a schedule, and the times that were measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMAT = "ofa-tvm tuning log"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """First line of a log: for what and on what it was measured.
+
+    Parameters
+    ----------
+    target
+        Name of the target (for a probed one, LLVM's name of the CPU).
+    tvm_target
+        TVM's target dict, whose thread count the times hold for.
+    machine
+        Description of the device.
+    versions
+        Of tvm and ofa-tvm.
+    date
+        ISO date on which the log was begun.
+    """
+
+    target: str
+    tvm_target: Mapping[str, Any]
+    machine: str
+    versions: Mapping[str, str]
+    date: str
+
+    def to_line(self) -> str:
+        """JSON line."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_line(cls, line: str) -> Header:
+        """Inverse of `to_line`.
+
+        Raises
+        ------
+        ValueError
+            If the line is no header of this format and version.
+        """
+        content = json.loads(line)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"its first line is not the header of an {FORMAT}")
+        if content.get("version") != VERSION:
+            raise ValueError(f"it has version {content.get('version')}; this ofa-tvm reads version {VERSION}")
+        try:
+            return cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise ValueError(f"its header lacks {error}") from error
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured (or failed) schedule of one kernel.
+
+    Parameters
+    ----------
+    kernel
+        Identity of the kernel (`ofa_tvm.compiler.kernels.Kernel.key`).
+    name
+        Readable name with shapes.
+    trace
+        MetaSchedule's trace in its JSON form, which rebuilds the schedule.
+    times_us
+        Samples in microseconds a call; empty if the trial failed.
+    error
+        Why it failed, else "".
+    """
+
+    kernel: str
+    name: str
+    trace: Any
+    times_us: tuple[float, ...]
+    error: str = ""
+
+    @property
+    def time_us(self) -> float:
+        """Median of the samples; infinite for a failed trial."""
+        return statistics.median(self.times_us) if self.times_us else float("inf")
+
+    def to_line(self) -> str:
+        """JSON line."""
+        content = asdict(self) | {"times_us": [round(t, 4) for t in self.times_us]}
+        if not self.error:
+            del content["error"]
+        return json.dumps(content, separators=(",", ":"))
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """Inverse of `to_line`.
+
+        Raises
+        ------
+        ValueError
+            If the line is not a record: cut short, edited, or with impossible times.
+        """
+        content = json.loads(line)
+        if not isinstance(content, dict) or not {"kernel", "name", "trace", "times_us"} <= content.keys():
+            raise ValueError("it lacks the fields of a record")
+        times = content["times_us"]
+        plausible = isinstance(times, list) and all(
+            isinstance(t, int | float) and 0 < t < float("inf") for t in times
+        )
+        if not plausible or not isinstance(content["kernel"], str):
+            raise ValueError("its times or its kernel are not valid")
+        return cls(
+            kernel=content["kernel"],
+            name=str(content["name"]),
+            trace=content["trace"],
+            times_us=tuple(float(t) for t in times),
+            error=str(content.get("error", "")),
+        )
