@@ -1,0 +1,130 @@
+"""The published accuracy predictors of Once-for-All, evaluated with numpy.
+
+Encodings (mit-han-lab/once-for-all, file format of the released `acc_predictor.pth` and
+`ofa_resnet50_acc_predictor.pth`): one-hots of every active block's choices, zeros for blocks that depth switches
+off, and a one-hot of the resolution.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+
+_MBV3_RESOLUTIONS = tuple(range(112, 225, 16))
+_RESNET_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
+
+
+@dataclass(frozen=True, eq=False)
+class OfficialPredictor:
+    """A published network of four linear layers with ReLU between them.
+
+    Attributes
+    ----------
+    space : Space
+    weights, biases : tuples of arrays
+        Layer i maps by `x @ weights[i] + biases[i]`.
+    base : float
+        Added to the output.
+    """
+
+    space: Space
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+    base: float = 0.0
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Resolutions that the encoding has a place for and the space allows."""
+        known = _RESNET_RESOLUTIONS if self.space.family == "resnet" else _MBV3_RESOLUTIONS
+        return tuple(r for r in self.space.resolutions if r in known)
+
+    def encode(self, genes: np.ndarray) -> np.ndarray:
+        """The published encoding of a population: (n, n_genes) -> (n, n_inputs) float32.
+
+        Raises
+        ------
+        UsageError
+            If a resolution has no place in the encoding.
+        """
+        space, n = self.space, len(genes)
+        known = _RESNET_RESOLUTIONS if space.family == "resnet" else _MBV3_RESOLUTIONS
+        slots = np.array([known.index(r) if r in known else -1 for r in space.resolutions])
+        slot = slots[genes[:, -1]]
+        if n and slot.min() < 0:
+            r = space.resolutions[genes[int(slot.argmin()), -1]]
+            raise UsageError(
+                f"the published predictor of {space.name} does not know resolution {r}; "
+                f"choose from {', '.join(map(str, self.resolutions))}"
+            )
+        resolution = np.eye(len(known), dtype=np.float32)[slot]
+        active = space.active(genes)
+
+        def one_hot(field: str, choices: int) -> np.ndarray:
+            columns = space.columns(field)
+            hot = np.eye(choices, dtype=np.float32)[genes[:, columns]]
+            return (hot * active[:, columns, None]).reshape(n, -1)
+
+        if space.family == "resnet":
+            stem = np.eye(2, dtype=np.float32)[genes[:, 0]]
+            return np.hstack([resolution, stem, one_hot("w", 3), one_hot("e", 3)])
+        return np.hstack([one_hot("ks", 3), one_hot("e", 3), resolution])
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """Top-1 accuracy (0..1) of a population: (n, n_genes) -> (n,)."""
+        x = self.encode(genes)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = np.maximum(x @ weight + bias, 0.0)
+        return (x @ self.weights[-1] + self.biases[-1])[:, 0].astype(np.float64) + self.base
+
+    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
+        """Top-1 accuracy (0..1) of n architectures or genes."""
+        return self(archs if isinstance(archs, np.ndarray) else self.space.encode(archs))
+
+
+def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredictor:
+    """Read a published predictor (a torch file of plain tensors).
+
+    Raises
+    ------
+    UserError
+        If the file is missing, not safe to load, or no such network.
+    UsageError
+        If it is for another space.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"the accuracy predictor {path} does not exist")
+    import torch  # only to read the file
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        raise UserError(f"{path} is not an accuracy predictor that can be read safely") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path} is not a published accuracy predictor: it holds no table of tensors")
+    weights = [v.numpy().astype(np.float32).T.copy() for v in state.values() if v.ndim == 2]
+    biases = [v.numpy().astype(np.float32) for k, v in state.items() if v.ndim == 1 and k.endswith("bias")]
+    base = float(state["base_acc"].reshape(-1)[0]) if "base_acc" in state else 0.0
+    chained = all(a.shape[1] == b.shape[0] for a, b in zip(weights, weights[1:], strict=False))
+    fitting = len(biases) == len(weights) and all(
+        w.shape[1] == len(b) for w, b in zip(weights, biases, strict=True)
+    )
+    if not weights or not chained or not fitting or weights[-1].shape[1] != 1:
+        raise UserError(f"{path} is not a published accuracy predictor: its layers do not form a chain")
+    predictor = OfficialPredictor(space, tuple(weights), tuple(biases), base)
+    expected = predictor.encode(space.encode([space.max_arch(predictor.resolutions[-1])])).shape[1]
+    if weights[0].shape[0] != expected or (space.family == "mbconv" and space.n_blocks != 20):
+        raise UsageError(
+            f"{path} takes {weights[0].shape[0]} inputs, the encoding of {space.name} has {expected}: "
+            "it was made for another space"
+        )
+    return predictor
