@@ -30,18 +30,25 @@ INPUT, OUTPUT = "input", "logits"
 class _Graph:
     """Nodes and weights collected in execution order; every operator returns the name of its output."""
 
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+    def __init__(self, proto: onnx.GraphProto) -> None:
+        self.proto = proto
+        self._constants: set[str] = set()
 
     def op(self, kind: str, name: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         out = output or f"{name}/{kind}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"{name}/{kind}", **attributes))
+        self.proto.node.append(
+            helper.make_node(kind, list(inputs), [out], name=f"{name}/{kind}", **attributes)
+        )
         return out
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        data = np.ascontiguousarray(value, dtype=np.float32)
-        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, data.shape, data.tobytes(), raw=True))
+        """A float32 weight, written where it belongs at once: copies of weights are most of an export's time."""
+        if name not in self._constants:
+            self._constants.add(name)
+            tensor = self.proto.initializer.add()
+            tensor.name, tensor.data_type = name, TensorProto.FLOAT
+            tensor.dims.extend(value.shape)
+            tensor.raw_data = value.astype(np.float32, copy=False).tobytes()
         return name
 
     def activation(self, name: str, x: str, activation: Activation) -> str:
@@ -49,20 +56,14 @@ class _Graph:
             case "relu":
                 return self.op("Relu", name, x)
             case "relu6":
-                zero, six = (self._scalar(value) for value in (0.0, 6.0))
-                return self.op("Clip", name, x, zero, six)
+                bounds = (self.constant(f"relu6.{bound}", np.array(bound)) for bound in (0, 6))
+                return self.op("Clip", name, x, *bounds)
             case "h_swish":
                 return self.op("HardSwish", name, x)
             case "h_sigmoid":
                 return self.op("HardSigmoid", name, x, alpha=1 / 6, beta=0.5)
             case "none":
                 return x
-
-    def _scalar(self, value: float) -> str:
-        name = f"constant_{value:g}"
-        if all(weight.name != name for weight in self.weights):
-            self.constant(name, np.array(value))
-        return name
 
     def conv(
         self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, group: int = 1
@@ -78,16 +79,17 @@ class _Graph:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
+    return tensor.detach().cpu().numpy()
 
 
 def _folded(layer: ConvLayer) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight and bias of a convolution with its batch norm (float64: folding must not cost accuracy)."""
+    """Weight and bias of a convolution with its batch norm, whose scale is computed in float64."""
     weight, bn = _array(layer.conv.weight), layer.bn
-    if bn is None:
+    if bn is None or bn.running_mean is None or bn.running_var is None:
         return weight, None
-    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var) + bn.eps)
-    return weight * scale[:, None, None, None], _array(bn.bias) - _array(bn.running_mean) * scale
+    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var).astype(np.float64) + bn.eps)
+    bias = _array(bn.bias) - _array(bn.running_mean) * scale
+    return weight * scale.astype(weight.dtype)[:, None, None, None], bias
 
 
 @singledispatch
@@ -105,10 +107,10 @@ def _(module: ConvLayer, graph: _Graph, name: str, x: str) -> str:
 
 @_emit.register
 def _(module: SqueezeExcite, graph: _Graph, name: str, x: str) -> str:
-    reduce, expand = module.fc[0], module.fc[1]
     gate = graph.op("GlobalAveragePool", name, x)
-    for part, conv, activation in (("reduce", reduce, "relu"), ("expand", expand, "h_sigmoid")):
-        where = f"{name}.fc.{part}"
+    convs: tuple[tuple[str, Activation], ...] = (("reduce", "relu"), ("expand", "h_sigmoid"))
+    for part, activation in convs:
+        where, conv = f"{name}.fc.{part}", getattr(module.fc, part)
         gate = graph.conv(where, gate, _array(conv.weight), _array(conv.bias))
         gate = graph.activation(where, gate, activation)
     return graph.op("Mul", name, x, gate)
@@ -159,7 +161,7 @@ def _(module: Network, graph: _Graph, name: str, x: str) -> str:
     for conv in spec.after_pool:
         x = _emit(getattr(module, conv.name), graph, conv.name, x)
     x = graph.op("Flatten", "classifier", x)
-    linear = module.classifier[0]
+    linear = module.classifier.linear
     weight = graph.constant("classifier.weight", _array(linear.weight))
     bias = graph.constant("classifier.bias", _array(linear.bias))
     return graph.op("Gemm", "classifier", x, weight, bias, output=OUTPUT, transB=1)
@@ -202,9 +204,7 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """The model that `export_onnx` writes."""
     if not isinstance(sub, Network):
-        raise UsageError(
-            f"cannot export a {type(sub).__name__}; take a subnet out of the supernet first: net.extract(arch)"
-        )
+        raise UsageError(f"cannot export a {type(sub).__name__}; extract a subnet first: net.extract(arch)")
     if resolution < 32 or batch < 1:
         raise UsageError(
             f"cannot export at resolution {resolution} and batch {batch}; the least are 32 pixels and batch 1"
@@ -212,22 +212,18 @@ def to_onnx(
     n_classes = sub.spec.n_classes
     if labels is not None and len(labels) != n_classes:
         raise UsageError(f"there are {len(labels)} labels for a network of {n_classes} classes")
-    graph = _Graph()
-    _emit(sub, graph, "", INPUT)
-    shape = (batch, sub.spec.stem[0].c_in, resolution, resolution)
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            sub.space_name or "network",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, n_classes))],
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+    model = onnx.ModelProto(
         ir_version=IR_VERSION,
+        opset_import=[helper.make_opsetid("", OPSET)],
         producer_name="ofa-tvm",
         producer_version=__version__,
     )
+    graph = model.graph
+    graph.name = sub.space_name or "network"
+    shape = (batch, sub.spec.stem[0].c_in, resolution, resolution)
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, n_classes)))
+    _emit(sub, _Graph(graph), "", INPUT)
     metadata: dict[str, str] = {}
     if sub.arch is not None:
         metadata["arch"] = sub.arch.replace(r=resolution).to_json()

@@ -1,4 +1,4 @@
-"""Re-estimating batch-norm statistics: a subnet's own differ from those the shared weights saw in training."""
+"""Re-estimating batch-norm statistics: a subnet's own differ from those seen in training."""
 
 from __future__ import annotations
 

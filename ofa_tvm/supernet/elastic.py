@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.spaces import BottleneckSpec, MBConvSpec
-from ofa_tvm.spaces.network import Activation
+from ofa_tvm.spaces.network import Activation, se_channels
 from ofa_tvm.supernet.layers import SqueezeExcite, activate, shortcut_pool
 
 State = dict[str, Tensor]
@@ -74,7 +74,7 @@ class ElasticDepthwise(nn.Module):
 
 
 class ElasticBatchNorm(nn.Module):
-    """One batch norm of the largest width for all widths: each uses the first channels' values and statistics."""
+    """One batch norm for all widths: each uses the values and statistics of the first channels."""
 
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__()
@@ -95,14 +95,12 @@ class ElasticBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bn = self.bn
-        mean, var, weight, bias = bn.running_mean, bn.running_var, bn.weight, bn.bias
+        values: tuple[Tensor | None, ...] = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
         channels = x.shape[1]
         if channels < bn.num_features:
-            mean, var, weight, bias = (
-                None if value is None else value[:channels] for value in (mean, var, weight, bias)
-            )
+            values = tuple(None if value is None else value[:channels] for value in values)
         # num_batches_tracked is left alone: with a fixed momentum nothing reads it.
-        return F.batch_norm(x, mean, var, weight, bias, bn.training, bn.momentum or 0.0, bn.eps)
+        return F.batch_norm(x, *values, bn.training, bn.momentum or 0.0, bn.eps)
 
 
 class ElasticConvLayer(nn.Module):
@@ -155,8 +153,7 @@ class ElasticDepthwiseLayer(nn.Module):
     def state(self, channels: int, kernel: int) -> State:
         state = {"conv.weight": self.conv.weight(channels, kernel), **_under("bn", self.bn.state(channels))}
         if self.se is not None:
-            names = ("reduce.weight", "reduce.bias", "expand.weight", "expand.bias")
-            state |= _under("se.fc", dict(zip(names, self.se.weights(channels), strict=True)))
+            state |= _under("se.fc", self.se.weights(channels))
         return state
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
@@ -178,42 +175,44 @@ class ElasticResidual(nn.Module):
         return self.conv(x, c_out) + x
 
 
-class ElasticMBConv(nn.Module):
-    """Inverted residual block of elastic kernel size and expansion; `spec` says which part of it a call uses."""
-
+class _MBConvLayers(nn.Module):
     def __init__(self, largest: MBConvSpec, kernels: Sequence[int], eps: float, momentum: float) -> None:
         super().__init__()
         c_in, mid, act = largest.c_in, largest.c_mid, largest.activation
-        self.conv = nn.ModuleDict(
-            {
-                "inverted_bottleneck": ElasticConvLayer(
-                    c_in, mid, activation=act, eps=eps, momentum=momentum
-                ),
-                "depth_conv": ElasticDepthwiseLayer(
-                    mid, kernels, largest.stride, act, se=largest.se, eps=eps, momentum=momentum
-                ),
-                "point_linear": ElasticConvLayer(mid, largest.c_out, eps=eps, momentum=momentum),
-            }
+        self.inverted_bottleneck = ElasticConvLayer(c_in, mid, activation=act, eps=eps, momentum=momentum)
+        self.depth_conv = ElasticDepthwiseLayer(
+            mid, kernels, largest.stride, act, se=largest.se, eps=eps, momentum=momentum
         )
+        self.point_linear = ElasticConvLayer(mid, largest.c_out, eps=eps, momentum=momentum)
+
+
+class ElasticMBConv(nn.Module):
+    """Inverted residual block of elastic kernel size and expansion; `spec` says which part a call uses."""
+
+    def __init__(self, largest: MBConvSpec, kernels: Sequence[int], eps: float, momentum: float) -> None:
+        super().__init__()
+        self.conv = _MBConvLayers(largest, kernels, eps, momentum)
 
     def state(self, spec: MBConvSpec) -> State:
-        conv = self.conv
+        conv, mid = self.conv, spec.c_mid
         return {
-            **_under("conv.inverted_bottleneck", conv["inverted_bottleneck"].state(spec.c_in, spec.c_mid)),
-            **_under("conv.depth_conv", conv["depth_conv"].state(spec.c_mid, spec.kernel)),
-            **_under("conv.point_linear", conv["point_linear"].state(spec.c_mid, spec.c_out)),
+            **_under("conv.inverted_bottleneck", conv.inverted_bottleneck.state(spec.c_in, mid)),
+            **_under("conv.depth_conv", conv.depth_conv.state(mid, spec.kernel)),
+            **_under("conv.point_linear", conv.point_linear.state(mid, spec.c_out)),
         }
 
     def forward(self, x: Tensor, spec: MBConvSpec) -> Tensor:
-        conv = self.conv
-        y = conv["inverted_bottleneck"](x, spec.c_mid)
-        y = conv["depth_conv"](y, spec.kernel)
-        y = conv["point_linear"](y, spec.c_out)
+        y = self.conv.inverted_bottleneck(x, spec.c_mid)
+        y = self.conv.depth_conv(y, spec.kernel)
+        y = self.conv.point_linear(y, spec.c_out)
         return y.add_(x) if spec.residual else y
 
     def sort_channels(self, bands: Sequence[int]) -> None:
-        conv = self.conv
-        expand, depth, project = conv["inverted_bottleneck"], conv["depth_conv"], conv["point_linear"]
+        expand, depth, project = (
+            self.conv.inverted_bottleneck,
+            self.conv.depth_conv,
+            self.conv.point_linear,
+        )
         order = importance_order(l1_norm(project.conv.conv.weight, 1), bands)
         take(expand.conv.conv.weight, 0, order)
         take_norm(expand.bn.bn, order)
@@ -311,6 +310,11 @@ def take(tensor: Tensor, dim: int, order: Tensor) -> None:
         tensor.copy_(tensor.index_select(dim, order))
 
 
+def take_bias(conv: nn.Conv2d, order: Tensor) -> None:
+    if conv.bias is not None:
+        take(conv.bias, 0, order)
+
+
 def take_norm(bn: nn.BatchNorm2d, order: Tensor) -> None:
     for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
         if tensor is not None:
@@ -319,13 +323,11 @@ def take_norm(bn: nn.BatchNorm2d, order: Tensor) -> None:
 
 def sort_squeeze_excite(se: SqueezeExcite, order: Tensor, bands: Sequence[int]) -> None:
     """Follow the order of the channels it acts on, then sort its own middle, bands likewise."""
-    from ofa_tvm.spaces.network import se_channels
-
-    reduce, expand = se.fc[0], se.fc[1]
+    reduce, expand = se.fc.reduce, se.fc.expand
     take(reduce.weight, 1, order)
     take(expand.weight, 0, order)
-    take(expand.bias, 0, order)
+    take_bias(expand, order)
     middle = importance_order(l1_norm(expand.weight, 1), [se_channels(band) for band in bands])
     take(expand.weight, 1, middle)
     take(reduce.weight, 0, middle)
-    take(reduce.bias, 0, middle)
+    take_bias(reduce, middle)

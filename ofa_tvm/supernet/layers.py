@@ -29,33 +29,36 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return x
 
 
+class _SqueezeExciteConvs(nn.Module):
+    def __init__(self, channels: int, middle: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, middle, 1)
+        self.expand = nn.Conv2d(middle, channels, 1)
+
+
 class SqueezeExcite(nn.Module):
     """Channel attention (Hu et al. 2018), reduction 4, h-sigmoid gate; serves the first C of its channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        middle = se_channels(channels)
-        self.fc = nn.Sequential(
-            OrderedDict(reduce=nn.Conv2d(channels, middle, 1), expand=nn.Conv2d(middle, channels, 1))
-        )
+        self.fc = _SqueezeExciteConvs(channels, se_channels(channels))
 
-    def weights(self, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weight and bias of both convolutions, cut to `channels`."""
-        reduce, expand = self.fc[0], self.fc[1]
-        if channels == reduce.in_channels:
-            return reduce.weight, reduce.bias, expand.weight, expand.bias
-        middle = se_channels(channels)
-        return (
-            reduce.weight[:middle, :channels],
-            reduce.bias[:middle],
-            expand.weight[:channels, :middle],
-            expand.bias[:channels],
-        )
+    def weights(self, channels: int) -> dict[str, Tensor]:
+        """Weights and biases of both convolutions, cut to `channels`."""
+        state: dict[str, Tensor] = dict(self.fc.named_parameters())
+        if channels < self.fc.reduce.in_channels:
+            middle = se_channels(channels)
+            state["reduce.weight"] = state["reduce.weight"][:middle, :channels]
+            state["reduce.bias"] = state["reduce.bias"][:middle]
+            state["expand.weight"] = state["expand.weight"][:channels, :middle]
+            state["expand.bias"] = state["expand.bias"][:channels]
+        return state
 
     def forward(self, x: Tensor) -> Tensor:
-        w1, b1, w2, b2 = self.weights(x.shape[1])
-        gate = F.relu(F.conv2d(x.mean((2, 3), keepdim=True), w1, b1), inplace=True)
-        return x * F.hardsigmoid(F.conv2d(gate, w2, b2))
+        w = self.weights(x.shape[1])
+        gate = F.conv2d(x.mean((2, 3), keepdim=True), w["reduce.weight"], w["reduce.bias"])
+        gate = F.conv2d(F.relu(gate, inplace=True), w["expand.weight"], w["expand.bias"])
+        return x * F.hardsigmoid(gate)
 
 
 class ConvLayer(nn.Module):
@@ -153,5 +156,16 @@ class BottleneckBlock(nn.Module):
 
 
 def shortcut_pool(x: Tensor, stride: int) -> Tensor:
-    """Average pooling of a strided shortcut; the last window of an odd map is averaged over what it covers."""
+    """Average pooling of a strided shortcut; an odd map's last window is averaged over what it covers."""
     return x if stride == 1 else F.avg_pool2d(x, stride, stride, ceil_mode=True)
+
+
+class Classifier(nn.Module):
+    """The last layer, under the name that the official code gives it."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.spaces import Arch, MBConvSpec, NetworkSpec
-from ofa_tvm.supernet.layers import BottleneckBlock, ConvLayer, MBConvBlock, Residual
+from ofa_tvm.supernet.layers import BottleneckBlock, Classifier, ConvLayer, MBConvBlock, Residual
 
 
 class Network(nn.Module):
@@ -18,7 +16,7 @@ class Network(nn.Module):
     Attributes
     ----------
     spec : what it was built from
-    arch, space_name : the architecture it is and the space that belongs to, if it was extracted from a supernet
+    arch, space_name : the architecture it is, and in which space, where there is one
     dropout : share of features dropped before the classifier in training
     """
 
@@ -42,7 +40,7 @@ class Network(nn.Module):
         )
         for conv in (*spec.before_pool, *spec.after_pool):
             self.add_module(conv.name, ConvLayer.of(conv, *bn))
-        self.classifier = nn.Sequential(OrderedDict(linear=nn.Linear(spec.n_features, spec.n_classes)))
+        self.classifier = Classifier(nn.Linear(spec.n_features, spec.n_classes))
 
     @property
     def stem(self) -> list[nn.Module]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
-from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, MBConvSpec, NetworkSpec, Space, get_space
-from ofa_tvm.spaces.network import expanded
+from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, get_space
+from ofa_tvm.spaces.network import BlockSpec, expanded
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
@@ -23,12 +23,12 @@ from ofa_tvm.supernet.elastic import (
     ElasticMBConv,
     ElasticResidual,
 )
-from ofa_tvm.supernet.layers import ConvLayer, MBConvBlock
+from ofa_tvm.supernet.layers import Classifier, ConvLayer, MBConvBlock
 from ofa_tvm.supernet.network import Network
 
 
 class Supernet(nn.Module):
-    """Weights of a whole space. Which subnet a forward pass runs is state of this object (`set_active`) alone.
+    """Weights of a whole space. Which subnet a forward pass runs is state of this object alone.
 
     It starts with the largest subnet active. Use `build_supernet` to make one.
     """
@@ -38,7 +38,7 @@ class Supernet(nn.Module):
         self.space, self.n_classes, self.dropout = space, n_classes, dropout
         largest = space.network(space.max_arch(), n_classes)
         bn = (largest.bn_eps, largest.bn_momentum)
-        # Blocks whose spec has a position in `Arch` are elastic; MBConv networks have one before them that is not.
+        # MBConv networks have one block before the elastic ones.
         self._first_elastic = sum(block.block < 0 for block in largest.blocks)
         if space.family == "mbconv":
             self.first_conv = ConvLayer.of(largest.stem[0], *bn)
@@ -60,7 +60,7 @@ class Supernet(nn.Module):
         for conv in (*largest.before_pool, *largest.after_pool):
             self.add_module(conv.name, ConvLayer.of(conv, *bn))
         linear = (ElasticLinear if space.elastic_width else nn.Linear)(largest.n_features, n_classes)
-        self.classifier = nn.Sequential(OrderedDict(linear=linear))
+        self.classifier = Classifier(linear)
         self._arch, self._spec = space.max_arch(), largest
         initialise(self)
 
@@ -92,8 +92,7 @@ class Supernet(nn.Module):
                 x = layer(x, conv.c_out)
             x = F.max_pool2d(x, 3, 2, 1)
         for block in spec.blocks:
-            module = self._block(block)
-            x = module(x, block) if block.block >= 0 else module(x)
+            x = self._elastic(block)(x, block) if block.block >= 0 else self.blocks[0](x)
         for conv in spec.before_pool:
             x = getattr(self, conv.name)(x)
         x = x.mean((2, 3), keepdim=True)
@@ -101,15 +100,16 @@ class Supernet(nn.Module):
             x = getattr(self, conv.name)(x)
         return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))
 
-    def _stem(self, spec: NetworkSpec) -> list[tuple[nn.Module, ConvSpec]]:
+    def _stem(self, spec: NetworkSpec) -> list[tuple[ElasticConvLayer | ElasticResidual, ConvSpec]]:
         """ResNet's stem layers that a subnet runs; it may skip the middle one."""
-        layers = list(self.input_stem)
+        layers = cast("list[ElasticConvLayer | ElasticResidual]", list(self.input_stem))
         if len(spec.stem) < len(layers):
             del layers[1]
         return list(zip(layers, spec.stem, strict=True))
 
-    def _block(self, spec: MBConvSpec | BottleneckSpec) -> nn.Module:
-        return self.blocks[spec.block + self._first_elastic if spec.block >= 0 else 0]
+    def _elastic(self, spec: BlockSpec) -> Any:
+        """The elastic block that a spec is a part of: an `ElasticMBConv` or an `ElasticBottleneck`, like it."""
+        return self.blocks[spec.block + self._first_elastic]
 
     # ---- subnets as networks of their own ----
 
@@ -135,13 +135,16 @@ class Supernet(nn.Module):
             for index, (layer, conv) in enumerate(self._stem(spec)):
                 put(f"input_stem.{index}", layer.state(conv.c_in, conv.c_out))
         for index, block in enumerate(spec.blocks):
-            module = self._block(block)
-            put(f"blocks.{index}", module.state(block) if block.block >= 0 else module.state_dict())
+            elastic = block.block >= 0
+            part = self._elastic(block).state(block) if elastic else self.blocks[0].state_dict()
+            put(f"blocks.{index}", part)
         for conv in (*spec.before_pool, *spec.after_pool):
             put(conv.name, getattr(self, conv.name).state_dict())
-        linear = self.classifier[0]
-        elastic = isinstance(linear, ElasticLinear)
-        put("classifier.linear", linear.state(spec.n_features) if elastic else linear.state_dict())
+        linear = self.classifier.linear
+        put(
+            "classifier.linear",
+            linear.state(spec.n_features) if isinstance(linear, ElasticLinear) else linear.state_dict(),
+        )
         copies = {
             name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()
         }
@@ -151,7 +154,7 @@ class Supernet(nn.Module):
     # ---- weights ----
 
     def sort_channels(self, trained: Sequence[float] = ()) -> None:
-        """Reorder middle channels by importance (L1 norm of the weights that read them), most important first.
+        """Reorder middle channels by falling importance (L1 norm of the weights that read them).
 
         Outputs of the largest subnet stay the same; call it before narrower subnets are trained.
 
@@ -165,7 +168,7 @@ class Supernet(nn.Module):
             if block.block < 0:
                 continue
             base = block.c_out if isinstance(block, BottleneckSpec) else block.c_in
-            self._block(block).sort_channels([expanded(base, ratio) for ratio in trained])
+            self._elastic(block).sort_channels([expanded(base, ratio) for ratio in trained])
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Load an own or an official checkpoint.
@@ -173,7 +176,7 @@ class Supernet(nn.Module):
         Raises
         ------
         UserError
-            If the file is no checkpoint, is another space's, or its tensors do not fit; their names are given.
+            If the file is no checkpoint, is another space's, or its tensors do not fit (it names them).
         """
         state, extra = read_checkpoint(path)
         for field, own in (("space", self.space.name), ("n_classes", self.n_classes)):
@@ -198,7 +201,7 @@ class Supernet(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights to train from scratch: He normal by fan-out for convolutions (He et al. 2015), small linear ones."""
+    """Weights to train from scratch: He normal by fan-out (He et al. 2015), uniform for linear layers."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out")
