@@ -49,6 +49,10 @@ class Machine:
         """Vector registers."""
         return _REGISTERS.get(self.lanes, 16)
 
+    def vector(self, width: int) -> int:
+        """Longest vector, a power of two, that divides `width`; LLVM takes other lengths apart to scalars."""
+        return math.gcd(width, self.lanes)
+
 
 def machine(target: tvm.target.Target) -> Machine:
     """Vector width (as LLVM sees it) and threads of a CPU target."""
@@ -165,7 +169,7 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
     orders = (True, False) if len(anatomy.spatial) > 1 else (True,)
     found = []
     for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
-        vectors = math.ceil(width / mach.lanes)
+        vectors = width // mach.vector(width)
         for rows in divisors(row_extent):
             if rows > 1 and rows * vectors + vectors + 1 > mach.registers:
                 continue
@@ -176,7 +180,7 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
 
 def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
     """Rough cycles of a tiling on a core with two FMA and two load ports; only its order matters."""
-    vectors = math.ceil(tiling.width / mach.lanes)
+    vectors = tiling.width // mach.vector(tiling.width)
     taps = math.prod(anatomy.reduce)
     tiles = math.prod(anatomy.spatial) / (tiling.width * tiling.rows)
     multiply_adds = tiling.rows * vectors
@@ -207,7 +211,7 @@ def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
     copied = min(tiling.width, channels) if depthwise else channels
     repeats = anatomy.spatial[-1] // tiling.width if depthwise or tiling.channels_first else 1
     band_bytes = band_lines * line_width * copied * 4
-    vectors = math.ceil(copied / mach.lanes)
+    vectors = copied // mach.vector(copied)
     spill = 1.0 if band_bytes <= mach.l1_bytes else 2.0 if band_bytes <= mach.l2_bytes else 4.0
     return repeats * (lines_total // tiling.lines) * band_lines * line_width * vectors * 2 * spill
 
@@ -246,22 +250,26 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
     if anatomy.padding is not None:
         padding = sch.get_sblock(anatomy.padding)
         sch.compute_at(padding, outer[-1])
-        sch.vectorize(sch.get_loops(padding)[-1])
+        copied = sch.get_loops(padding)[-1]
+        lanes = mach.vector(int(sch.get(copied).extent))
+        if lanes > 1:
+            sch.vectorize(sch.split(copied, [None, lanes])[1])
     depth = len(sch.get_loops(output)) - 2
     own = list(sch.get_loops(reduction))[depth:]
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
     sch.reorder(*reduce, *spatial)
-    _unroll_and_vectorize(sch, [row1, channel1])
-    _unroll_and_vectorize(sch, spatial)
+    vector = mach.vector(width)
+    _unroll_and_vectorize(sch, [row1, channel1], vector)
+    _unroll_and_vectorize(sch, spatial, vector)
     if anatomy.padding is not None:
-        straight = max(option.rows for option in options) * math.ceil(width / mach.lanes)
+        straight = max(option.rows for option in options) * (width // vector)
         for loop in reversed(reduce):
             straight *= int(sch.get(loop).extent)
             if straight > _UNROLL_LIMIT:
                 break
             sch.unroll(loop)
     initial = sch.decompose_reduction(reduction, reduce[0])
-    _unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:])
+    _unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:], vector)
     work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
     if mach.threads > 1 and work >= _PARALLEL_FLOPS:
         sch.parallel(sch.fuse(*outer))
@@ -275,11 +283,16 @@ def _choice(sch: Schedule, values: list[int]) -> tvm.tirx.Var:
     return sch.sample_categorical(distinct, [w / sum(weights) for w in weights], decision=0)
 
 
-def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV]) -> None:
-    for loop in loops[:-1]:
+def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> None:
+    """Innermost loop in vectors of `vector` values, all others unrolled."""
+    *rows, channels = loops
+    if int(sch.get(channels).extent) > vector:
+        several, channels = sch.split(channels, [None, vector])
+        rows.append(several)
+    for loop in rows:
         sch.unroll(loop)
-    if loops:
-        sch.vectorize(loops[-1])
+    if vector > 1:
+        sch.vectorize(channels)
 
 
 def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
@@ -295,7 +308,7 @@ def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
         if not loops:
             return sch
         extent = int(sch.get(loops[-1]).extent)
-        width = max(d for d in divisors(extent) if d <= 2 * mach.lanes)
+        width = mach.vector(extent)
         split, vector = sch.split(loops[-1], [None, width])
         if width > 1:
             sch.vectorize(vector)
