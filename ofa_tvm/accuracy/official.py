@@ -1,8 +1,8 @@
 """The published accuracy predictors of Once-for-All, evaluated with numpy.
 
 Encodings (mit-han-lab/once-for-all, file format of the released `acc_predictor.pth` and
-`ofa_resnet50_acc_predictor.pth`): one-hots of every active block's choices, zeros for blocks that depth switches
-off, and a one-hot of the resolution.
+`ofa_resnet50_acc_predictor.pth`): one-hots of every active block's choices, zeros for blocks that depth
+switches off, and a one-hot of the resolution.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredict
     weights = [v.numpy().astype(np.float32).T.copy() for v in state.values() if v.ndim == 2]
     biases = [v.numpy().astype(np.float32) for k, v in state.items() if v.ndim == 1 and k.endswith("bias")]
     base = float(state["base_acc"].reshape(-1)[0]) if "base_acc" in state else 0.0
-    chained = all(a.shape[1] == b.shape[0] for a, b in zip(weights, weights[1:], strict=False))
+    chained = all(a.shape[1] == b.shape[0] for a, b in pairwise(weights))
     fitting = len(biases) == len(weights) and all(
         w.shape[1] == len(b) for w, b in zip(weights, biases, strict=True)
     )

@@ -97,6 +97,24 @@ def best_distinct(keys: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
     return order[np.sort(first)[:k]]
 
 
+def choose_parents(resolution: np.ndarray, n_parents: int) -> np.ndarray:
+    """Row numbers of the parents among subnets sorted by score, the best first.
+
+    Half of the places go to the best of each resolution in equal shares, the others to the best of all: a
+    change of resolution has to be followed by many others before it pays, so without places of its own a
+    resolution dies out.
+    """
+    values, index = np.unique(resolution, return_inverse=True)
+    quota = n_parents // (2 * len(values))
+    rank_in_niche = np.zeros(len(resolution), dtype=np.int64)
+    for niche in range(len(values)):
+        members = np.flatnonzero(index == niche)
+        rank_in_niche[members] = np.arange(len(members))
+    reserved = np.flatnonzero(rank_in_niche < quota)
+    others = np.flatnonzero(rank_in_niche >= quota)[: n_parents - len(reserved)]
+    return np.sort(np.concatenate([reserved, others]))
+
+
 def evolve(
     space: Space,
     score: Function,
@@ -129,8 +147,6 @@ def evolve(
     n = settings.population
     n_parents = max(2, round(n * settings.parent_ratio))
     n_mutants = round(n * settings.mutation_ratio)
-    kept = max(k, n_parents)
-
     genes = space.sample_genes(rng, n, resolutions)
     genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
     genes = np.concatenate([genes, floor[None]])
@@ -138,12 +154,14 @@ def evolve(
     history = []
     with progress.task("search", settings.generations) as task:
         for generation in range(settings.generations + 1):
-            best = best_distinct(keys, scores, kept)
-            genes, scores, keys = genes[best], scores[best], keys[best]
-            history.append(float(scores[0]))
+            best = best_distinct(keys, scores, len(keys))
+            parents = best[choose_parents(genes[best, -1], n_parents)]
+            survivors = np.union1d(best[:k], parents)
+            history.append(float(scores[best[0]]))
             if generation == settings.generations:
                 break
-            parents = genes[:n_parents]
+            parents = genes[parents]
+            genes, scores, keys = genes[survivors], scores[survivors], keys[survivors]
             first = parents[rng.integers(len(parents), size=n)]
             second = parents[rng.integers(len(parents), size=n - n_mutants)]
             children = np.concatenate(
@@ -158,7 +176,7 @@ def evolve(
             keys = np.concatenate([keys, keys_of(children)])
             task.advance()
     evaluations = (settings.generations + 1) * n + 1
-    return genes[:k], scores[:k], np.array(history), evaluations
+    return genes[best[:k]], scores[best[:k]], np.array(history), evaluations
 
 
 def search(

@@ -1,0 +1,285 @@
+"""Accuracy of subnets, learned from few measured ones.
+
+A Gaussian process over the genes: linear effects of what the whole network costs, of each stage and of each
+block, and smooth deviations from them. How much each may explain is learned from the data. The linear
+effects carry the model beyond the sampled subnets, where a search goes; far from all of them its uncertainty
+grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.stats import spearmanr
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.gaussian import Posterior, fit
+from ofa_tvm.latency.regression import as_genes, read_model
+from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.space import Space
+
+FORMAT = 1
+
+
+class _Features:
+    """Views of a population that the kernels are made of, each centred and of unit length over random
+    subnets."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._scales: dict[str, tuple[np.ndarray, float]] = {}
+        for name, values in self._raw(space.sample_genes(np.random.default_rng(0), 1024)).items():
+            centre = values.mean(axis=0)
+            length = float(np.sqrt(((values - centre) ** 2).sum(axis=1).mean()))
+            self._scales[name] = (centre, length or 1.0)
+
+    def __call__(self, genes: np.ndarray) -> dict[str, np.ndarray]:
+        """(n, n_genes) -> name -> (n, n_features)."""
+        scaled = {}
+        for name, values in self._raw(genes).items():
+            centre, length = self._scales[name]
+            scaled[name] = (values - centre) / length
+        return scaled
+
+    def _raw(self, genes: np.ndarray) -> dict[str, np.ndarray]:
+        space, n = self.space, len(genes)
+        active = space.active(genes)
+        cardinalities = np.asarray(space.cardinalities)
+        # Choices from -1 to 1, 0 where the gene does not count.
+        ordinal = np.where(active, 2.0 * genes / np.maximum(cardinalities - 1, 1) - 1.0, 0.0)
+        blocks = space.columns("e")
+        on = active[:, blocks].astype(float)
+        macs, params = space.macs_batch(genes).astype(float), space.params_batch(genes).astype(float)
+        cost = np.column_stack([np.log(macs), np.log(params)])
+        resolution = ordinal[:, -1:]
+        # Sums over each stage of depth, kernel and expand.
+        starts = np.cumsum([0, *(stage.blocks for stage in space.stages[:-1])])
+        sums = [np.add.reduceat(on, starts, axis=1), np.add.reduceat(ordinal[:, blocks], starts, axis=1)]
+        kernels = space.columns("ks")
+        if kernels.stop > kernels.start:
+            sums.append(np.add.reduceat(ordinal[:, kernels], starts, axis=1))
+        stage = np.hstack(sums)
+        every = np.hstack([on, ordinal[:, :-1], 4.0 * resolution])
+        few = cardinalities <= 8
+        choices = [
+            active[:, [g]] * (genes[:, [g]] == np.arange(cardinalities[g])) for g in np.flatnonzero(few)
+        ]
+        return {
+            "cost": cost,
+            "resolution": np.column_stack([resolution, resolution**2]),
+            "stage": stage,
+            "block": np.hstack([on, ordinal[:, :-1]]),
+            "choice": np.hstack(choices).astype(float).reshape(n, -1),
+            "every": every,
+            "shape": np.hstack([stage, 2.0 * resolution]),
+        }
+
+
+# Linear effects, then smooth ones: (features, length scale or None, share of the variance expected
+# beforehand).
+_KERNELS: tuple[tuple[str, float | None, float], ...] = (
+    ("cost", None, 0.3),
+    ("resolution", None, 0.1),
+    ("stage", None, 0.1),
+    ("block", None, 0.05),
+    ("choice", None, 0.02),
+    ("every", 2.5, 0.02),
+    ("shape", 1.5, 0.02),
+    ("cost", 1.0, 0.05),
+)
+_EXPECTED_NOISE = 0.01
+_CONSTANT = 4.0
+
+
+def _smooth(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
+    return np.exp(np.maximum(squares, 0.0) / (-2.0 * length**2))
+
+
+class AccuracyPredictor:
+    """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
+
+    Parameters
+    ----------
+    space : Space
+    robust : bool
+        Weigh down rows that the others contradict.
+
+    Attributes
+    ----------
+    noise_ : float
+        Standard deviation of a measured accuracy around the model.
+    validation_ : dict
+        Leave-one-out: n, rmse, spearman, and within95, the share inside the 95 % interval.
+    """
+
+    def __init__(self, space: Space, *, robust: bool = True) -> None:
+        self.space = space
+        self.robust = robust
+
+    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> AccuracyPredictor:
+        """Fit to measured accuracies, in any unit.
+
+        Parameters
+        ----------
+        archs : n architectures, or their genes (n, n_genes)
+        accuracy : (n,) array
+
+        Raises
+        ------
+        UserError
+            If there are fewer than 2 rows, lengths differ, or an accuracy is not finite.
+        """
+        genes = as_genes(self.space, archs).astype(np.int64)
+        accuracy = np.asarray(accuracy, dtype=np.float64)
+        if len(genes) != len(accuracy) or len(accuracy) < 2:
+            raise UserError(
+                "an accuracy predictor needs as many accuracies as subnets, and at least two; "
+                f"got {len(accuracy)} and {len(genes)}"
+            )
+        if not np.isfinite(accuracy).all():
+            row = int(np.flatnonzero(~np.isfinite(accuracy))[0])
+            raise UserError(f"the accuracy of sample {row} is {accuracy[row]}; measure it again")
+        self.genes_, self.accuracy_ = genes, accuracy
+        self._condition(None)
+        residuals, std = self._posterior.loo_residuals, self._posterior.loo_std
+        predicted = (accuracy - self._mean) / self._scale - residuals
+        self.validation_ = {
+            "n": len(accuracy),
+            "rmse": float(self._scale * np.sqrt((residuals**2).mean())),
+            "spearman": rank_correlation(predicted, accuracy),
+            "within95": float((np.abs(residuals) < 1.96 * std).mean()),
+        }
+        return self
+
+    def _condition(self, fixed: np.ndarray | None) -> None:
+        self._features = _Features(self.space)
+        self._trained = self._features(self.genes_)
+        self._mean = float(self.accuracy_.mean())
+        self._scale = float(self.accuracy_.std()) or 1.0
+        y = (self.accuracy_ - self._mean) / self._scale
+        kernels = []
+        for name, length, _ in _KERNELS:
+            x = self._trained[name]
+            kernels.append(x @ x.T if length is None else _smooth(x, x, length))
+        kernels[0] = kernels[0] + _CONSTANT
+        expected = np.log([*(share for _, _, share in _KERNELS), _EXPECTED_NOISE])
+        self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
+        p = self._posterior
+        self._weights = {
+            name: v * (self._trained[name].T @ p.alpha)
+            for v, (name, length, _) in zip(p.variances, _KERNELS, strict=True)
+            if length is None
+        }
+        self._offset = float(_CONSTANT * p.variances[0] * p.alpha.sum())
+        self.noise_ = float(self._scale * np.sqrt(p.noise))
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """`predict` for genes; what searches call."""
+        p, features = self._posterior, self._features(genes)
+        values = np.full(len(genes), self._offset)
+        for v, (name, length, _) in zip(p.variances, _KERNELS, strict=True):
+            if length is None:
+                values += features[name] @ self._weights[name]
+            else:
+                values += v * (_smooth(features[name], self._trained[name], length) @ p.alpha)
+        return self._mean + self._scale * values
+
+    def predict(
+        self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Accuracy of a population, in the unit of the training data.
+
+        Parameters
+        ----------
+        archs : n architectures, or their genes (n, n_genes)
+        return_std : bool
+            Also return the standard deviation of a measured accuracy around the prediction.
+
+        Returns
+        -------
+        (n,) array, or two of them
+        """
+        genes = as_genes(self.space, archs)
+        mean = self(genes)
+        return (mean, self._std(genes)) if return_std else mean
+
+    def _std(self, genes: np.ndarray) -> np.ndarray:
+        p = self._posterior
+        out = np.empty(len(genes))
+        for start in range(0, len(genes), 1024):
+            features = self._features(genes[start : start + 1024])
+            n = len(features["cost"])
+            cross = np.full((n, len(self.genes_)), _CONSTANT * p.variances[0])
+            own = np.full(n, _CONSTANT * p.variances[0])
+            for v, (name, length, _) in zip(p.variances, _KERNELS, strict=True):
+                x, trained = features[name], self._trained[name]
+                cross += v * (x @ trained.T if length is None else _smooth(x, trained, length))
+                own += v * ((x**2).sum(axis=1) if length is None else 1.0)
+            solved = solve_triangular(p.factor[0], cross.T, lower=True, check_finite=False)
+            out[start : start + 1024] = np.maximum(own - (solved**2).sum(axis=0), 0.0) + p.noise
+        return self._scale * np.sqrt(out)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the predictor as an npz file without pickles.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "kind": "accuracy_predictor",
+            "space": self.space.name,
+            "features": [f"{name}:{length or 'linear'}" for name, length, _ in _KERNELS],
+            "robust": self.robust,
+            "data_sha256": self._data_hash(),
+            "validation": self.validation_,
+        }
+        p = self._posterior
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            allow_pickle=False,
+            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            genes=self.genes_.astype(np.int16),
+            accuracy=self.accuracy_,
+            log_variances=np.log(np.append(p.variances, p.noise)),
+        )
+        write_atomic(path, buffer.getvalue())
+
+    def _data_hash(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.genes_, dtype="<i2").tobytes())
+        digest.update(np.ascontiguousarray(self.accuracy_, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AccuracyPredictor:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, damaged, or no such predictor.
+        """
+        header, arrays = read_model(path, "accuracy_predictor")
+        model = cls(get_space(header["space"]), robust=header["robust"])
+        model.genes_, model.accuracy_ = arrays["genes"].astype(np.int64), arrays["accuracy"]
+        if model._data_hash() != header["data_sha256"]:
+            raise UserError(f"{path} is damaged: its data do not match its checksum")
+        model.validation_ = header["validation"]
+        model._condition(arrays["log_variances"])
+        return model
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, or NaN if either is constant."""
+    return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
