@@ -69,7 +69,7 @@ def read_net_config(path: str | Path) -> NetworkSpec:
         raise UserError(
             f"{file} lacks the entry {error}; it is no net.config of a specialised network"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{file} is no net.config that can be built: {error}") from error
 
 

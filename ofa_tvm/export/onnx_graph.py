@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -42,7 +42,7 @@ class _Graph:
         return out
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """A float32 weight, written where it belongs at once: copies of weights are most of an export's time."""
+        """A float32 weight, written into place at once: copying weights is most of an export's time."""
         if name not in self._constants:
             self._constants.add(name)
             tensor = self.proto.initializer.add()
@@ -161,7 +161,7 @@ def _(module: Network, graph: _Graph, name: str, x: str) -> str:
     for conv in spec.after_pool:
         x = _emit(getattr(module, conv.name), graph, conv.name, x)
     x = graph.op("Flatten", "classifier", x)
-    linear = module.classifier.linear
+    linear = cast(nn.Linear, module.classifier.linear)
     weight = graph.constant("classifier.weight", _array(linear.weight))
     bias = graph.constant("classifier.bias", _array(linear.bias))
     return graph.op("Gemm", "classifier", x, weight, bias, output=OUTPUT, transB=1)

@@ -100,7 +100,8 @@ class ElasticBatchNorm(nn.Module):
         if channels < bn.num_features:
             values = tuple(None if value is None else value[:channels] for value in values)
         # num_batches_tracked is left alone: with a fixed momentum nothing reads it.
-        return F.batch_norm(x, *values, bn.training, bn.momentum or 0.0, bn.eps)
+        mean, var, weight, bias = values
+        return F.batch_norm(x, mean, var, weight, bias, bn.training, bn.momentum or 0.0, bn.eps)
 
 
 class ElasticConvLayer(nn.Module):

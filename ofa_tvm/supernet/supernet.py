@@ -108,7 +108,7 @@ class Supernet(nn.Module):
         return list(zip(layers, spec.stem, strict=True))
 
     def _elastic(self, spec: BlockSpec) -> Any:
-        """The elastic block that a spec is a part of: an `ElasticMBConv` or an `ElasticBottleneck`, like it."""
+        """The elastic block that a spec is a part of, of the same kind as the spec."""
         return self.blocks[spec.block + self._first_elastic]
 
     # ---- subnets as networks of their own ----
