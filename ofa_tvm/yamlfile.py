@@ -71,7 +71,9 @@ def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: 
     import jsonschema  # takes 0.1 s, and --help needs none of it
 
     validator = jsonschema.Draft202012Validator(schema)
-    found = sorted(validator.iter_errors(content), key=lambda error: list(map(str, error.absolute_path)))
+    found = list(validator.iter_errors(content))
+    # A misspelt key is both unknown and missing, and the first says more.
+    found.sort(key=lambda error: (error.validator == "required", list(map(str, error.absolute_path))))
     if found:
         path, message = _explain(found[0])
         where = ".".join(map(str, path))
@@ -115,7 +117,7 @@ def _explain(error: Any) -> tuple[list[str | int], str]:
             return path, f"{value!r} is below the smallest allowed value, {allowed}"
         case "exclusiveMinimum":
             return path, f"{value!r} must be more than {allowed}"
-        case None:  # the schema there is `false`
+        case "not":
             return path, "this key is not allowed here"
         case _:
             return path, str(error.message)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from ofa_tvm.targets import Target, get_target
 
 SIZE = 16
 LABELS = ["zero", "one", "two", "three"]
@@ -75,3 +79,21 @@ def build_small_module(onnx_path: Path, path: Path, target: Any) -> Path:
     executable = tvm.compile(builder.get(), target=target.tvm_target())
     executable.export_library(str(path))
     return path
+
+
+@dataclass(frozen=True)
+class SmallModule:
+    """The network's files and the target that it was compiled for."""
+
+    onnx: Path
+    so: Path
+    target: Target
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModule:
+    """The small network, compiled for this machine."""
+    folder = tmp_path_factory.mktemp("small")
+    target = get_target("x86")
+    onnx_path = write_small_onnx(folder / "small.onnx")
+    return SmallModule(onnx_path, build_small_module(onnx_path, folder / "small.so", target), target)

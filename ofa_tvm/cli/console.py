@@ -125,7 +125,7 @@ class Console:
     Attributes
     ----------
     json
-        Standard output carries exactly one JSON object, and what is meant for people goes to standard error.
+        Standard output carries exactly one JSON object, the result; notes and progress go to standard error.
     seed
         The verb's `--seed`.
     progress
@@ -141,12 +141,14 @@ class Console:
         self.progress.say(message)
 
     def print(self, *lines: str) -> None:
-        """Lines of the result, for people."""
-        for line in lines:
+        """Lines of the result, for people (nothing in JSON mode)."""
+        for line in () if self.json else lines:
             self._people().print(line, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-        """A table of the result, for people; numbers are set to the right, None is a dash."""
+        """A table of the result, for people (nothing in JSON mode); numbers to the right, None a dash."""
+        if self.json:
+            return
         table = Table(
             title=title or None, box=None, pad_edge=False, title_justify="left", header_style="bold"
         )
@@ -163,7 +165,7 @@ class Console:
             sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
 
     def _people(self) -> RichConsole:
-        console = RichConsole(stderr=self.json, highlight=False)
+        console = RichConsole(highlight=False)
         if not console.is_terminal:
             console.width = 1000  # into a file or a pipe nothing is folded
         return console

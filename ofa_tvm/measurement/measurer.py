@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +12,11 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.measurement.protocol import Timing
 from ofa_tvm.measurement.result import Measurement
+from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
 from ofa_tvm.targets import Target, detect_machine
 
 GROUP = 32  # modules that one interleaved run holds in memory at once
-START_LIMIT_S = 60.0
+RECYCLE = 64  # modules after which a worker is replaced, because TVM never unloads a library
 
 
 class Measurer:
@@ -51,7 +44,8 @@ class Measurer:
         self.cpus = choose_cpus(target.threads)
         self._machine = detect_machine()
         self._limit_s = time_limit_s
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
+        self._loaded = 0
         if target.run.where != "local":
             raise UserError(
                 f"target {target.name} runs by {target.run.where}; this version measures local targets only"
@@ -178,118 +172,56 @@ class Measurer:
         return [failed[index] for index in range(len(files))]
 
     def _ask(self, request: dict[str, Any]) -> list[Timing]:
-        if self._worker is None:
-            self._worker = _Worker(self.cpus)
-        try:
-            return self._worker.ask(request, self._limit_s)
-        except _Failure as failure:
-            if failure.fatal:
-                self.close()
-            raise
-        except BaseException:
-            # An interrupted answer would be taken for the next one's.
-            self.close()
-            raise
-
-
-class _Failure(Exception):
-    """A request that failed: whose fault it is (None: any of them), whether the worker is gone."""
-
-    def __init__(self, message: str, index: int | None, fatal: bool) -> None:
-        super().__init__(message)
-        self.message, self.index, self.fatal = message, index, fatal
-
-
-class _Worker:
-    """One worker process and the pipe to it."""
-
-    def __init__(self, cpus: tuple[int, ...]) -> None:
-        root = Path(__file__).resolve().parents[2]
-        environment = os.environ | {
-            "TVM_NUM_THREADS": str(len(cpus)),
-            "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
-            "OMP_NUM_THREADS": str(len(cpus)),
-            "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        }
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ofa_tvm.measurement.worker", ",".join(map(str, cpus))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-        )
-        self._pending = b""
-
-    def ask(self, request: dict[str, Any], limit_s: float) -> list[Timing]:
-        """Send one request and wait for its answer."""
         paths = request["paths"]
-        assert self._process.stdin is not None
+        if self._worker is None or self._loaded + len(paths) > RECYCLE:
+            self.close()
+            self._worker = _start(self.cpus)
+            self._loaded = 0
+        self._loaded += len(paths)
         index: int | None = 0 if len(paths) == 1 else None
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-            limit = max(limit_s, START_LIMIT_S)
-            while True:
-                event = self._event(limit)
+            for event in self._worker.ask(request, self._limit_s):
                 match event["event"]:
                     case "loading":
-                        index, limit = event["index"], limit_s
+                        index = event["index"]
                     case "timing" if len(paths) > 1:
                         index = None
                     case "done":
                         return [Timing(tuple(item.pop("samples_ms")), **item) for item in event["timings"]]
                     case "failed":
-                        raise _Failure(event["message"], index, fatal=False)
-                    case "raised":
-                        message = f"{_blame(paths, index)} failed: {event['message']}"
-                        raise _Failure(message, index, fatal=False)
-        except TimeoutError:
-            message = f"{_blame(paths, index)} gave no sign for {limit_s:g} s and was stopped"
-            raise _Failure(message, index, fatal=True) from None
-        except (EOFError, BrokenPipeError):
-            raise _Failure(f"{_blame(paths, index)} {self._death()}", index, fatal=True) from None
-
-    def _event(self, limit_s: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + limit_s
-        while b"\n" not in self._pending:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                raise EOFError
-            self._pending += chunk
-        line, _, self._pending = self._pending.partition(b"\n")
-        return dict(json.loads(line))
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        if code < 0:
-            name = signal.Signals(-code).name
-            why = {
-                "SIGILL": "uses instructions that this CPU lacks",
-                "SIGKILL": "was killed (out of memory?)",
-            }
-            return f"{why.get(name, 'crashed')} ({name})"
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"ended the measuring process with exit code {code}: {lines[-1] if lines else 'no message'}"
-
-    def stop(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+                        raise _Failure(event["message"], index)
+        except _Failure:
+            raise
+        except (WorkerDied, WorkerHung) as death:
+            self.close()
+            guilty = paths[index] if index is not None else f"one of {', '.join(paths)}"
+            raise _Failure(f"{guilty} {death}", index) from None
+        except BaseException:
+            # An answer that nobody reads would be taken for the next one's.
+            self.close()
+            raise
+        raise AssertionError("a worker's answer ends with done or failed")
 
 
-def _blame(paths: Sequence[str], index: int | None) -> str:
-    return paths[index] if index is not None else f"one of {', '.join(paths)}"
+class _Failure(Exception):
+    """A request that failed, and which of its files is to blame (None: any of them)."""
+
+    def __init__(self, message: str, index: int | None) -> None:
+        super().__init__(message)
+        self.message, self.index = message, index
+
+
+def _start(cpus: tuple[int, ...]) -> WorkerProcess:
+    threads = str(len(cpus))
+    return WorkerProcess(
+        "ofa_tvm.measurement.worker",
+        [",".join(map(str, cpus))],
+        {
+            "TVM_NUM_THREADS": threads,
+            "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
+            "OMP_NUM_THREADS": threads,
+        },
+    )
 
 
 def measure(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +102,7 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
     import tvm.runtime.vm
 
     try:
-        module = tvm.runtime.load_module(str(file))
-        kind = "llvm"
+        module = _open_library(file)
         if not module.implements_function("vm_load_executable"):
             raise UserError(f"{file} is not a module that ofa-tvm compiled; make one with `ofa-tvm compile`")
         on_cpu = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
@@ -131,6 +132,24 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         vm=vm,
         device=device,
     )
+
+
+def _open_library(file: Path) -> Any:
+    """TVM module of a shared library, read anew although another was loaded from the same path before.
+
+    A library that is loaded already under the same name is taken for the one asked for, so a module that was
+    compiled anew would run its predecessor's code. It therefore gets a file name of its own each time (a hard
+    link where that is possible; TVM resolves symbolic ones).
+    """
+    import tvm
+
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-load-") as folder:
+        own = Path(folder) / file.name
+        try:
+            own.hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, own)
+        return tvm.runtime.load_module(str(own))
 
 
 def _check_elf(file: Path) -> None:

@@ -1,18 +1,11 @@
-"""The process that times modules: it loads the TVM runtime, pins itself, and answers requests line by line.
-
-Requests and answers are JSON lines on standard input and output; what a library prints goes to standard
-error. The parent starts it by `python -m ofa_tvm.measurement.worker`; it ends with its parent.
-"""
+"""The process that times modules: it loads the TVM runtime alone and pins itself to its CPUs."""
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
-import signal
 import sys
-import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -27,26 +20,7 @@ from ofa_tvm.measurement.module import (
 )
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, interleave_timers, timer
-
-_PR_SET_PDEATHSIG = 1
-
-
-class _Link:
-    """The parent's end: events tell it which file is at work, so that it knows whom to blame."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._last = 0.0
-
-    def send(self, **event: Any) -> None:
-        self._last = time.monotonic()
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
-
-    def beat(self) -> None:
-        """Say that work goes on, at most once a second."""
-        if time.monotonic() - self._last > 1.0:
-            self.send(event="alive")
+from ofa_tvm.process import Link, requests
 
 
 def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
@@ -95,27 +69,42 @@ def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
     return timer(lambda: session.run(None, feeds))
 
 
-def _serve(request: dict[str, Any], threads: int, link: _Link) -> dict[str, Any]:
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Turn whatever a module raises into a sentence about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{what} failed: {reason}") from error
+
+
+def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
     timers: list[Timer] = []
     modules = []  # kept, because a timer's function lives in its module
     for index, path in enumerate(request["paths"]):
+        # The parent blames the file named last, should this process die.
         link.send(event="loading", index=index)
-        if path.endswith(".onnx"):
-            timers.append(_onnx_timer(path, request["seed"], threads))
-        else:
-            module, run = _tvm_timer(path, request["seed"])
-            modules.append(module)
-            timers.append(run)
-        timers[-1](1)  # a crash while it runs is then its own, too
+        with _blaming(path):
+            if path.endswith(".onnx"):
+                timers.append(_onnx_timer(path, request["seed"], threads))
+            else:
+                module, run = _tvm_timer(path, request["seed"])
+                modules.append(module)
+                timers.append(run)
+            timers[-1](1)  # a crash while it runs is then its own, too
     link.send(event="timing")
-    timings = interleave_timers(
-        timers,
-        repeats=request["repeats"],
-        sample_ms=request["sample_ms"],
-        seconds=request["seconds"],
-        seed=request["seed"],
-        alive=link.beat,
-    )
+    with _blaming(" or ".join(request["paths"])):
+        timings = interleave_timers(
+            timers,
+            repeats=request["repeats"],
+            sample_ms=request["sample_ms"],
+            seconds=request["seconds"],
+            seed=request["seed"],
+            alive=link.beat,
+        )
     return {
         "timings": [
             {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
@@ -125,23 +114,16 @@ def _serve(request: dict[str, Any], threads: int, link: _Link) -> dict[str, Any]
 
 
 def main() -> None:
-    """Serve until standard input closes."""
+    """Serve until standard input closes; the argument lists the CPUs."""
     cpus = tuple(int(cpu) for cpu in sys.argv[1].split(","))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     pin(cpus)
     use_runtime_only()
-    link = _Link(os.fdopen(os.dup(1), "w"))
-    os.dup2(2, 1)
-    for line in sys.stdin:
+    link = Link()
+    for request in requests():
         try:
-            link.send(event="done", **_serve(json.loads(line), len(cpus), link))
+            link.send(event="done", **_serve(request, len(cpus), link))
         except UserError as error:
             link.send(event="failed", message=str(error))
-        except Exception as error:  # a module may raise anything; the parent names the file
-            message = (str(error).strip() or repr(error)).splitlines()[0]
-            link.send(event="raised", message=message)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _TVM = {
         "mcpu": _TEXT,
         "mattr": {"type": "array", "items": {"type": "string", "pattern": r"^[+-]"}},
         "arch": _TEXT,
-        "num-cores": False,  # it follows from measure.threads
+        "num-cores": {"not": {}},  # it follows from measure.threads
     },
 }
 

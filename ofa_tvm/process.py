@@ -1,0 +1,158 @@
+"""Warm worker processes: requests and events as JSON lines over pipes, with time limits and crash isolation."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_START_LIMIT_S = 60.0
+
+
+class WorkerDied(Exception):
+    """The worker ended while it was at work; the message completes 'it ...'."""
+
+
+class WorkerHung(Exception):
+    """The worker gave no sign within its limit and was stopped."""
+
+
+class WorkerProcess:
+    """A `python -m MODULE ARGS` that answers requests; started now, warm afterwards.
+
+    Parameters
+    ----------
+    module
+        A module of ofa-tvm whose `main` calls `serve`.
+    args
+        Its command-line arguments.
+    environment
+        Variables to add to this process's own.
+    """
+
+    def __init__(
+        self, module: str, args: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        root = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=os.environ | dict(environment or {}) | {"PYTHONPATH": path},
+        )
+        self._pending = b""
+        self._answered = False
+
+    def ask(self, request: Mapping[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
+        """Send one request; yields its events, of which the last has `event` "done" or "failed".
+
+        Parameters
+        ----------
+        request
+            JSON-serialisable request.
+        limit_s
+            Seconds without an event after which the worker counts as hung (at least 60 for the first
+            event of all, while the worker starts).
+
+        Raises
+        ------
+        WorkerDied, WorkerHung
+            The worker is gone; make a new one.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            while True:
+                event = self._event(limit_s if self._answered else max(limit_s, _START_LIMIT_S))
+                self._answered = True
+                yield event
+                if event["event"] in ("done", "failed"):
+                    return
+        except TimeoutError:
+            self.stop()
+            raise WorkerHung(f"gave no sign for {limit_s:g} s and was stopped") from None
+        except (EOFError, BrokenPipeError):
+            reason = self._death()
+            self.stop()
+            raise WorkerDied(reason) from None
+
+    def _event(self, limit_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + limit_s
+        while b"\n" not in self._pending:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise EOFError
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        return dict(json.loads(line))
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            why = {
+                "SIGILL": "uses instructions that this CPU lacks",
+                "SIGKILL": "was killed (out of memory?)",
+            }
+            return f"{why.get(name, 'crashed')} ({name})"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return f"ended its process with exit code {code}: {lines[-1] if lines else 'no message'}"
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+
+
+class Link:
+    """The worker's end: events tell the parent what is at work, so that it knows what to blame."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print goes to standard error
+        self._last = 0.0
+
+    def send(self, **event: Any) -> None:
+        """Send one event."""
+        self._last = time.monotonic()
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+    def beat(self) -> None:
+        """Say that work goes on, at most once a second."""
+        if time.monotonic() - self._last > 1.0:
+            self.send(event="alive")
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    """Requests from the parent until it closes the pipe; this process dies with its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for line in sys.stdin:
+        yield dict(json.loads(line))

@@ -1,0 +1,238 @@
+"""Measuring real modules, and ones that misbehave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_module import SmallModule, build_small_module, write_small_onnx
+
+import ofa_tvm
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.measurement import (
+    Measurer,
+    measure_callables,
+    measure_many,
+    measure_onnxruntime,
+    torch_subject,
+)
+from ofa_tvm.measurement.pinning import choose_cpus, pinned
+from ofa_tvm.targets import get_target
+
+
+@pytest.fixture(scope="module")
+def measurer(small: SmallModule) -> Measurer:
+    with Measurer(small.target) as opened:
+        yield opened
+
+
+def shared_library(folder: Path, name: str, body: str) -> Path:
+    """A library that misbehaves as soon as it is loaded."""
+    source, library = folder / f"{name}.c", folder / f"{name}.so"
+    source.write_text(
+        f"#include <unistd.h>\n__attribute__((constructor)) static void start(void) {{ {body} }}\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+def test_the_latency_of_a_small_network(small: SmallModule) -> None:
+    result = ofa_tvm.measure(small.so, small.target, repeats=7)
+    assert result.median_ms is not None and 0 < result.median_ms < 1000
+    assert result.mad_ms is not None and result.mad_ms < result.median_ms
+    assert result.repeats == len(result.samples_ms) == 7
+    assert (result.threads, result.unit, result.instructions) == (1, "ms", None)
+    assert len(result.cpus) == 1 and result.cpus[0] in os.sched_getaffinity(0)
+    assert result.target == "x86" and result.machine
+
+
+def test_work_shows_in_the_latency(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
+    wide = write_small_onnx(tmp_path / "wide.onnx", width=128)
+    build_small_module(wide, tmp_path / "wide.so", small.target)
+    narrow_time, wide_time = measurer.measure_many([small.so, tmp_path / "wide.so"], repeats=7)
+    assert wide_time.cost > 3 * narrow_time.cost
+
+
+def test_a_file_compiled_anew_is_measured_anew(
+    small: SmallModule, measurer: Measurer, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.so"
+    write_atomic(path, small.so.read_bytes())
+    before = measurer.measure(path, repeats=5)
+    wide = write_small_onnx(tmp_path / "wide.onnx", width=256)
+    write_atomic(path, build_small_module(wide, tmp_path / "wide.so", small.target).read_bytes())
+    assert measurer.measure(path, repeats=5).cost > 3 * before.cost
+
+
+def test_a_warm_worker_costs_little_beyond_the_samples(small: SmallModule, measurer: Measurer) -> None:
+    measurer.measure(small.so)
+    worker = measurer._worker
+    start = time.monotonic()
+    for _ in range(5):
+        measurer.measure(small.so, repeats=5)
+    # Starting a worker takes about half a second: five modules stay below what five new workers would cost.
+    assert time.monotonic() - start < 5.0
+    assert measurer._worker is worker
+
+
+def test_onnxruntime_is_timed_in_the_same_rounds(small: SmallModule, measurer: Measurer) -> None:
+    tvm_time, ort_time = measurer.measure_many([small.so, small.onnx], repeats=5)
+    assert tvm_time.cost > 0 and ort_time.cost > 0
+    assert measure_onnxruntime(small.onnx, small.target, repeats=5).cost == pytest.approx(
+        ort_time.cost, rel=3
+    )
+
+
+def test_the_measuring_process_has_neither_torch_nor_the_compiler(small: SmallModule) -> None:
+    with Measurer(small.target) as measurer:
+        measurer.measure(small.so, repeats=5)
+        assert measurer._worker is not None
+        maps = Path(f"/proc/{measurer._worker._process.pid}/maps").read_text()
+        affinity = os.sched_getaffinity(measurer._worker._process.pid)
+    assert "libtvm_runtime.so" in maps
+    assert "libtvm_compiler" not in maps and "libtorch" not in maps
+    assert affinity == set(measurer.cpus)
+
+
+def test_the_parent_needs_no_tvm(small: SmallModule) -> None:
+    code = (
+        "import sys, ofa_tvm; sys.modules['torch'] = sys.modules['tvm'] = None\n"
+        "print(ofa_tvm.measure(sys.argv[1], ofa_tvm.get_target('x86'), repeats=5).repeats)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, small.so], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "5"
+
+
+def test_a_crash_is_reported_by_name_and_the_next_module_is_measured(
+    small: SmallModule, measurer: Measurer, tmp_path: Path
+) -> None:
+    crash = shared_library(tmp_path, "crash", "__builtin_trap();")
+    with pytest.raises(UserError, match=r"crash\.so uses instructions that this CPU lacks \(SIGILL\)"):
+        measurer.measure(crash)
+    assert measurer.measure(small.so, repeats=5).cost > 0
+    segfault = shared_library(tmp_path, "segfault", "*(volatile int *)0 = 1;")
+    with pytest.raises(UserError, match=r"segfault\.so crashed \(SIGSEGV\)"):
+        measurer.measure(segfault)
+    leave = shared_library(tmp_path, "leave", "_exit(7);")
+    with pytest.raises(UserError, match=r"leave\.so ended its process with exit code 7"):
+        measurer.measure(leave)
+
+
+def test_a_hang_is_stopped(small: SmallModule, tmp_path: Path) -> None:
+    hang = shared_library(tmp_path, "hang", "for (;;) pause();")
+    with Measurer(small.target, time_limit_s=2.0) as measurer:
+        with pytest.raises(UserError, match=r"hang\.so gave no sign for 2 s"):
+            measurer.measure(hang)
+        assert measurer.measure(small.so, repeats=5).cost > 0
+
+
+def test_one_bad_module_does_not_spoil_the_others(
+    small: SmallModule, measurer: Measurer, tmp_path: Path
+) -> None:
+    crash = shared_library(tmp_path, "crash", "__builtin_trap();")
+    missing = tmp_path / "missing.so"
+    files = [small.so, crash, missing, small.so]
+    results = measurer.measure_many(files, repeats=5, errors="return")
+    assert [isinstance(result, UserError) for result in results] == [False, True, True, False]
+    assert "crash.so" in str(results[1]) and "missing.so" in str(results[2])
+    with pytest.raises(UserError, match=r"crash\.so"):
+        measurer.measure_many(files, repeats=5)
+
+
+def test_wrong_results_are_not_timed(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
+    onnx_path = write_small_onnx(tmp_path / "nan.onnx", scale=float("nan"))
+    so = build_small_module(onnx_path, tmp_path / "nan.so", small.target)
+    for path in (so, onnx_path):
+        with pytest.raises(UserError, match="not finite"):
+            measurer.measure(path)
+
+
+def test_other_files_are_refused(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
+    text = tmp_path / "text.so"
+    text.write_text("not a library")
+    library = shared_library(tmp_path, "other", ";")
+    foreign = tmp_path / "foreign.so"
+    foreign.write_bytes(bytearray(small.so.read_bytes()[:18]) + b"\xb7\x00" + bytes(100))
+    for path, says in (
+        (text, "not a compiled module"),
+        (tmp_path / "none.so", "no compiled module"),
+        (library, "not a module that ofa-tvm compiled|cannot be loaded"),
+        (foreign, "code for aarch64, but this machine is x86_64"),
+        (small.onnx.parent, "cannot read|not a compiled module"),
+    ):
+        with pytest.raises(UserError, match=says):
+            measurer.measure(path)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"garbage")
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot load .*broken\.onnx"):
+        measurer.measure(broken)
+
+
+def test_a_target_of_another_machine_is_refused() -> None:
+    with pytest.raises(UserError, match="runs by emulator"):
+        Measurer(get_target("cortex-a72"))
+
+
+def test_many_modules_in_groups(small: SmallModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofa_tvm.measurement.measurer.GROUP", 2)
+    results = measure_many([small.so] * 5, small.target, repeats=5)
+    assert len(results) == 5
+    assert max(r.cost for r in results) < 3 * min(r.cost for r in results)
+
+
+def test_a_worker_is_replaced_before_it_holds_too_many_libraries(
+    small: SmallModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ofa_tvm.measurement.measurer.RECYCLE", 2)
+    with Measurer(small.target) as measurer:
+        workers = []
+        for _ in range(4):
+            measurer.measure(small.so, repeats=5)
+            workers.append(measurer._worker)
+    assert workers[0] is workers[1] and workers[2] is workers[3] and workers[0] is not workers[2]
+
+
+def test_a_measurer_leaves_no_process(small: SmallModule) -> None:
+    with Measurer(small.target) as measurer:
+        measurer.measure(small.so, repeats=5)
+        assert measurer._worker is not None
+        process = measurer._worker._process
+    assert process.poll() is not None
+
+
+def test_torch_under_the_same_protocol(small: SmallModule) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Conv2d(3, 8, 3)
+    threads, affinity = torch.get_num_threads(), os.sched_getaffinity(0)
+    subject = torch_subject(module, np.zeros((1, 3, 16, 16), np.float32))
+    results = measure_callables({"torch": subject, "nothing": lambda: None}, small.target, repeats=5)
+    assert results["torch"].cost > results["nothing"].cost
+    assert torch.get_num_threads() == threads
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_threads_get_cores_of_their_own(tmp_path: Path) -> None:
+    for cpu, siblings in enumerate(("0,4", "1,5", "2,6", "3,7") * 2):
+        folder = tmp_path / f"devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "core_cpus_list").write_text(siblings + "\n")
+    everything = set(range(8))
+    assert choose_cpus(1, everything, tmp_path) == (7,)
+    assert choose_cpus(4, everything, tmp_path) == (4, 5, 6, 7)
+    assert choose_cpus(2, {2, 3, 6, 7}, tmp_path) == (6, 7)
+    assert choose_cpus(2, {3, 7, 0}, tmp_path) == (0, 7)
+    with pytest.raises(UsageError, match="only 3 CPUs"):
+        choose_cpus(4, {0, 1, 2}, tmp_path)
+
+
+def test_pinning_ends_with_its_block() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned(1) as cpus:
+        assert os.sched_getaffinity(0) == set(cpus)
+    assert os.sched_getaffinity(0) == before
