@@ -193,15 +193,17 @@ class Space:
 
     def min_arch(self, r: int | None = None) -> Arch:
         """Smallest choice everywhere; the smallest default resolution unless `r` is given."""
-        return self._pick([0] * len(self.choices), r or min(self.default_resolutions))
+        return self._pick([0] * len(self.choices), min(self.default_resolutions) if r is None else r)
 
     def max_arch(self, r: int | None = None) -> Arch:
         """Largest choice everywhere; the largest default resolution unless `r` is given."""
-        return self._pick([len(c) - 1 for c in self.choices], r or max(self.default_resolutions))
+        return self._pick(
+            [len(c) - 1 for c in self.choices], max(self.default_resolutions) if r is None else r
+        )
 
     def median_arch(self, r: int | None = None) -> Arch:
         """Middle choice everywhere; `median_resolution` unless `r` is given."""
-        return self._pick([len(c) // 2 for c in self.choices], r or self.median_resolution)
+        return self._pick([len(c) // 2 for c in self.choices], self.median_resolution if r is None else r)
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """One architecture, each dimension uniform and independent."""

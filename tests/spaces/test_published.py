@@ -63,6 +63,8 @@ def test_extremes_and_median() -> None:
     assert space.min_arch() == _uniform(2, 3, 3, 128)
     assert space.median_arch() == _uniform(3, 4, 5, space.median_resolution)
     assert space.max_arch(r=160) == _uniform(4, 6, 7, 160)
+    with pytest.raises(UsageError, match="r = 0"):
+        space.min_arch(r=0)
     resnet = get_space("ofa_resnet50")
     assert resnet.min_arch().d == (0, 0, 0, 0, 0)
     assert resnet.max_arch().d == (2, 2, 2, 2, 2)
