@@ -31,7 +31,6 @@ from ofa_tvm.training.loss import shrinking_loss
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
 from ofa_tvm.training.validation import accuracy, calibrated_subnet, calibration_batches
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -238,12 +237,12 @@ class _Training:
 
         self.results: list[PhaseResult] = []
         self.teacher: nn.Module | None = None
-        self.net = self._fresh_net()
+        self.net = self._fresh_net(config.dropout)
 
-    def _fresh_net(self) -> Supernet:
+    def _fresh_net(self, dropout: float) -> Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            net = build_supernet(self.space, n_classes=self.data.n_classes, dropout=self.config.dropout)
+            net = build_supernet(self.space, n_classes=self.data.n_classes, dropout=dropout)
         return self._placed(net)
 
     def _placed(self, net: Module) -> Module:
@@ -409,13 +408,10 @@ class _Training:
         """The full net as the first phase left it; it normalises by each batch, as in the paper's code."""
         if index == 0 or self.config.distillation == 0 or self.teacher is not None:
             return
-        full = self._fresh_net()
+        full = self._fresh_net(dropout=0.0)
         full.load_checkpoint(self._phase_path(self.config.phases[0]))
         self.teacher = self._placed(full.extract(self.space.max_arch()))
         self.teacher.train().requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, nn.Dropout):
-                module.eval()
 
     def _phase_path(self, phase: Phase) -> Path:
         return self.out / "phases" / f"{phase.name}.pt"

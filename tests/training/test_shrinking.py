@@ -1,0 +1,240 @@
+"""Training: it learns, it resumes exactly, it stops on nonsense, and processes share it without a trace."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.spaces import get_space
+from ofa_tvm.supernet import build_supernet
+from ofa_tvm.training import Phase, digits, shrinking, train
+from ofa_tvm.training.checkpoint import CheckpointFolder
+from ofa_tvm.training.loss import distillation_loss, label_loss, shrinking_loss
+from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
+
+TINY = Path(tiny.__file__)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def records(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, shrinking.TrainingResult]:
+    out = tmp_path_factory.mktemp("unbroken")
+    return out, train(tiny.CONFIG, tiny.tiny_digits(), out)
+
+
+def test_a_finished_training_leaves_what_it_promises(
+    unbroken: tuple[Path, shrinking.TrainingResult],
+) -> None:
+    out, result = unbroken
+    assert result.checkpoint == out / "supernet.pt" and result.checkpoint.is_file()
+    assert [phase.name for phase in result.phases] == ["full", "all"]
+    assert set(result.phases[0].accuracies) == {"max @32"} and len(result.phases[1].accuracies) == 8
+    assert sorted(p.name for p in (out / "phases").iterdir()) == ["all.pt", "full.pt"]
+    assert len(list((out / "checkpoints").iterdir())) == 2
+    epochs = [(r["phase"], r["epoch"]) for r in records(out) if "loss" in r]
+    assert epochs == [(p, e) for p in ("full", "all") for e in (1, 2, 3)]
+    net = build_supernet("ofa_digits", n_classes=10)
+    net.load_checkpoint(result.checkpoint)
+
+
+# In the first phase, in the second, at a phase's last step, and where no checkpoint of the phase exists yet.
+@pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (13, 0.0), (9, 0.0), (14, 1e9)])
+def test_a_killed_training_continues_as_if_unbroken(
+    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult], steps: int, every_s: float
+) -> None:
+    child = subprocess.run([sys.executable, TINY, tmp_path, str(steps), str(every_s)])
+    assert child.returncode == -signal.SIGKILL
+    assert not (tmp_path / "supernet.pt").exists()
+    result = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
+    assert same(result.checkpoint, unbroken[0] / "supernet.pt")
+    assert result.phases == unbroken[1].phases
+    assert records(tmp_path) == records(unbroken[0])
+
+
+def test_ctrl_c_leaves_a_state_to_continue(
+    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.CONFIG, tiny.tiny_digits(), tmp_path, progress=tiny.AfterSteps(5, signal.SIGINT))
+    assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
+
+
+def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, shrinking.TrainingResult]) -> None:
+    out, result = unbroken
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.pt")}
+    assert train(tiny.CONFIG, tiny.tiny_digits(), out) == result
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.pt")} == before
+
+
+def test_other_settings_are_refused_in_the_same_folder(
+    unbroken: tuple[Path, shrinking.TrainingResult],
+) -> None:
+    for config, data, seed in (
+        (tiny.CONFIG.replace(momentum=0.8), tiny.tiny_digits(), 0),
+        (tiny.CONFIG, tiny.tiny_digits(64), 0),
+        (tiny.CONFIG, tiny.tiny_digits(), 1),
+    ):
+        with pytest.raises(UsageError, match="other settings, data or seed"):
+            train(config, data, unbroken[0], seed=seed)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
+) -> None:
+    subprocess.run([sys.executable, TINY, tmp_path, "12", "0"])
+    newest = CheckpointFolder(tmp_path / "checkpoints").paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"all checkpoints .* are damaged"):
+        train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    config = tiny.CONFIG.replace(phases=(Phase("full", {}, 1, 0, 5e-2),))
+    paths = [
+        train(config, tiny.tiny_digits(), tmp_path / name, seed=seed).checkpoint
+        for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    ]
+    assert same(paths[0], paths[1]) and not same(paths[0], paths[2])
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    good, wild = tiny.CONFIG.phases[0], Phase("wild", {"ks": 0}, 3, 0, 1e30)
+    config = tiny.CONFIG.replace(phases=(good, wild), label_smoothing=0.0)
+    with pytest.raises(UserError, match=r"the loss became (nan|inf) in phase wild at step \d+ of 9"):
+        train(config, tiny.tiny_digits(), tmp_path)
+    state = CheckpointFolder(tmp_path / "checkpoints").load_last()
+    assert state is not None
+    assert all(bool(torch.isfinite(t).all()) for t in state["net"].values())
+    assert not (tmp_path / "supernet.pt").exists() and (tmp_path / "phases" / "full.pt").exists()
+
+
+def test_two_processes_give_the_single_process_result(
+    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    subprocess.run([*command, TINY, tmp_path, "-1", "0"], check=True, capture_output=True)
+    ours, single = weights(tmp_path / "supernet.pt"), weights(unbroken[0] / "supernet.pt")
+    for name in single:
+        # Only the order in which gradients are added differs.
+        torch.testing.assert_close(ours[name], single[name], rtol=1e-3, atol=1e-4, msg=name)
+    for ours_line, line in zip(records(tmp_path), records(unbroken[0]), strict=True):
+        assert ours_line.get("loss") == pytest.approx(line.get("loss"), rel=1e-4)
+
+
+def test_one_folder_belongs_to_one_training(tmp_path: Path) -> None:
+    with shrinking._only_one(tmp_path), pytest.raises(UserError, match="another process is training"):
+        train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
+
+
+def test_requests_that_do_not_fit(tmp_path: Path) -> None:
+    data = tiny.tiny_digits()
+    with pytest.raises(UsageError, match="no resolution 33"):
+        train(tiny.CONFIG.replace(resolutions=(33,)), data, tmp_path)
+    with pytest.raises(UsageError, match="opens 'w'"):
+        train(tiny.CONFIG.replace(phases=(Phase("x", {"w": 0}),)), data, tmp_path)
+    with pytest.raises(UsageError, match="unknown device 'gpu9'"):
+        train(tiny.CONFIG.replace(device="gpu9"), data, tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        train(tiny.CONFIG, data, tmp_path / "file")
+
+
+# ---- a step -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("distilled", [False, True])
+def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> None:
+    torch.manual_seed(0)
+    data, space = digits(), get_space("ofa_digits")
+    config = tiny.CONFIG.replace(precision=precision)
+    net = build_supernet(space, n_classes=10).train()
+    teacher = net.extract(space.max_arch()).train() if distilled else None
+    optimiser = build_optimiser(net, 0.9, 3e-5)
+    set_learning_rate(optimiser, 0.03)
+    rng = np.random.default_rng(0)
+    losses = []
+    for step in range(25):
+        indices = rng.integers(data.size("train"), size=32)
+        batch = shrinking.MicroBatch(
+            data.training_batch(indices, 32, step), torch.from_numpy(data.targets("train")[indices]), step
+        )
+        archs = [space.sample(rng).replace(r=32)]
+        losses.append(shrinking.shrinking_step(net, optimiser, [batch], archs, config, teacher))
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5]) if not distilled else losses[-1] < losses[0]
+
+
+def test_gradients_of_subnets_add_up() -> None:
+    space = get_space("ofa_digits")
+    archs = [space.min_arch(32), space.max_arch(32)]
+    config = tiny.CONFIG.replace(dropout=0.0)
+    torch.manual_seed(0)
+    net = build_supernet(space, n_classes=10).train()
+    batch = shrinking.MicroBatch(torch.randn(8, 3, 32, 32), torch.arange(8), 0)
+    optimiser = build_optimiser(net, 0.0, 0.0)  # learning rate 0: weights stay
+
+    def gradient(subnets: list) -> torch.Tensor:
+        shrinking.shrinking_step(net, optimiser, [batch], subnets, config)
+        weight = net.get_parameter("first_conv.conv.weight")
+        assert weight.grad is not None
+        return weight.grad.clone()
+
+    torch.testing.assert_close(gradient(archs), gradient(archs[:1]) + gradient(archs[1:]))
+
+
+def test_losses_follow_their_formulas() -> None:
+    logits, teacher = torch.randn(4, 10, dtype=torch.float64), torch.randn(4, 10, dtype=torch.float64)
+    logits, teacher = logits.float(), teacher.float()
+    targets = torch.tensor([1, 0, 9, 3])
+    log_p = logits.log_softmax(1)
+    soft = torch.full((4, 10), 0.01).scatter(1, targets[:, None], 0.91)
+    torch.testing.assert_close(label_loss(logits, targets, 0.1), -(soft * log_p).sum(1).mean())
+    ce = -(teacher.softmax(1) * log_p).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, teacher, "ce"), ce)
+    torch.testing.assert_close(distillation_loss(logits, teacher, "mse"), ((logits - teacher) ** 2).mean())
+    both = shrinking_loss(logits, targets, teacher, smoothing=0.1, distillation=3.0, kind="ce")
+    torch.testing.assert_close(both, (label_loss(logits, targets, 0.1) + 3 * ce) / 2)
+
+
+def test_only_weights_are_decayed() -> None:
+    net = build_supernet("ofa_digits", n_classes=10)
+    optimiser = build_optimiser(net, 0.9, 3e-5)
+    decayed, free = (group["params"] for group in optimiser.param_groups)
+    assert len(decayed) + len(free) == len(list(net.parameters()))
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert all(".bn." in names[id(p)] or names[id(p)].endswith("bias") for p in free)
+    assert not any(".bn." in names[id(p)] or names[id(p)].endswith("bias") for p in decayed)
+    assert optimiser.param_groups[0]["nesterov"] and optimiser.param_groups[1]["weight_decay"] == 0
+
+
+def test_schedule() -> None:
+    rates = [cosine_with_warmup(step, 100, 10, 2.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.01
