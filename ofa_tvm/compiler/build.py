@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,12 +18,11 @@ import onnx
 import tvm
 from tvm import relax, te
 from tvm.relax.frontend.onnx import from_onnx
-from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
 
 from ofa_tvm.compiler import graph, layout, lowering, schedules
-from ofa_tvm.compiler.kernels import Kernel, kernel_key, make_kernel, shapes
+from ofa_tvm.compiler.kernels import Kernel, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
+from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
@@ -129,13 +129,15 @@ def _import_failure(model: onnx.ModelProto, source: str, error: Exception) -> st
 
 def kernels_of(mod: tvm.IRModule) -> dict[str, Kernel]:
     """Distinct kernels of a lowered module by the name under which `main` calls them."""
-    calls: dict[str, int] = {}
-    for binding in layout.bindings(mod["main"]):
-        value = binding.value
-        if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
-            name = value.args[0].name_hint
-            calls[name] = calls.get(name, 0) + 1
+    calls = Counter(kernel_calls(mod))
     return {name: make_kernel(mod[name], name, count) for name, count in calls.items()}
+
+
+def kernel_calls(mod: tvm.IRModule) -> list[str]:
+    """Names of the kernels that `main` of a lowered module calls, in order of execution."""
+    call_tir = tvm.ir.Op.get("relax.call_tir")
+    values = (binding.value for binding in layout.bindings(mod["main"]))
+    return [v.args[0].name_hint for v in values if isinstance(v, relax.Call) and v.op == call_tir]
 
 
 def compile(  # noqa: A001 - the name is the product's
@@ -206,35 +208,6 @@ def _schedule(
     return scheduled_kernel(kernel.key, kernel.mod["main"], None), KernelUse(
         kernel.name, kernel.calls, "none", None
     )
-
-
-def trace_json(sch: Schedule) -> Any:
-    """A schedule's trace as plain JSON data."""
-    return json.loads(json.dumps(_plain(sch.trace.as_json())))
-
-
-def _plain(value: Any) -> Any:
-    """TVM's containers and integers as Python's own."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, bool | int | float) or value is None:
-        return value
-    if hasattr(value, "items"):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if hasattr(value, "__iter__"):
-        return [_plain(v) for v in value]
-    return _plain(value.value)
-
-
-def scheduled_by_trace(mod: tvm.IRModule, trace: Any) -> Schedule:
-    """Schedule of `mod` rebuilt from a trace in JSON form."""
-    sch = Schedule(mod)
-    Trace.apply_json_to_schedule(_to_tvm(trace), sch)
-    return sch
-
-
-def _to_tvm(value: Any) -> Any:
-    return value
 
 
 def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
@@ -351,15 +324,3 @@ def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Targe
             str(temporary), fcompile=link, addons=[str(p) for p in objects], workspace_dir=folder
         )
 
-
-__all__ = [
-    "CompiledModule",
-    "KernelUse",
-    "compile",
-    "kernel_key",
-    "kernels_of",
-    "lower_onnx",
-    "scheduled_by_trace",
-    "shapes",
-    "trace_json",
-]

@@ -166,7 +166,6 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
     channels = anatomy.spatial[-1]
     row_extent = anatomy.spatial[-2] if len(anatomy.spatial) > 1 else 1
     line_extent = anatomy.spatial[-3] if anatomy.padding is not None and len(anatomy.spatial) > 2 else 1
-    orders = (True, False) if len(anatomy.spatial) > 1 else (True,)
     found = []
     for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
         vectors = width // mach.vector(width)
@@ -174,7 +173,11 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
             if rows > 1 and rows * vectors + vectors + 1 > mach.registers:
                 continue
             for lines in divisors(line_extent):
-                found += [Tiling(width, rows, lines, order) for order in orders]
+                # With one tile of channels or of pixels the order of the two loops is the same thing.
+                one_order = width == channels or (rows, lines) == (row_extent, line_extent)
+                found += [
+                    Tiling(width, rows, lines, order) for order in ((True,) if one_order else (True, False))
+                ]
     return sorted(found, key=lambda tiling: estimated_cycles(anatomy, tiling, mach))
 
 
@@ -246,10 +249,10 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
         outer = [*loops, row0, channel0]
     inner = [loop for loop in (*band, row0) if loop not in outer]
     sch.reorder(*outer, *inner, row1, channel1)
-    sch.compute_at(reduction, (outer + inner)[-1])
+    sch.compute_at(reduction, (outer + inner)[-1], preserve_unit_loops=True)
     if anatomy.padding is not None:
         padding = sch.get_sblock(anatomy.padding)
-        sch.compute_at(padding, outer[-1])
+        sch.compute_at(padding, outer[-1], preserve_unit_loops=True)
         copied = sch.get_loops(padding)[-1]
         lanes = mach.vector(int(sch.get(copied).extent))
         if lanes > 1:
@@ -285,6 +288,8 @@ def _choice(sch: Schedule, values: list[int]) -> tvm.tirx.Var:
 
 def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> None:
     """Innermost loop in vectors of `vector` values, all others unrolled."""
+    if not loops:
+        return
     *rows, channels = loops
     if int(sch.get(channels).extent) > vector:
         several, channels = sch.split(channels, [None, vector])

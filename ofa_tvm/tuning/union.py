@@ -1,0 +1,111 @@
+"""The kernel union: every kernel that any subnet of a space can need, from a handful of subnets.
+
+A kernel depends only on its own shape, and a block's shapes on few genes (`block_structure`). So a small
+covering population, in which every block shows every form, contains all kernels of the space's 10^19
+subnets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
+from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.spaces import Layer
+from ofa_tvm.spaces.blocks import block_structure, covering_population, split_blocks
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Target
+
+_ANCHORS = ("conv2d", "matmul")
+
+
+@dataclass(frozen=True)
+class KernelUnion:
+    """Distinct kernels of a space at some resolutions.
+
+    Parameters
+    ----------
+    kernels
+        Every kernel; `calls` counts how often it occurs in the covering subnets, where every form of a block
+        occurs about equally often.
+    by_block
+        Keys of the kernels that a block's layers become, in order, by those layers.
+    """
+
+    kernels: tuple[Kernel, ...]
+    by_block: dict[tuple[Layer, ...], tuple[str, ...]]
+
+
+def kernel_union(
+    space: Space,
+    resolutions: Sequence[int],
+    target: Target,
+    *,
+    n_classes: int = 1000,
+    batch: int = 1,
+    progress: Progress = SILENT,
+) -> KernelUnion:
+    """Enumerate the union by lowering a covering population; weights are arbitrary, shapes are all.
+
+    Parameters
+    ----------
+    space
+        The space.
+    resolutions
+        Input resolutions, each of the space.
+    target
+        Decides layout and fusion.
+    n_classes
+        Outputs of the classifier.
+    batch
+        Images an inference.
+    progress
+        Told of every lowered subnet.
+    """
+    from ofa_tvm.export import to_onnx
+    from ofa_tvm.supernet import build_supernet
+
+    structure = block_structure(space, n_classes)
+    depth = space.columns("d")
+    fixed = {*range(depth.start, depth.stop), space.columns("r").start}
+    groups = sorted({tuple(g for g in block.genes if g not in fixed) for block in structure.blocks})
+    population = covering_population(space, groups)
+    population[:, depth] = space.cardinalities[depth] - 1  # at full depth no block is hidden
+    population = np.unique(population, axis=0)
+    net = build_supernet(space, n_classes).eval()
+    found: dict[str, Kernel] = {}
+    by_block: dict[tuple[Layer, ...], tuple[str, ...]] = {}
+    archs = [arch.replace(r=r) for r in resolutions for arch in space.decode(population)]
+    with progress.task("enumerating kernels", len(archs)) as task:
+        for arch in archs:
+            mod = lower_onnx(to_onnx(net.extract(arch), arch.r, batch), target)
+            kernels = kernels_of(mod)
+            for kernel in kernels.values():
+                known = found.get(kernel.key)
+                found[kernel.key] = (
+                    kernel if known is None else replace(known, calls=known.calls + kernel.calls)
+                )
+            calls = [kernels[name] for name in kernel_calls(mod)]
+            by_block |= _blocks(space.layers(arch, n_classes), calls)
+            task.advance()
+    return KernelUnion(tuple(found.values()), by_block)
+
+
+def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Layer, ...], tuple[str, ...]]:
+    """Cut the sequence of kernel calls where blocks end: behind the kernel of a block's last product."""
+    result: dict[tuple[Layer, ...], tuple[str, ...]] = {}
+    rest = list(calls)
+    groups = list(split_blocks(layers).values())
+    for number, group in enumerate(groups):
+        wanted = sum(layer.kind != "pool" for layer in group)
+        taken: list[str] = []
+        while rest and (wanted or number == len(groups) - 1):
+            kernel = rest.pop(0)
+            taken.append(kernel.key)
+            wanted -= any(anchor in kernel.name.split(" ")[0] for anchor in _ANCHORS)
+        result[group] = tuple(taken)
+    return result
