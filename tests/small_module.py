@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+import ofa_tvm
 from ofa_tvm.targets import Target, get_target
 
 SIZE = 16
@@ -50,34 +50,9 @@ def write_small_onnx(path: Path, width: int = 8, scale: float = 1.0, classes: in
     return path
 
 
-def build_small_module(onnx_path: Path, path: Path, target: Any) -> Path:
-    """Compile with plain Relax (no tuning) and add the agreed `metadata` function."""
-    import onnx
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
-
-    model = onnx.load(onnx_path)
-    module = from_onnx(model, keep_params_in_input=False)
-    metadata = {
-        "format": 1,
-        "inputs": [{"name": "input", "shape": [1, 3, SIZE, SIZE], "dtype": "float32"}],
-        "outputs": [{"name": "logits", "shape": [1, len(LABELS)], "dtype": "float32"}],
-        "target": {
-            "name": target.name,
-            "kind": target.kind,
-            "tvm": target.tvm_dict(),
-            "threads": target.threads,
-        },
-        "onnx_metadata": {item.key: item.value for item in model.metadata_props},
-        "versions": {"tvm": tvm.__version__},
-    }
-    text = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
-    builder = relax.BlockBuilder(module)
-    with builder.function("metadata", []):
-        builder.emit_func_output(relax.const(text, "uint8"))
-    executable = tvm.compile(builder.get(), target=target.tvm_target())
-    executable.export_library(str(path))
+def build_small_module(onnx_path: Path, path: Path, target: Target) -> Path:
+    """Compile it; returns `path`."""
+    ofa_tvm.compile(onnx_path, target, path)
     return path
 
 

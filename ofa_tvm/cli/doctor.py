@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import click
 
 from ofa_tvm import __version__
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.measurement.module import leave_torch_out
 from ofa_tvm.targets import detect_machine, list_targets
 from ofa_tvm.targets.readiness import Readiness, examine
 
@@ -41,9 +40,7 @@ def command(console: Console) -> None:
 
     Always exits with 0: a target that is missing is an answer, not a failure.
     """
-    # Nothing here needs torch, and tvm imports it if it can.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+    leave_torch_out()
     machine = detect_machine()
     report = [examine(target, machine) for target in list_targets()]
     versions = _versions()

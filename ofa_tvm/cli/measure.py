@@ -11,6 +11,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.measurement.module import leave_torch_out
 from ofa_tvm.targets import Target, get_target
 
 
@@ -66,6 +67,7 @@ def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | Non
         return artefact.module_path, artefact.onnx_path
     if model.suffix != ".onnx":
         return model, None
+    leave_torch_out()
     from ofa_tvm import compile
 
     so = scratch / "model.so"

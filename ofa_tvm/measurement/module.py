@@ -22,14 +22,19 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
 _METADATA_FORMAT = 1
 
 
+def leave_torch_out() -> None:
+    """Keep torch out of this process, unless it is loaded already: tvm imports it if it can (2 s)."""
+    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
+
+
 def use_runtime_only() -> None:
     """Make this process load the TVM runtime alone and never torch; call it before tvm is imported.
 
     For processes of ofa-tvm's own (workers, `run`, `bench`): afterwards nothing can be compiled in them.
     """
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
-    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
+    leave_torch_out()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ofa_tvm.errors import UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def honoured_target(target: Target) -> tvm.target.Target:
     """See `Target.tvm_target`."""
+    os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")  # else tvm compiles an extension for torch
     import tvm
 
     settings = target.tvm_dict()

@@ -214,7 +214,10 @@ def test_ctrl_c_says_how_to_go_on(deploy: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    time.sleep(2.0)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while not children.read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.05)  # until it measures
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130

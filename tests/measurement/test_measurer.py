@@ -53,7 +53,7 @@ def test_the_latency_of_a_small_network(small: SmallModule) -> None:
 
 
 def test_work_shows_in_the_latency(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
-    wide = write_small_onnx(tmp_path / "wide.onnx", width=128)
+    wide = write_small_onnx(tmp_path / "wide.onnx", width=1024)
     build_small_module(wide, tmp_path / "wide.so", small.target)
     narrow_time, wide_time = measurer.measure_many([small.so, tmp_path / "wide.so"], repeats=7)
     assert wide_time.cost > 3 * narrow_time.cost
@@ -65,20 +65,27 @@ def test_a_file_compiled_anew_is_measured_anew(
     path = tmp_path / "m.so"
     write_atomic(path, small.so.read_bytes())
     before = measurer.measure(path, repeats=5)
-    wide = write_small_onnx(tmp_path / "wide.onnx", width=256)
+    wide = write_small_onnx(tmp_path / "wide.onnx", width=1024)
     write_atomic(path, build_small_module(wide, tmp_path / "wide.so", small.target).read_bytes())
     assert measurer.measure(path, repeats=5).cost > 3 * before.cost
 
 
-def test_a_warm_worker_costs_little_beyond_the_samples(small: SmallModule, measurer: Measurer) -> None:
-    measurer.measure(small.so)
-    worker = measurer._worker
-    start = time.monotonic()
-    for _ in range(5):
+def test_a_warm_worker_saves_its_start(small: SmallModule) -> None:
+    def seconds(measurer: Measurer) -> float:
+        start = time.monotonic()
         measurer.measure(small.so, repeats=5)
-    # Starting a worker takes about half a second: five modules stay below what five new workers would cost.
-    assert time.monotonic() - start < 5.0
-    assert measurer._worker is worker
+        return time.monotonic() - start
+
+    with Measurer(small.target) as measurer:
+        cold = seconds(measurer)
+        assert min(seconds(measurer) for _ in range(5)) < cold / 2
+
+
+def test_threads_are_those_of_the_target(small: SmallModule) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this process may use one CPU only")
+    result = ofa_tvm.measure(small.so, small.target.with_threads(2), repeats=5)
+    assert result.threads == 2 and len(set(result.cpus)) == 2
 
 
 def test_onnxruntime_is_timed_in_the_same_rounds(small: SmallModule, measurer: Measurer) -> None:
@@ -182,8 +189,7 @@ def test_a_target_of_another_machine_is_refused() -> None:
 def test_many_modules_in_groups(small: SmallModule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ofa_tvm.measurement.measurer.GROUP", 2)
     results = measure_many([small.so] * 5, small.target, repeats=5)
-    assert len(results) == 5
-    assert max(r.cost for r in results) < 3 * min(r.cost for r in results)
+    assert len(results) == 5 and all(result.cost > 0 for result in results)
 
 
 def test_a_worker_is_replaced_before_it_holds_too_many_libraries(
