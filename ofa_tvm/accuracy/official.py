@@ -112,20 +112,27 @@ def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredict
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path} is not a published accuracy predictor: it holds no table of tensors")
-    weights = [v.numpy().astype(np.float32).T.copy() for v in state.values() if v.ndim == 2]
-    biases = [v.numpy().astype(np.float32) for k, v in state.items() if v.ndim == 1 and k.endswith("bias")]
+    matrices = [key for key, v in state.items() if v.ndim == 2]
+    weights = [state[key].numpy().astype(np.float32).T.copy() for key in matrices]
+    biases = []
+    for key, weight in zip(matrices, weights, strict=True):
+        bias = state.get(key.removesuffix("weight") + "bias")  # the last layer may have none
+        biases.append(
+            np.zeros(weight.shape[1], np.float32) if bias is None else bias.numpy().astype(np.float32)
+        )
     base = float(state["base_acc"].reshape(-1)[0]) if "base_acc" in state else 0.0
     chained = all(a.shape[1] == b.shape[0] for a, b in pairwise(weights))
-    fitting = len(biases) == len(weights) and all(
-        w.shape[1] == len(b) for w, b in zip(weights, biases, strict=True)
-    )
+    fitting = all(b.shape == w.shape[1:] for w, b in zip(weights, biases, strict=True))
     if not weights or not chained or not fitting or weights[-1].shape[1] != 1:
         raise UserError(f"{path} is not a published accuracy predictor: its layers do not form a chain")
     predictor = OfficialPredictor(space, tuple(weights), tuple(biases), base)
-    expected = predictor.encode(space.encode([space.max_arch(predictor.resolutions[-1])])).shape[1]
-    if weights[0].shape[0] != expected or (space.family == "mbconv" and space.n_blocks != 20):
-        raise UsageError(
-            f"{path} takes {weights[0].shape[0]} inputs, the encoding of {space.name} has {expected}: "
-            "it was made for another space"
-        )
+    wrong_space = UsageError(
+        f"{path} takes {weights[0].shape[0]} inputs, which is not the encoding of {space.name}: "
+        "it was made for another space"
+    )
+    if not predictor.resolutions or (space.family == "mbconv" and space.n_blocks != 20):
+        raise wrong_space
+    largest = space.encode([space.max_arch(predictor.resolutions[-1])])
+    if weights[0].shape[0] != predictor.encode(largest).shape[1]:
+        raise wrong_space
     return predictor

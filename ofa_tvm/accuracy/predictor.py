@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -192,6 +193,14 @@ class AccuracyPredictor:
                 values += v * (_smooth(features[name], self._trained[name], length) @ p.alpha)
         return self._mean + self._scale * values
 
+    @overload
+    def predict(self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[False] = ...) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
     def predict(
         self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -225,7 +234,7 @@ class AccuracyPredictor:
                 own += v * ((x**2).sum(axis=1) if length is None else 1.0)
             solved = solve_triangular(p.factor[0], cross.T, lower=True, check_finite=False)
             out[start : start + 1024] = np.maximum(own - (solved**2).sum(axis=0), 0.0) + p.noise
-        return self._scale * np.sqrt(out)
+        return self._scale * p.inflation * np.sqrt(out)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the predictor as an npz file without pickles.

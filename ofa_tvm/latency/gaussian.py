@@ -43,6 +43,9 @@ class Posterior:
         Standard deviation of that prediction, noise of a normal row included.
     factor : tuple
         Cholesky factor of K + noise.
+    inflation : float
+        Standard deviations are to be multiplied by it (`loo_std` is): it makes up for the scales having been
+        learned from the same rows, as dividing by the degrees of freedom does in least squares.
     """
 
     variances: np.ndarray
@@ -52,6 +55,7 @@ class Posterior:
     loo_residuals: np.ndarray
     loo_std: np.ndarray
     factor: tuple[np.ndarray, bool]
+    inflation: float
 
 
 def _negative_evidence(
@@ -146,7 +150,17 @@ def fit(
         weights = new
         if iteration == 0:
             theta = learn(theta)
-    return Posterior(np.exp(theta[:-1]), noise, noise * weights, alpha, residuals, np.sqrt(variances), factor)
+    inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
+    return Posterior(
+        variances=np.exp(theta[:-1]),
+        noise=noise,
+        row_noise=noise * weights,
+        alpha=alpha,
+        loo_residuals=residuals,
+        loo_std=inflation * np.sqrt(variances),
+        factor=factor,
+        inflation=inflation,
+    )
 
 
 def _inverse_diagonal(factor: tuple[np.ndarray, bool]) -> np.ndarray:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from scipy import sparse
@@ -247,6 +247,14 @@ class LatencyRegressor:
 
     # ---- predicting ----
 
+    @overload
+    def predict(self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[False] = ...) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
     def predict(
         self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -300,7 +308,7 @@ class LatencyRegressor:
                 own += variance * np.asarray(g.multiply(g).sum(axis=1)).ravel()
             solved = solve_triangular(p.factor[0], cross.T, lower=True, check_finite=False)
             out[start : start + 1024] = np.maximum(own - np.einsum("ij,ij->j", solved, solved), 0.0) + p.noise
-        return np.sqrt(out) * self._scale
+        return np.sqrt(out) * self._scale * p.inflation
 
     def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
         """A model fitted to these measurements as well; a subnet measured again counts with its new

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UserError
+from ofa_tvm.spaces import Arch, get_space, list_spaces
+from ofa_tvm.spaces.space import Space
+
+
+def made_up(space: Space, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Saturating in cost, better with resolution, and 0.2 points of measurement noise."""
+    macs = space.macs_batch(genes) / space.macs(space.max_arch())
+    depth = space.active_blocks(genes).mean(axis=1)
+    return 70 + 8 * (1 - np.exp(-3 * macs)) + 2 * depth + 0.2 * rng.standard_normal(len(genes))
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_eighty_subnets_rank_the_others(name: str) -> None:
+    space, rng = get_space(name), np.random.default_rng(0)
+    train, test = space.sample_genes(rng, 80), space.sample_genes(rng, 400)
+    model = AccuracyPredictor(space).fit(train, made_up(space, train, rng))
+    truth = made_up(space, test, rng)
+    mean, std = model.predict(test, return_std=True)
+    assert spearmanr(mean, truth).statistic > 0.9
+    assert 0.85 < (np.abs(mean - truth) < 1.96 * std).mean() <= 1.0
+    assert 0.6 < model.validation_["rmse"] / np.sqrt(np.mean((mean - truth) ** 2)) < 1.6
+
+
+def test_far_from_the_samples_it_is_less_certain(rng: np.random.Generator) -> None:
+    space = get_space("ofa_mbv3_w1.0")
+    small = space.sample_genes(rng, 100, [128])
+    small[:, space.columns("d")] = 0
+    model = AccuracyPredictor(space).fit(small, made_up(space, small, rng))
+    near = space.sample_genes(rng, 50, [128])
+    near[:, space.columns("d")] = 0
+    far = space.encode([space.max_arch()])
+    assert model.predict(far, return_std=True)[1][0] > 2 * model.predict(near, return_std=True)[1].max()
+
+
+def test_switched_off_blocks_do_not_count(rng: np.random.Generator) -> None:
+    space = get_space("ofa_digits")
+    genes = space.sample_genes(rng, 60)
+    model = AccuracyPredictor(space).fit(genes, made_up(space, genes, rng))
+    np.testing.assert_allclose(model.predict(genes), model.predict(space.canonical(genes)))
+    np.testing.assert_allclose(model.predict(space.decode(genes)), model.predict(genes))
+
+
+def test_saved_predictors_predict_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
+    space = get_space("ofa_digits")
+    genes = space.sample_genes(rng, 60)
+    model = AccuracyPredictor(space).fit(genes, made_up(space, genes, rng))
+    model.save(tmp_path / "a.model")
+    loaded = AccuracyPredictor.load(tmp_path / "a.model")
+    np.testing.assert_allclose(loaded.predict(genes), model.predict(genes), atol=0.02)
+    assert loaded.validation_ == model.validation_
+    (tmp_path / "a.model").write_bytes((tmp_path / "a.model").read_bytes()[:-200])
+    with pytest.raises(UserError, match="not a model file"):
+        AccuracyPredictor.load(tmp_path / "a.model")
+
+
+def test_bad_data_are_refused(rng: np.random.Generator) -> None:
+    space = get_space("ofa_digits")
+    genes = space.sample_genes(rng, 3)
+    with pytest.raises(UserError, match="at least two"):
+        AccuracyPredictor(space).fit(genes[:1], np.array([0.9]))
+    with pytest.raises(UserError, match="sample 2"):
+        AccuracyPredictor(space).fit(genes, np.array([0.9, 0.9, float("nan")]))
+    constant = AccuracyPredictor(space).fit(genes, np.full(3, 0.9))
+    np.testing.assert_allclose(constant.predict(space.sample_genes(rng, 20)), 0.9, atol=0.05)
+
+
+def imagenet(shared_data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Genes of the 1,336 distinct subnets and their (mean) measured top-1 accuracy in percent."""
+    found: dict[Arch, list[float]] = {}
+    for path in sorted((shared_data / "accuracy").glob("imagenet_top1_*.csv.gz")):
+        with gzip.open(path, "rt", newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(Arch.from_json(row["arch"]), []).append(float(row["top1_percent"]))
+    return get_space("ofa_mbv3_w1.0").encode(list(found)), np.array([np.mean(v) for v in found.values()])
+
+
+def test_measured_imagenet_accuracies(shared_data: Path) -> None:
+    genes, top1 = imagenet(shared_data)
+    order = np.random.default_rng(0).permutation(len(top1))
+    for n, rmse, rank in ((100, 0.20, 0.985), (500, 0.08, 0.997)):
+        train, test = order[:n], order[n:]
+        model = AccuracyPredictor(get_space("ofa_mbv3_w1.0")).fit(genes[train], top1[train])
+        mean, std = model.predict(genes[test], return_std=True)
+        assert np.sqrt(np.mean((mean - top1[test]) ** 2)) <= rmse
+        assert spearmanr(mean, top1[test]).statistic >= rank
+        assert 0.88 <= (np.abs(mean - top1[test]) < 1.96 * std).mean() <= 0.99
+
+
+def test_it_holds_beyond_the_sampled_region(shared_data: Path) -> None:
+    """Fitted on the worse half, it still ranks the best 300, where a search would go."""
+    genes, top1 = imagenet(shared_data)
+    order = np.argsort(top1)
+    train = np.random.default_rng(0).permutation(order[:700])[:200]
+    test = order[-300:]
+    mean, std = (
+        AccuracyPredictor(get_space("ofa_mbv3_w1.0"))
+        .fit(genes[train], top1[train])
+        .predict(genes[test], return_std=True)
+    )
+    assert spearmanr(mean, top1[test]).statistic > 0.85
+    assert (np.abs(mean - top1[test]) < 1.96 * std).mean() > 0.9

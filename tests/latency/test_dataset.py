@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.latency.dataset import Column, LatencyWriter, read_table
+from ofa_tvm.spaces import get_space
+
+SPACE = get_space("ofa_digits")
+
+
+def write(path: Path, rows: list[tuple[str, str]], heading: str = "arch,x86_ms") -> Path:
+    lines = [heading]
+    for arch, value in rows:
+        quoted = arch.replace('"', '""')
+        lines.append(f'"{quoted}",{value}')
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def archs(n: int) -> list[str]:
+    return [a.to_json() for a in SPACE.decode(SPACE.sample_genes(np.random.default_rng(0), n))]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("x86_ms", Column("x86")),
+        ("rtx2080ti_b64_ms", Column("rtx2080ti", batch=64)),
+        ("arm_minstr", Column("arm", "Minstr")),
+        ("gold_6226_ms", Column("gold_6226")),
+    ],
+)
+def test_a_heading_is_read_and_written_alike(name: str, column: Column) -> None:
+    assert Column.parse(name) == column
+    assert column.name == name
+
+
+def test_a_heading_without_unit_is_refused() -> None:
+    with pytest.raises(UserError, match="x86_seconds"):
+        Column.parse("x86_seconds")
+
+
+def test_what_is_appended_is_read_back_and_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    sample = SPACE.decode(SPACE.sample_genes(np.random.default_rng(1), 6))
+    writer = LatencyWriter(path, SPACE, Column("x86"))
+    for i, arch in enumerate(sample[:3]):
+        writer.append(arch, 1.0 + i / 4, mad_ms=0.01, repeats=7)
+    again = LatencyWriter(path, SPACE, Column("x86"))
+    assert again.measured == {a: 1.0 + i / 4 for i, a in enumerate(sample[:3])}
+    again.append(sample[3], 4.0)
+    table = read_table(path)  # the space is recorded beside the table
+    assert table.archs == tuple(sample[:4])
+    column, values = table.column("x86")
+    assert column.unit == "ms"
+    assert values.tolist() == [1.0, 1.25, 1.5, 4.0]
+    assert table.meta[0]["mad_ms"] == 0.01
+    with pytest.raises(UserError, match="already holds"):
+        again.append(sample[0], 1.0)
+    with pytest.raises(UserError, match="NaN"):
+        again.append(sample[4], float("nan"))
+    assert len(read_table(path)) == 4
+
+
+def test_a_row_cut_short_by_a_kill_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    first, second = SPACE.decode(SPACE.sample_genes(np.random.default_rng(1), 2))
+    writer = LatencyWriter(path, SPACE, Column("x86"))
+    writer.append(first, 1.0)
+    writer.append(second, 2.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    resumed = LatencyWriter(path, SPACE, Column("x86"))
+    assert list(resumed.measured) == [first]
+    resumed.append(second, 2.0)
+    assert path.read_bytes() == whole
+
+
+def test_a_table_of_another_target_or_space_is_not_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    LatencyWriter(path, SPACE, Column("x86")).append(SPACE.min_arch(), 1.0)
+    with pytest.raises(UserError, match="heading"):
+        LatencyWriter(path, SPACE, Column("arm"))
+    with pytest.raises(UserError, match="ofa_digits"):
+        read_table(path, "ofa_mbv3_w1.0")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("-1", "above 0"),
+        ("0", "above 0"),
+        ("nan", "NaN"),
+        ("inf", "infinite"),
+        ("", "not a number"),
+        ("fast", "not a number"),
+        ("100000", "absurd"),
+        ("0.0001", "absurd"),
+    ],
+)
+def test_a_bad_latency_is_named_with_its_row(tmp_path: Path, value: str, message: str) -> None:
+    rows = [(arch, "5.0") for arch in archs(6)]
+    rows[3] = (rows[3][0], value)
+    with pytest.raises(UserError, match=rf"row 5.*{message}"):
+        read_table(write(tmp_path / "lat.csv", rows), SPACE)
+
+
+def test_all_bad_rows_are_counted(tmp_path: Path) -> None:
+    rows = [(arch, "-1") for arch in archs(9)]
+    with pytest.raises(UserError, match=r"9 bad rows.*row 2.*and 4 more"):
+        read_table(write(tmp_path / "lat.csv", rows), SPACE)
+
+
+def test_equal_subnets_are_duplicates_even_if_their_json_differs(tmp_path: Path) -> None:
+    arch = SPACE.min_arch()
+    other = arch.replace(ks=(*arch.ks[:3], 7, *arch.ks[4:]))  # a block that depth switches off
+    assert arch == other
+    path = write(tmp_path / "lat.csv", [(arch.to_json(), "1"), (other.to_json(), "1")])
+    with pytest.raises(UserError, match="row 3 repeats the architecture of row 2"):
+        read_table(path, SPACE)
+
+
+def test_an_architecture_outside_the_space_is_named_with_its_row(tmp_path: Path) -> None:
+    outside = json.loads(SPACE.min_arch().to_json()) | {"r": 33}
+    path = write(tmp_path / "lat.csv", [(archs(1)[0], "1"), (json.dumps(outside), "1")])
+    with pytest.raises(UserError, match=r"row 3.*33"):
+        read_table(path, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty"),
+        ("arch,x86_ms\n", "no rows"),
+        ("name,x86_ms\nfoo,1\n", "heading"),
+        ("arch,x86_ms,arm_minstr\n", "mixes emulated"),
+        ("arch,x86_ms\nnot json,1\n", "row 2"),
+        ("arch,x86_ms\na,b,c\n", "3 cells"),
+    ],
+)
+def test_a_file_that_is_no_table_is_explained(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "lat.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_table(path, SPACE)
+
+
+def test_damaged_files_are_explained(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv.gz"
+    path.write_bytes(gzip.compress(b"arch,x86_ms\n" * 50)[:30])
+    with pytest.raises(UserError, match="cannot read"):
+        read_table(path, SPACE)
+    with pytest.raises(UserError, match="cannot read"):
+        read_table(tmp_path / "missing.csv", SPACE)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_table(path, SPACE)
+
+
+def test_a_table_without_its_space_asks_for_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--space"):
+        read_table(write(tmp_path / "lat.csv", [(archs(1)[0], "1")]))
+
+
+def test_the_published_dataset_is_read_whole(shared_data: Path) -> None:
+    table = read_table(shared_data / "latency" / "ofa_mbv3_paper_val.csv.gz", "ofa_mbv3_w1.2")
+    assert len(table) == 1500
+    column, values = table.column("rtx2080ti")
+    assert (column.batch, len(values)) == (64, 1500)
+    with pytest.raises(UsageError, match="choose one of"):
+        table.column()

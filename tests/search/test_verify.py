@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.latency.blocks import BlockTables
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.evolution import Evolution, search
+from ofa_tvm.search.verify import Checked, known_subnets, search_verified
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+
+QUICK = Evolution(population=60, generations=60)
+
+
+class Device:
+    """Measures what `truth` says, with 1 % noise."""
+
+    def __init__(self, space: Space, truth: BlockTables) -> None:
+        self.space, self.truth = space, truth
+        self.rng = np.random.default_rng(0)
+        self.measured: list[Arch] = []
+
+    def __call__(self, archs: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
+        self.measured += archs
+        values = self.truth(self.space.encode(archs))
+        return values * (1 + 0.01 * self.rng.standard_normal(len(archs))), 0.01 * values
+
+
+@pytest.mark.parametrize("bias", [0.7, 1.0, 1.4])
+def test_the_winner_is_within_the_budget_however_wrong_the_model(
+    space: Space, latency: BlockTables, accuracy: BlockTables, bias: float
+) -> None:
+    device = Device(space, latency)
+    model = latency.scaled(bias, 0.3)
+    result = search_verified(space, accuracy, model, Budget(15.0), device, settings=QUICK)
+    winner = result.winner
+    assert winner.within
+    assert winner.measured + winner.noise <= 15.0
+    # The promise is kept and little is given away: the true optimum is what a search with the truth finds.
+    best = search(space, accuracy, latency, 15.0, settings=QUICK).accuracy[0]
+    assert winner.accuracy > 0.96 * best
+    # Everything measured is on record, once, and the corrected model knows better.
+    assert [c.arch for c in result.record] == device.measured
+    assert len(set(device.measured)) == len(device.measured)
+    if bias != 1.0:
+        genes = space.encode([c.arch for c in result.record])
+        before = np.abs(model(genes) - latency(genes)).mean()
+        assert np.abs(result.latency(genes) - latency(genes)).mean() < 0.2 * before
+        assert len({c.round for c in result.record}) >= 2
+
+
+def test_a_fitted_regressor_is_corrected_too(
+    space: Space, latency: BlockTables, accuracy: BlockTables
+) -> None:
+    """The table was measured on a quiet machine; today everything takes a fifth longer."""
+    genes = space.sample_genes(np.random.default_rng(1), 40, space.default_resolutions)
+    model = LatencyRegressor(space, target="x86").fit(genes, latency(genes))
+    device = Device(space, latency.scaled(1.2))
+    result = search_verified(space, accuracy, model, Budget(15.0), device, settings=QUICK)
+    assert device.truth(space.encode([result.winner.arch]))[0] <= 15.0 * 1.02
+
+
+def test_nothing_within_the_budget_is_an_answer(
+    space: Space, latency: BlockTables, accuracy: BlockTables
+) -> None:
+    device = Device(space, latency.scaled(10.0))
+    with pytest.raises(UserError, match="no subnet with a measured latency within 15 ms") as error:
+        search_verified(space, accuracy, latency, Budget(15.0), device, settings=QUICK)
+    assert not isinstance(error.value, UsageError)
+    with pytest.raises(UsageError, match="smallest"):
+        search_verified(space, accuracy, latency, Budget(1.0), device, settings=QUICK)
+
+
+def test_subnets_measured_earlier_can_win(space: Space, latency: BlockTables, accuracy: BlockTables) -> None:
+    truth = search(space, accuracy, latency, 15.0, settings=Evolution(generations=300), k=1)
+    known = known_subnets(
+        truth.archs, truth.accuracy + 1.0, truth.latency, truth.latency - 0.1, np.full(1, 0.01), Budget(15.0)
+    )
+    device = Device(space, latency)
+    result = search_verified(space, accuracy, latency, Budget(15.0), device, known=known, settings=QUICK)
+    assert result.winner == known[0]
+    assert truth.archs[0] not in device.measured  # what is known is not measured again
+
+
+def test_a_known_subnet_beyond_the_budget_does_not_win(
+    space: Space, latency: BlockTables, accuracy: BlockTables
+) -> None:
+    slow = Checked(space.max_arch(), 1e9, 10.0, 60.0, 0.1, 0, False)
+    result = search_verified(
+        space, accuracy, latency, Budget(15.0), Device(space, latency), known=[slow], settings=QUICK
+    )
+    assert result.winner.arch != slow.arch
