@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 import numpy as np
@@ -166,11 +166,16 @@ class AccuracyPredictor:
         self._mean = float(self.accuracy_.mean())
         self._scale = float(self.accuracy_.std()) or 1.0
         y = (self.accuracy_ - self._mean) / self._scale
-        kernels = []
-        for name, length, _ in _KERNELS:
+
+        def kernel(name: str, length: float | None, constant: float) -> Callable[[np.ndarray], np.ndarray]:
             x = self._trained[name]
-            kernels.append(x @ x.T if length is None else _smooth(x, x, length))
-        kernels[0] = kernels[0] + _CONSTANT
+            if length is None:
+                return lambda rows: x[rows] @ x[rows].T + constant
+            return lambda rows: _smooth(x[rows], x[rows], length)
+
+        kernels = [
+            kernel(name, length, _CONSTANT if i == 0 else 0.0) for i, (name, length, _) in enumerate(_KERNELS)
+        ]
         expected = np.log([*(share for _, _, share in _KERNELS), _EXPECTED_NOISE])
         self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
         p = self._posterior

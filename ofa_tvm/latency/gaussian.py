@@ -8,7 +8,7 @@ the samples it is a Gaussian process whose kernel is sum_g s_g^2 K_g, which is h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ def _negative_evidence(
 
 
 def fit(
-    kernels: Sequence[np.ndarray],
+    kernels: Sequence[Callable[[np.ndarray], np.ndarray]],
     y: np.ndarray,
     centre: np.ndarray,
     *,
@@ -98,8 +98,8 @@ def fit(
 
     Parameters
     ----------
-    kernels : sequence of (n, n) arrays
-        One Gram matrix a group.
+    kernels : sequence of callables
+        One a group: row numbers (m,) -> Gram matrix (m, m) of these rows.
     y : (n,) array
         Targets of about unit scale.
     centre : (n_groups + 1,) array
@@ -115,7 +115,14 @@ def fit(
     if n > _ROWS_FOR_SCALES:
         chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
     theta = centre.copy() if fixed is None else fixed
-    small = [k[np.ix_(chosen, chosen)] for k in kernels]
+    small = [kernel(chosen) for kernel in kernels]
+    rows = np.arange(n)
+
+    def gram(theta: np.ndarray) -> np.ndarray:
+        total = np.zeros((n, n))
+        for scale, kernel in zip(np.exp(theta[:-1]), kernels, strict=True):
+            total += scale * kernel(rows)
+        return total
 
     def learn(theta: np.ndarray) -> np.ndarray:
         if fixed is not None:
@@ -132,8 +139,10 @@ def fit(
         return result.x
 
     theta = learn(theta)
-    for iteration in range(_REWEIGHTINGS + 1 if robust and n > 8 else 1):
-        total = sum(s * k for s, k in zip(np.exp(theta[:-1]), kernels, strict=True))
+    explained = gram(theta)
+    last = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
+    for iteration in range(last + 1):
+        total = explained.copy()
         noise = float(np.exp(theta[-1]))
         total[np.diag_indices(n)] += noise * weights + 1e-10 * np.trace(total) / n
         factor = cho_factor(total, lower=True, check_finite=False, overwrite_a=True)
@@ -141,7 +150,7 @@ def fit(
         inverse_diagonal = _inverse_diagonal(factor)
         residuals = alpha / inverse_diagonal
         variances = np.maximum(1 / inverse_diagonal - noise * weights, 0.0) + noise
-        if not robust or n <= 8 or iteration == _REWEIGHTINGS:
+        if iteration == last:
             break
         # Expectation step of Student-t noise: a residual far beyond its deviation counts for less.
         new = (_STUDENT_DOF + residuals**2 / variances) / (_STUDENT_DOF + 1.0)
@@ -150,6 +159,7 @@ def fit(
         weights = new
         if iteration == 0:
             theta = learn(theta)
+            explained = gram(theta)
     inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
     return Posterior(
         variances=np.exp(theta[:-1]),

@@ -207,13 +207,19 @@ class LatencyRegressor:
         )
         self._offset = level if self.prior is None else 0.0
         y = (self.latency_ - self._offset - self._factor * guess) / self._scale
-        kernels = [(f @ f.T).toarray() for f in features]
-        # A free constant, and the guess's scale as one more feature.
-        kernels[0] = kernels[0] + 4.0
         self._guess_spread = 1.0
         if self.prior is not None:
             self._guess_spread = max(float(np.std(guess)), 1e-12 + 0.05 * float(np.mean(guess)))
-            kernels[0] = kernels[0] + np.outer(guess, guess) / self._guess_spread**2
+
+        def free(rows: np.ndarray) -> np.ndarray:
+            """The first group, with a free constant and the guess's scale as one more feature."""
+            gram = (features[0][rows] @ features[0][rows].T).toarray() + 4.0
+            return gram + np.outer(guess[rows], guess[rows]) / self._guess_spread**2
+
+        def of(f: sparse.csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda rows: (f[rows] @ f[rows].T).toarray()
+
+        kernels = [free, *(of(f) for f in features[1:])]
         expected = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
         self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
         p = self._posterior
