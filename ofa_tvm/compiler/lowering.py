@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import relax, te, tirx
 
@@ -12,7 +14,10 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """Legalize and fuse: afterwards `main` only calls kernels (PrimFuncs) and reshapes, which are views."""
     passes = tvm.transform.Sequential(
         [
-            relax.transform.LegalizeOps({"relax.nn.conv2d": _conv2d}, skip_ops=["relax.reshape"]),
+            relax.transform.LegalizeOps(
+                {"relax.nn.conv2d": _conv2d} | dict.fromkeys(_REDUCERS, _reduction),
+                skip_ops=["relax.reshape"],
+            ),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
@@ -21,6 +26,44 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     )
     with target:
         return passes(mod)
+
+
+_REDUCERS = {"relax.mean": te.sum, "relax.sum": te.sum, "relax.max": te.max, "relax.min": te.min}
+
+
+def _reduction(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Reductions over some axes.
+
+    TVM's own definition names its blocks after the variable that is reduced, so that the same kernel would
+    have other block names in another network and its logged schedule would not fit.
+    """
+    name = call.op.name.removeprefix("relax.")
+    axes = call.attrs.axis
+    shape = static_shape(call.args[0])
+    if not shape:
+        return call  # left to TVM's build pipeline
+    reduced = sorted({int(a) % len(shape) for a in (axes if axes is not None else range(len(shape)))})
+    return bb.call_te(
+        _reduce, call.args[0], name, reduced, bool(call.attrs.keepdims), primfunc_name_hint=name
+    )
+
+
+def _reduce(data: te.Tensor, name: str, reduced: list[int], keepdims: bool) -> te.Tensor:
+    shape = [int(extent) for extent in data.shape]
+    axes = {axis: te.reduce_axis((0, shape[axis]), f"r{axis}") for axis in reduced}
+    out = [1 if i in axes else extent for i, extent in enumerate(shape) if keepdims or i not in axes]
+
+    def element(*position: tirx.Var) -> tvm.ir.PrimExpr:
+        free = iter(p for i, p in enumerate(position) if not (keepdims and i in axes))
+        return data(*[axes[i] if i in axes else next(free) for i in range(len(shape))])
+
+    result = te.compute(
+        out, lambda *p: _REDUCERS[f"relax.{name}"](element(*p), axis=list(axes.values())), name=f"{name}_reduce"
+    )
+    if name != "mean":
+        return result
+    scale = tirx.const(1 / math.prod(shape[axis] for axis in reduced), data.dtype)
+    return te.compute(out, lambda *p: result(*p) * scale, name="mean_scale")
 
 
 def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
