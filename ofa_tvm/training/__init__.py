@@ -3,6 +3,7 @@
 from ofa_tvm.training.config import Phase, TrainingConfig, digits_config, paper_config
 from ofa_tvm.training.data import ArrayData, ImageData, digits
 from ofa_tvm.training.shrinking import PhaseResult, TrainingResult, train
+from ofa_tvm.training.sources import load_data
 
 __all__ = [
     "ArrayData",
@@ -13,6 +14,7 @@ __all__ = [
     "TrainingResult",
     "digits",
     "digits_config",
+    "load_data",
     "paper_config",
     "train",
 ]

@@ -470,3 +470,5 @@ def _frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()  # it counts forward passes, which processes share

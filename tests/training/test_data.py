@@ -13,7 +13,7 @@ from PIL import Image
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.images import open_image
-from ofa_tvm.training import digits
+from ofa_tvm.training import digits, load_data
 from ofa_tvm.training.augment import Augmentation
 from ofa_tvm.training.cifar import cifar10
 from ofa_tvm.training.data import SPLITS
@@ -134,6 +134,11 @@ def test_bad_files_are_named_and_refused_or_skipped(tree: Path, rng: np.random.G
     assert len(data.skipped) == 3 and any("cut.jpg" in text for text in data.skipped)
 
 
+def test_load_data_knows_each_kind(tree: Path) -> None:
+    assert load_data("digits").fingerprint == digits().fingerprint
+    assert load_data(tree, workers=0).fingerprint == image_folder(tree, workers=0).fingerprint
+
+
 def test_a_tree_without_splits_is_split(tree: Path) -> None:
     data = image_folder(tree / "train", workers=0)
     assert [data.size(s) for s in SPLITS] == [21, 2, 3]
@@ -144,7 +149,7 @@ def test_data_errors(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"empty.*holds no images"):
         image_folder(tmp_path / "empty")
     with pytest.raises(UserError, match="no such data"):
-        image_folder(tmp_path / "absent")
+        load_data(tmp_path / "absent")
     (tmp_path / "x.tar").write_text("not a tar")
     with pytest.raises(UserError, match=r"x\.tar is not an uncompressed tar"):
         image_folder(tmp_path / "x.tar")

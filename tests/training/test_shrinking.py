@@ -137,14 +137,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
 def test_two_processes_give_the_single_process_result(
     tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    subprocess.run([*command, TINY, tmp_path, "-1", "0"], check=True, capture_output=True)
-    ours, single = weights(tmp_path / "supernet.pt"), weights(unbroken[0] / "supernet.pt")
-    for name in single:
-        # Only the order in which gradients are added differs.
-        torch.testing.assert_close(ours[name], single[name], rtol=1e-3, atol=1e-4, msg=name)
-    for ours_line, line in zip(records(tmp_path), records(unbroken[0]), strict=True):
-        assert ours_line.get("loss") == pytest.approx(line.get("loss"), rel=1e-4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*command, TINY, tmp_path, "-1", "0"], check=True, capture_output=True, timeout=120)
+    # With one subnet a step, each process adds one term and the sums are the same to the last bit.
+    assert same(tmp_path / "phases" / "full.pt", unbroken[0] / "phases" / "full.pt")
+    # With two, gradients are added in another order; rounding grows with the steps.
+    for ours, single in zip(records(tmp_path), records(unbroken[0]), strict=True):
+        assert ours.get("loss", 0) == pytest.approx(single.get("loss", 0), rel=1e-3)
 
 
 def test_one_folder_belongs_to_one_training(tmp_path: Path) -> None:
@@ -177,7 +176,7 @@ def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> N
     net = build_supernet(space, n_classes=10).train()
     teacher = net.extract(space.max_arch()).train() if distilled else None
     optimiser = build_optimiser(net, 0.9, 3e-5)
-    set_learning_rate(optimiser, 0.03)
+    set_learning_rate(optimiser, 0.05)
     rng = np.random.default_rng(0)
     losses = []
     for step in range(25):
@@ -185,9 +184,9 @@ def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> N
         batch = shrinking.MicroBatch(
             data.training_batch(indices, 32, step), torch.from_numpy(data.targets("train")[indices]), step
         )
-        archs = [space.sample(rng).replace(r=32)]
+        archs = [space.max_arch(32)]
         losses.append(shrinking.shrinking_step(net, optimiser, [batch], archs, config, teacher))
-    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5]) if not distilled else losses[-1] < losses[0]
+    assert np.mean(losses[-3:]) < (0.9 if distilled else 0.7) * np.mean(losses[:3])
 
 
 def test_gradients_of_subnets_add_up() -> None:
