@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_tvm.latency.blocks import BlockStructure
 from ofa_tvm.spaces import Layer
+from ofa_tvm.spaces.blocks import BlockStructure
 
 # Kernel classes whose cost per operation differs: a depthwise convolution is bound by memory, a pointwise
 # one by arithmetic, a linear layer (classifier, squeeze-and-excitation) by reading its weights.

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.latency.blocks import block_structure
 from ofa_tvm.latency.regression import as_genes
 from ofa_tvm.spaces import Arch, Layer
+from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.blocks import BlockTables, block_structure
 from ofa_tvm.spaces import Arch, Layer
+from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 _STEM = re.compile(r"Conv-input:(\d+)x\d+x\d+-output:.*")

@@ -24,10 +24,10 @@ from scipy.stats import spearmanr
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.latency.blocks import BlockStructure, BlockTables, block_structure
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import Posterior, fit
 from ofa_tvm.spaces import Arch, Layer, get_space
+from ofa_tvm.spaces.blocks import BlockStructure, BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 FORMAT = 1

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.blocks import block_structure
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.lookup_table import LookupTable, table_keys
 from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import block_structure
 
 SPACE = get_space("ofa_mbv3_w1.2")
 
