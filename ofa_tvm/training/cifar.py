@@ -40,7 +40,7 @@ def cifar10(path: str | Path, *, validation: int = 5000, seed: int = 0) -> Array
         raise UserError(f"no such data file: {path}") from None
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is not a CIFAR-10 npz (arrays classes, jpeg_*, offset_*, y_* for train and test): {error}"
+            f"{path} is not a CIFAR-10 npz (classes; jpeg_, offset_, y_ of train and test): {error}"
         ) from error
     rows = np.arange(len(train))
     rest, held = hold_out(rows, train_targets, validation / len(rows), seed, "CIFAR-10")
