@@ -1,0 +1,92 @@
+"""ofa-tvm quickstart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+
+if TYPE_CHECKING:
+    from ofa_tvm.workflow.quickstart import QuickstartResult
+
+
+@click.command(short_help="Train, tune, search and ship on handwritten digits, in five minutes.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder."
+)
+@click.option("--target", "target_name", default="x86", show_default=True, help="Target name or YAML file.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the compiled module.")
+@click.option("--latency", help="Budget with its unit, such as 80us; by default the median subnet's latency.")
+@common_options
+def command(console: Console, out: Path, target_name: str, threads: int | None, latency: str | None) -> None:
+    """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
+
+    A supernet is trained once by progressive shrinking; its kernels are tuned for this machine; accuracy and
+    latency are learned from measured subnets; the search finds the most accurate subnet within the budget;
+    its module is measured, checked and written to OUT/deploy. Stopped in between, the same command goes on.
+    """
+    from ofa_tvm.search.budget import parse_budget
+    from ofa_tvm.targets import get_target
+
+    budget = parse_budget(latency) if latency is not None else None
+    target = get_target(target_name)
+    if threads is not None:
+        target = target.with_threads(threads)
+    _check_folder(out)
+    console.say(
+        f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
+        f"thread{'s' if target.threads > 1 else ''}, budget {budget or 'of the median subnet'}, "
+        f"seed {console.seed}, folder {out}"
+    )
+    from ofa_tvm.workflow.quickstart import quickstart, summary
+
+    result = quickstart(out, target, budget=budget, seed=console.seed, progress=console.progress)
+    _show(console, out, result)
+    console.result(summary(result))
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with other things in it before five minutes are spent."""
+    from ofa_tvm.errors import UsageError
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder with -o")
+    if out.is_dir() and any(out.iterdir()) and not (out / "stages.json").exists():
+        raise UsageError(f"{out} is not empty and not a quickstart's folder; name another one with -o")
+
+
+def _show(console: Console, out: Path, result: QuickstartResult) -> None:
+    console.table(
+        ["subnet", "M MACs", "test accuracy", "predicted ms", "measured ms", "ONNX Runtime", "PyTorch"],
+        [
+            [
+                row.name,
+                f"{row.macs / 1e6:.2f}",
+                f"{row.accuracy:.2%}",
+                f"{row.predicted_ms:.4f}",
+                f"{row.measured_ms:.4f}",
+                f"{row.onnxruntime_ms / row.measured_ms:.2f}x its time",
+                f"{row.pytorch_ms / row.measured_ms:.2f}x its time",
+            ]
+            for row in result.rows
+        ],
+        title="accuracy on the test scans through the compiled module; one image, times by medians",
+    )
+    shipped, quality = result.shipped, result.quality
+    console.print(
+        "",
+        f"budget {result.budget}; shipped {out / 'deploy'}: measured {shipped.measurement.cost:.4f} "
+        f"{shipped.measurement.unit} (MAD {shipped.measurement.mad_ms or 0:.4f}), test accuracy "
+        f"{shipped.accuracy:.2%}, largest difference to ONNX Runtime {shipped.difference.max_rel:.1e}",
+        f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "
+        f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "
+        f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels tuned",
+        "seconds: "
+        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.stages.items())
+        + f"; in all {sum(result.stages.values()):.0f}",
+        "",
+        f"try: ofa-tvm run {out / 'deploy'} {result.images[0]}",
+    )

@@ -1,0 +1,40 @@
+"""The tuning log as a latency table: a subnet costs the sum of its kernels' recorded times."""
+
+from __future__ import annotations
+
+import statistics
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.latency.kernel_sum import KernelSum
+from ofa_tvm.logs import KernelTable
+from ofa_tvm.spaces import Layer
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.tuning import KernelUnion
+
+
+def kernel_sum_from_log(
+    space: Space, union: KernelUnion, records: KernelTable, *, n_classes: int = 1000
+) -> KernelSum:
+    """Kernel-sum model whose entries are the best records of each block's kernels, in milliseconds.
+
+    A kernel without a record counts as fast, per operation, as the median kernel that has one. Blocks at
+    resolutions outside the union cost nothing, so the model holds for the union's resolutions only.
+
+    Raises
+    ------
+    UserError
+        If no kernel of the union has a record.
+    """
+    known = {key: best.time_us for key in (k.key for k in union.kernels) if (best := records.best(key))}
+    if not known:
+        raise UserError(
+            "the tuning log has no record of any of the space's kernels; run `ofa-tvm tune` first"
+        )
+    flops = {kernel.key: kernel.flops for kernel in union.kernels}
+    pace = statistics.median(us / max(flops[key], 1.0) for key, us in known.items())
+
+    def block_ms(layers: tuple[Layer, ...]) -> float:
+        keys = union.by_block.get(layers, ())
+        return sum(known[key] if key in known else flops[key] * pace for key in keys) / 1e3
+
+    return KernelSum(space, block_ms, n_classes=n_classes)

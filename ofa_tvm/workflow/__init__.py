@@ -1,0 +1,1 @@
+"""The whole loop: the project file, shipping, and the quickstart."""

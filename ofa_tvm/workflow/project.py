@@ -1,0 +1,114 @@
+"""`ofa-tvm.yaml`: what the verbs need not be told again, because it belongs to the project they run in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.yamlfile import read_yaml, write_yaml
+
+NAME = "ofa-tvm.yaml"
+
+PROJECT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "space": {"type": "string"},
+        "checkpoint": {"type": "string"},
+        "data": {"type": "string"},
+        "resolutions": {"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1},
+        "accuracy_predictor": {"type": "string"},
+        "tuning_logs": {"type": "string"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """Settings of one project; None is "not set".
+
+    Parameters
+    ----------
+    folder
+        Where the file lies; relative paths in it are relative to this.
+    space
+        Name of the search space.
+    checkpoint
+        The trained supernet.
+    data
+        "digits", or a path to images.
+    resolutions
+        Those to tune for and search in.
+    accuracy_predictor
+        A fitted predictor.
+    tuning_logs
+        Folder of this project's tuning logs.
+    """
+
+    folder: Path
+    space: str = "ofa_mbv3_w1.0"
+    checkpoint: Path | None = None
+    data: str | None = None
+    resolutions: tuple[int, ...] | None = None
+    accuracy_predictor: Path | None = None
+    tuning_logs: Path = Path("tuning_logs")
+
+    def path(self, value: Path) -> Path:
+        """A path of this file as seen from anywhere."""
+        return self.folder / value
+
+    def save(self) -> Path:
+        """Write `ofa-tvm.yaml` into the folder; returns its path."""
+        content: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "folder" and value is not None:
+                content[field.name] = (
+                    list(value)
+                    if isinstance(value, tuple)
+                    else str(value)
+                    if isinstance(value, Path)
+                    else value
+                )
+        file = self.folder / NAME
+        write_atomic(file, write_yaml(content))
+        return file
+
+
+def read_project(file: Path) -> Project:
+    """Read one `ofa-tvm.yaml`.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or has an unknown key; the sentence names line and key.
+    """
+    content = read_yaml(file, PROJECT_SCHEMA)
+    for key in ("checkpoint", "accuracy_predictor", "tuning_logs"):
+        if key in content:
+            content[key] = Path(content[key])
+    if "resolutions" in content:
+        content["resolutions"] = tuple(content["resolutions"])
+    return Project(folder=file.resolve().parent, **content)
+
+
+def find_project(start: Path | None = None) -> Project:
+    """The nearest project: `ofa-tvm.yaml` in `start` or a folder above it, else the stated defaults.
+
+    Raises
+    ------
+    UsageError
+        If `start` does not exist.
+    UserError
+        If the file that is found is broken.
+    """
+    folder = (start or Path.cwd()).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    for candidate in (folder, *folder.parents):
+        if (candidate / NAME).is_file():
+            return read_project(candidate / NAME)
+    return Project(folder=folder)

@@ -1,0 +1,471 @@
+"""The whole loop on real handwritten digits, from untrained weights to a shipped, measured module.
+
+Every stage is the function that the other verbs use; this module only puts them in order. All stages resume:
+the training, the evaluations, the tuning log and the latency table go on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_tvm.accuracy.evaluate import evaluate_subnets
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.collect import SubnetBench, collect
+from ofa_tvm.latency.log_model import kernel_sum_from_log
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.measurement import Measurer, measure_callables, torch_subject
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.verify import Checked, VerifiedResult, known_subnets, search_verified
+from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.supernet import Supernet, build_supernet
+from ofa_tvm.targets import Target
+from ofa_tvm.training.config import TrainingConfig, digits_config
+from ofa_tvm.training.data import ImageData, digits
+from ofa_tvm.training.shrinking import train
+from ofa_tvm.tuning import KernelUnion, kernel_union, tune_kernels
+from ofa_tvm.workflow.project import Project
+from ofa_tvm.workflow.ship import Shipped, build_subnet, ship
+
+SPACE = "ofa_digits"
+_SUMMARY = "quickstart.json"
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """How much work each stage does; the defaults fit five minutes on two cores.
+
+    Parameters
+    ----------
+    training
+        Phases of progressive shrinking.
+    accuracy_samples, latency_samples
+        Subnets whose accuracy and latency are measured to fit the predictors.
+    trials
+        Of each kernel of the space.
+    tuning_seconds
+        Wall-clock limit of the tuning; kernels that are left over use their template's first choice.
+    candidates, rounds
+        Subnets measured in each round of the search, and its rounds at the most.
+    images
+        Test scans written as PNG files.
+    """
+
+    training: TrainingConfig = field(default_factory=digits_config)
+    accuracy_samples: int = 80
+    latency_samples: int = 40
+    trials: int = 6
+    tuning_seconds: float = 120.0
+    candidates: int = 4
+    rounds: int = 3
+    images: int = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subnet of the final table; accuracies 0..1 through the compiled module, times in milliseconds."""
+
+    name: str
+    arch: Arch
+    accuracy: float
+    predicted_ms: float
+    measured_ms: float
+    onnxruntime_ms: float
+    pytorch_ms: float
+    macs: int
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the quickstart made and measured.
+
+    Parameters
+    ----------
+    artefact
+        Folder of the shipped artefact.
+    images
+        The PNG files to try it on.
+    budget
+        The latency budget.
+    rows
+        Largest, smallest and chosen subnet.
+    shipped
+        The chosen one as it was shipped.
+    stages
+        Seconds spent in each stage, earlier interrupted runs included.
+    quality
+        Rank correlation and error of the two predictors on subnets left out, and the tuning's extent.
+    """
+
+    artefact: Path
+    images: tuple[Path, ...]
+    budget: Budget
+    rows: tuple[Row, ...]
+    shipped: Shipped
+    stages: dict[str, float]
+    quality: dict[str, float]
+
+
+class _Stages:
+    """Seconds by stage, kept in a file so that a resumed run can tell the whole time."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._path, self._progress = path, progress
+        self.seconds: dict[str, float] = {}
+        if path.is_file():
+            try:
+                self.seconds = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+            except (ValueError, AttributeError, TypeError):
+                progress.say(f"{path} is damaged; times are counted anew")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._progress.say(f"* {name}")
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            write_atomic(self._path, json.dumps(self.seconds))
+
+
+def quickstart(
+    out: Path,
+    target: Target,
+    *,
+    budget: Budget | None = None,
+    settings: QuickstartSettings | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> QuickstartResult:
+    """Train, tune, predict, search and ship on scikit-learn's digits.
+
+    Parameters
+    ----------
+    out
+        Folder for everything; called again with the same one, it goes on.
+    target
+        A target that runs on this machine.
+    budget
+        Latency limit; None takes the measured latency of the space's median subnet.
+    settings
+        Extent of the stages.
+    seed
+        Of weights, order, sampling and search.
+    progress
+        Told of everything that takes long.
+
+    Raises
+    ------
+    UsageError
+        If the budget has another unit than the target, or is below what the space can reach.
+    UserError
+        If the folder holds something else, or nothing within the budget was found.
+    """
+    settings = settings or QuickstartSettings()
+    if budget is not None and budget.unit.lower() != target.unit:
+        raise UsageError(f"target {target.name} counts in {target.unit}; the budget {budget} does not")
+    space, data = get_space(SPACE), digits()
+    stages = _Stages(out / "stages.json", progress)
+    with stages.stage("train the supernet"):
+        trained = train(settings.training, data, out / "training", progress=progress, seed=seed)
+        net = build_supernet(space, data.n_classes)
+        net.load_checkpoint(trained.checkpoint)
+        net.eval()
+        project = Project(
+            out,
+            space=SPACE,
+            checkpoint=trained.checkpoint.relative_to(out),
+            data=data.name,
+            resolutions=space.default_resolutions,
+            accuracy_predictor=Path("accuracy.model"),
+        )
+        project.save()
+    with stages.stage("learn accuracy"):
+        accuracy = _learn_accuracy(net, data, out, settings, seed, progress)
+    with stages.stage("tune the space's kernels"):
+        union = kernel_union(
+            space, space.default_resolutions, target, n_classes=data.n_classes, progress=progress
+        )
+        tuned = tune_kernels(
+            union.kernels,
+            target,
+            out / "tuning_logs",
+            trials=settings.trials,
+            seconds=settings.tuning_seconds,
+            seed=seed,
+            progress=progress,
+        )
+        records = find_records(target, [out / "tuning_logs"])
+    with SubnetBench(net, target, records) as bench:
+        with stages.stage("measure and learn latency"):
+            latency, table = _learn_latency(bench, union, out, settings, seed, progress)
+            if budget is None:
+                budget = _default_budget(bench, out)
+        with stages.stage("search under the budget"):
+            genes = space.encode(list(table))
+            measured = np.array(list(table.values()))
+            found = search_verified(
+                space,
+                accuracy,
+                latency,
+                budget,
+                bench.costs,
+                candidates=settings.candidates,
+                rounds=settings.rounds,
+                known=known_subnets(
+                    list(table), accuracy(genes), latency(genes), measured, 0.02 * measured, budget
+                ),
+                seed=seed,
+                progress=progress,
+            )
+    with stages.stage("ship and check"):
+        shipped = _ship_best(net, data, target, records, out / "deploy", budget, found, settings, seed)
+        images = _write_images(data, out / "images", settings.images)
+    with stages.stage("compare"):
+        rows = _compare(net, data, target, records, latency, shipped, settings, seed)
+    result = QuickstartResult(
+        artefact=out / "deploy",
+        images=images,
+        budget=budget,
+        rows=rows,
+        shipped=shipped,
+        stages=stages.seconds,
+        quality={
+            "accuracy_spearman": accuracy.validation_["spearman"],
+            "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
+            "latency_spearman": latency.validation_["spearman"],
+            "latency_mape": latency.validation_["mape"],
+            "kernels": tuned.kernels,
+            "kernels_tuned": tuned.tuned,
+            "subnets_measured": len(table) + len(found.record),
+        },
+    )
+    write_atomic(out / _SUMMARY, json.dumps(summary(result), indent=1))
+    return result
+
+
+def _learn_accuracy(
+    net: Supernet, data: ImageData, out: Path, settings: QuickstartSettings, seed: int, progress: Progress
+) -> AccuracyPredictor:
+    space, rng = net.space, np.random.default_rng(seed)
+    sample = space.decode(space.sample_genes(rng, settings.accuracy_samples, space.default_resolutions))
+    ends = [end for r in space.default_resolutions for end in (space.min_arch(r), space.max_arch(r))]
+    archs = list(dict.fromkeys([*ends, *sample]))
+    accuracies = evaluate_subnets(
+        net,
+        archs,
+        data,
+        "val",
+        calibration_images=settings.training.calibration_images,
+        cache_path=out / "accuracy.jsonl",
+        seed=seed,
+        progress=progress,
+    )
+    predictor = AccuracyPredictor(space).fit(archs, accuracies)
+    predictor.save(out / "accuracy.model")
+    return predictor
+
+
+def _learn_latency(
+    bench: SubnetBench,
+    union: KernelUnion,
+    out: Path,
+    settings: QuickstartSettings,
+    seed: int,
+    progress: Progress,
+) -> tuple[LatencyRegressor, dict[Arch, float]]:
+    space, target = bench.net.space, bench.target
+    table = collect(
+        bench,
+        out / f"latency-{target.name}.csv",
+        settings.latency_samples,
+        space.default_resolutions,
+        seed=seed + 1,
+        progress=progress,
+    ).measured
+    archs, costs = list(table), np.array(list(table.values()))
+    n_classes = bench.net.n_classes
+    prior = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes).fit(archs, costs)
+    model = LatencyRegressor(
+        space, prior.tables, target=target.name, unit=target.unit, n_classes=n_classes
+    ).fit(archs, costs)
+    model.save(out / f"latency-{target.name}.model")
+    return model, table
+
+
+def _default_budget(bench: SubnetBench, out: Path) -> Budget:
+    """Measured latency of the median subnet, kept so that a resumed run has the same budget."""
+    path = out / f"budget-{bench.target.name}.json"
+    if path.is_file():
+        try:
+            content = json.loads(path.read_text())
+            return Budget(float(content["value"]), str(content["unit"]))
+        except (ValueError, KeyError, TypeError):
+            path.unlink()
+    (result,) = bench.measure([bench.net.space.median_arch()])
+    budget = Budget(float(f"{result.cost:.3g}"), result.unit)
+    write_atomic(path, json.dumps({"value": budget.value, "unit": budget.unit}))
+    return budget
+
+
+def _ship_best(
+    net: Supernet,
+    data: ImageData,
+    target: Target,
+    records: KernelTable,
+    folder: Path,
+    budget: Budget,
+    found: VerifiedResult,
+    settings: QuickstartSettings,
+    seed: int,
+) -> Shipped:
+    """The most accurate candidate whose module, measured once more as it ships, keeps the budget."""
+    candidates: dict[Arch, Checked] = {}
+    for checked in (found.winner, *found.record):
+        if checked.within:
+            candidates.setdefault(checked.arch, checked)
+    for checked in sorted(candidates.values(), key=lambda c: -c.accuracy):
+        shipped = ship(
+            net,
+            checked.arch,
+            data,
+            target,
+            records,
+            folder,
+            budget=budget,
+            predicted=checked.predicted,
+            predicted_accuracy=checked.accuracy,
+            calibration_images=settings.training.calibration_images,
+            seed=seed,
+        )
+        if shipped is not None:
+            return shipped
+    raise UserError(
+        f"no module kept the budget of {budget} when it was measured for shipping: the machine is busy or the "
+        "budget at the edge of what is possible; raise it, or run the same command again"
+    )
+
+
+def _write_images(data: ImageData, folder: Path, count: int) -> tuple[Path, ...]:
+    """Test scans as PNG files named by their class, one of each class first."""
+    targets = data.targets("test")
+    first = [int(np.flatnonzero(targets == c)[0]) for c in range(data.n_classes)]
+    order = [*first, *(i for i in range(len(targets)) if i not in set(first))][:count]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in order:
+        path = folder / f"digit-{data.labels[targets[index]]}-{index}.png"
+        data.image("test", index).save(path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _compare(
+    net: Supernet,
+    data: ImageData,
+    target: Target,
+    records: KernelTable,
+    latency: LatencyRegressor,
+    shipped: Shipped,
+    settings: QuickstartSettings,
+    seed: int,
+) -> tuple[Row, ...]:
+    """Largest, smallest and chosen subnet side by side, all timed in the same rounds."""
+    import tempfile
+
+    from ofa_tvm.deploy import write_artefact
+    from ofa_tvm.training.validation import calibrated_subnet
+    from ofa_tvm.workflow.ship import accuracy_through_module
+
+    space: Space = net.space
+    chosen = Arch.from_json(json.dumps(shipped.artefact.manifest["arch"]))
+    resolutions = space.default_resolutions
+    subjects = {
+        "largest": space.max_arch(resolutions[-1]),
+        "smallest": space.min_arch(resolutions[0]),
+        "chosen": chosen,
+    }
+    images = settings.training.calibration_images
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-compare-") as name:
+        accuracies: dict[str, float] = {"chosen": shipped.accuracy}
+        files = {"chosen": (shipped.artefact.module_path, shipped.artefact.onnx_path)}
+        for title in ("largest", "smallest"):
+            folder = Path(name) / title
+            folder.mkdir()
+            built = build_subnet(
+                net, subjects[title], data, target, records, folder, calibration_images=images, seed=seed
+            )
+            artefact = write_artefact(folder / "artefact", built.so, built.onnx, {"target": target.to_json()})
+            accuracies[title] = accuracy_through_module(artefact, data)
+            files[title] = (built.so, built.onnx)
+        with Measurer(target) as measurer:
+            order = [path for title in subjects for path in files[title]]
+            timed = dict(zip(order, measurer.measure_many(order), strict=True))
+        rng = np.random.default_rng(0)
+        eager = measure_callables(
+            {
+                title: torch_subject(
+                    calibrated_subnet(net, arch, data, images, seed),
+                    rng.standard_normal((1, 3, arch.r, arch.r)).astype(np.float32),
+                )
+                for title, arch in subjects.items()
+            },
+            target,
+        )
+    predicted = latency.predict(list(subjects.values()))
+    return tuple(
+        Row(
+            name=title,
+            arch=arch,
+            accuracy=accuracies[title],
+            predicted_ms=float(predicted[i]),
+            measured_ms=timed[files[title][0]].cost,
+            onnxruntime_ms=timed[files[title][1]].cost,
+            pytorch_ms=eager[title].cost,
+            macs=space.macs(arch, data.n_classes),
+        )
+        for i, (title, arch) in enumerate(subjects.items())
+    )
+
+
+def summary(result: QuickstartResult) -> dict[str, Any]:
+    """The result as plain JSON data."""
+    return {
+        "artefact": str(result.artefact),
+        "images": [str(path) for path in result.images],
+        "budget": {"value": result.budget.value, "unit": result.budget.unit},
+        "subnets": [
+            {
+                "name": row.name,
+                "arch": json.loads(row.arch.to_json()),
+                "test_accuracy": row.accuracy,
+                "predicted_ms": row.predicted_ms,
+                "measured_ms": row.measured_ms,
+                "onnxruntime_ms": row.onnxruntime_ms,
+                "pytorch_ms": row.pytorch_ms,
+                "macs": row.macs,
+            }
+            for row in result.rows
+        ],
+        "shipped": {
+            "test_accuracy": result.shipped.accuracy,
+            "measured_ms": result.shipped.measurement.cost,
+            "mad_ms": result.shipped.measurement.mad_ms,
+            "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,
+        },
+        "quality": result.quality,
+        "seconds": {name: round(seconds, 2) for name, seconds in result.stages.items()},
+    }

@@ -1,0 +1,160 @@
+"""Shipping a subnet: calibrated, exported, compiled, measured, checked, and then written as an artefact."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa_tvm.compiler import compile as compile_onnx
+from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
+from ofa_tvm.errors import UserError
+from ofa_tvm.export import export_onnx
+from ofa_tvm.logs import KernelTable
+from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.spaces import Arch
+from ofa_tvm.supernet import Supernet
+from ofa_tvm.targets import Target
+from ofa_tvm.training.data import ImageData, Split
+from ofa_tvm.training.validation import calibrated_subnet
+
+LARGEST_DIFFERENCE = 1e-3  # of a float32 module to ONNX Runtime, relative to the largest output
+
+
+@dataclass(frozen=True)
+class BuiltSubnet:
+    """A subnet ready to ship, in files: calibrated, with labels and preprocessing in its metadata."""
+
+    arch: Arch
+    onnx: Path
+    so: Path
+    tuned_fraction: float
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What was shipped, and what is known of it."""
+
+    artefact: Artefact
+    measurement: Measurement
+    difference: Difference
+    accuracy: float
+
+
+def build_subnet(
+    net: Supernet,
+    arch: Arch,
+    data: ImageData,
+    target: Target,
+    records: KernelTable,
+    folder: Path,
+    *,
+    calibration_images: int = 2000,
+    seed: int = 0,
+) -> BuiltSubnet:
+    """Calibrate, export and compile one subnet into `folder/model.onnx` and `folder/model.so`."""
+    module = calibrated_subnet(net, arch, data, calibration_images, seed)
+    onnx, so = folder / "model.onnx", folder / "model.so"
+    preprocessing = data.preprocessing.at(arch.r).to_dict()
+    export_onnx(module, onnx, resolution=arch.r, labels=data.labels, preprocessing=preprocessing)
+    compiled = compile_onnx(onnx, target, so, records=records)
+    return BuiltSubnet(arch, onnx, so, compiled.tuned_fraction)
+
+
+def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
+    """Share of a split's images that the compiled module itself classifies correctly, 0..1."""
+    import numpy as np
+
+    targets = data.targets(split)
+    resolution = artefact.runner.inputs[0].shape[-1]
+    logits = artefact.classifier.logits(data.batch(split, np.arange(len(targets)), resolution).numpy())
+    return float((logits.argmax(axis=1) == targets).mean())
+
+
+def ship(
+    net: Supernet,
+    arch: Arch,
+    data: ImageData,
+    target: Target,
+    records: KernelTable,
+    folder: Path,
+    *,
+    budget: Budget | None = None,
+    predicted: float | None = None,
+    predicted_accuracy: float | None = None,
+    calibration_images: int = 2000,
+    seed: int = 0,
+    split: Split = "test",
+) -> Shipped | None:
+    """Build a subnet, measure the module that would ship, and write the artefact if it keeps the budget.
+
+    Parameters
+    ----------
+    net, arch, data, target, records
+        What to ship, its calibration and test images, for what, and with which tuned kernels.
+    folder
+        The artefact's folder.
+    budget
+        Upper limit of the measured median; None for no limit.
+    predicted, predicted_accuracy
+        For the manifest: cost in the budget's unit, accuracy 0..1.
+    calibration_images, seed
+        Of the batch-norm statistics.
+    split
+        Images whose accuracy is measured through the module and recorded.
+
+    Returns
+    -------
+    Shipped, or None if the module's measured median exceeds the budget (nothing is written then).
+
+    Raises
+    ------
+    UserError
+        If the module does not compute what ONNX Runtime computes, or a file cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-ship-") as name:
+        built = build_subnet(
+            net, arch, data, target, records, Path(name), calibration_images=calibration_images, seed=seed
+        )
+        with Measurer(target) as measurer:
+            measurement = measurer.measure(built.so)
+        if budget is not None and measurement.cost > budget.value:
+            return None
+        manifest: dict[str, Any] = {
+            "space": net.space.name,
+            "arch": json.loads(arch.to_json()),
+            "target": target.to_json(),
+            "latency": {
+                "budget": None if budget is None else budget.value,
+                "predicted": predicted,
+                "measured": measurement.cost,
+                "unit": measurement.unit,
+                "how": measurement.to_json(),
+            },
+        }
+        # Checked in a folder of its own first: an artefact that computes wrongly must not replace a good one.
+        trial = write_artefact(Path(name) / "artefact", built.so, built.onnx, manifest)
+        difference = check_against_onnxruntime(trial)
+        if not difference.max_rel <= LARGEST_DIFFERENCE:
+            raise UserError(
+                f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
+                "output; it was not shipped. Please report the architecture: " + arch.to_json()
+            )
+        accuracy = accuracy_through_module(trial, data, split)
+        manifest["accuracy"] = {
+            "predicted": predicted_accuracy,
+            "measured": accuracy,
+            "data": f"{data.name}, {split} split, {data.size(split)} images",
+        }
+        manifest["check"] = {
+            "against": "onnxruntime",
+            "max_abs_difference": difference.max_abs,
+            "max_rel_difference": difference.max_rel,
+            "tuned_fraction": built.tuned_fraction,
+        }
+        artefact = write_artefact(folder, built.so, built.onnx, manifest)
+    return Shipped(artefact, measurement, difference, accuracy)
