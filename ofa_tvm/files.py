@@ -48,7 +48,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it is synced and renamed over `path`, on failure removed.
+    """Yield a temporary name beside `path`; on success it is synced and renamed to `path`, else removed.
 
     Use it for writers that need a file name of their own (linkers, `torch.save`).
 

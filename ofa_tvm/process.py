@@ -1,4 +1,4 @@
-"""Warm worker processes: requests and events as JSON lines over pipes, with time limits and crash isolation."""
+"""Warm worker processes: requests and events as JSON lines over pipes, time limits, crash isolation."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def kernel_calls(mod: tvm.IRModule) -> list[str]:
     return [v.args[0].name_hint for v in values if isinstance(v, relax.Call) and v.op == call_tir]
 
 
-def compile(  # noqa: A001 - the name is the product's
+def compile(
     model: str | os.PathLike[str] | onnx.ModelProto,
     target: Target,
     path: str | os.PathLike[str],
@@ -196,9 +196,11 @@ def compile(  # noqa: A001 - the name is the product's
 def _schedule(
     kernel: Kernel, table: KernelTable, mach: schedules.Machine
 ) -> tuple[ScheduledKernel, KernelUse]:
-    record = table.best(kernel.key)
-    if record is not None:
-        sch = scheduled_by_trace(kernel.mod, record.trace)
+    for record in table.records.get(kernel.key, ()):
+        try:
+            sch = scheduled_by_trace(kernel.mod, record.trace)
+        except ValueError:
+            continue  # made by another version of the compiler
         use = KernelUse(kernel.name, kernel.calls, "tuned", record.time_us)
         return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
     default = next(schedules.ranked_schedules(kernel.mod, mach), None)
@@ -212,9 +214,7 @@ def _schedule(
 
 def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
     known_us = sum(use.time_us * use.calls for use in uses if use.time_us is not None)
-    known_flops = sum(
-        k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is not None
-    )
+    known_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is not None)
     unknown_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is None)
     if not known_us or not known_flops:
         return 0.0
@@ -291,7 +291,7 @@ def _placeholder() -> tvm.tirx.PrimFunc:
 
 
 @relax.expr_functor.mutator
-class _ExternalKernels(relax.PyExprMutator):  # type: ignore[misc]
+class _ExternalKernels(relax.PyExprMutator):
     """Replaces calls of PrimFuncs by calls of external functions with the kernels' symbols."""
 
     def __init__(self, mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> None:
@@ -307,7 +307,9 @@ class _ExternalKernels(relax.PyExprMutator):  # type: ignore[misc]
         if call.op != tvm.ir.Op.get("relax.call_tir"):
             return call
         kernel = self._scheduled[call.args[0].name_hint]
-        return relax.op.call_dps_packed(kernel.symbol, call.args[1], list(call.ty_args))
+        (result,) = call.ty_args
+        outputs = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+        return relax.op.call_dps_packed(kernel.symbol, call.args[1], outputs)
 
 
 def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Target, path: Path) -> None:
@@ -323,4 +325,3 @@ def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Targe
         executable.export_library(
             str(temporary), fcompile=link, addons=[str(p) for p in objects], workspace_dir=folder
         )
-

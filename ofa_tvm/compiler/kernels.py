@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
+from tvm.s_tir import SBlock, SBlockRealize
 from tvm.s_tir.analysis import estimate_tir_flops
 
 _DIGITS = re.compile(r"\d+$")
@@ -60,9 +63,42 @@ def _readable(name: str, function: tvm.tirx.PrimFunc) -> str:
     return f"{text.replace('_', '+')} {','.join(dims[:-1])}->{dims[-1]}"
 
 
+def _with_canonical_blocks(stmt: tvm.tirx.Stmt, numbers: Iterator[int]) -> tvm.tirx.Stmt:
+    """The statement with its blocks named `block0`, `block1`, ... in order of execution.
+
+    Operators name blocks after the variables of the network that they came from. A schedule's trace refers
+    to blocks by name, and has to fit the same kernel of another network.
+    """
+    match stmt:
+        case tvm.tirx.SeqStmt():
+            return tvm.tirx.SeqStmt([_with_canonical_blocks(part, numbers) for part in stmt.seq])
+        case tvm.tirx.For():
+            body = _with_canonical_blocks(stmt.body, numbers)
+            return tvm.tirx.For(
+                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations
+            )
+        case SBlockRealize():
+            block = stmt.block
+            name = block.name_hint if block.name_hint == "root" else f"block{next(numbers)}"
+            renamed = SBlock(
+                block.iter_vars,
+                block.reads,
+                block.writes,
+                name,
+                _with_canonical_blocks(block.body, numbers),
+                block.init,
+                block.alloc_buffers,
+                block.match_buffers,
+                block.annotations,
+            )
+            return SBlockRealize(stmt.iter_values, stmt.predicate, renamed)
+    return stmt
+
+
 def make_kernel(function: tvm.tirx.PrimFunc, hint: str, calls: int = 1) -> Kernel:
     """Kernel of a PrimFunc; `hint` is the name that fusion gave it."""
-    mod = tvm.IRModule({"main": function.without_attr("op_pattern").with_attr("global_symbol", "main")})
+    plain = function.without_attr("op_pattern").with_attr("global_symbol", "main")
+    mod = tvm.IRModule({"main": plain.with_body(_with_canonical_blocks(plain.body, itertools.count()))})
     return Kernel(
         key=kernel_key(function),
         name=_readable(hint, function),

@@ -20,18 +20,38 @@ from tvm import relax
 
 _UNARY = frozenset(
     f"relax.{name}"
-    for name in (
-        "nn.relu nn.relu6 nn.gelu nn.gelu_tanh nn.silu nn.leakyrelu nn.softplus clip sigmoid tanh exp log sqrt "
-        "rsqrt negative abs erf floor ceil round sign square"
-    ).split()
+    for name in [
+        "nn.relu",
+        "nn.relu6",
+        "nn.gelu",
+        "nn.gelu_tanh",
+        "nn.silu",
+        "nn.leakyrelu",
+        "nn.softplus",
+        "clip",
+        "sigmoid",
+        "tanh",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "negative",
+        "abs",
+        "erf",
+        "floor",
+        "ceil",
+        "round",
+        "sign",
+        "square",
+    ]
 )
 _BINARY = frozenset(
-    f"relax.{name}" for name in "add subtract multiply divide maximum minimum power".split()
+    f"relax.{name}" for name in ["add", "subtract", "multiply", "divide", "maximum", "minimum", "power"]
 )
 _POOLING = frozenset(
-    f"relax.nn.{name}" for name in "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d".split()
+    f"relax.nn.{name}" for name in ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
 )
-_REDUCTION = frozenset(f"relax.{name}" for name in "mean sum max min".split())
+_REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min"])
 _CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
     "relax.add": np.add,
     "relax.subtract": np.subtract,
@@ -71,7 +91,8 @@ def static_shape_of(ty: tvm.ir.Type) -> Shape | None:
     if not isinstance(shape, relax.ShapeExpr):
         return None
     values = [getattr(dim, "value", None) for dim in shape.values]
-    return None if None in values else tuple(int(v) for v in values)
+    known = tuple(int(v) for v in values if v is not None)
+    return known if len(known) == len(values) else None
 
 
 def _constant(expr: relax.Expr) -> np.ndarray | None:
@@ -211,7 +232,7 @@ class _Rewriter:
         else:
             return False
         self.shapes[var] = shape
-        self.constants[var] = np.ascontiguousarray(result, arrays[0].dtype)
+        self.constants[var] = np.asarray(result, arrays[0].dtype, order="C")
         return True
 
     def _channels_last(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
@@ -233,9 +254,13 @@ class _Rewriter:
         if name in _POOLING:
             return self._pooling(call, source)
         if name in _REDUCTION and call.attrs.keepdims and call.attrs.axis is not None:
-            if sorted(axis % 4 for axis in _ints(call.attrs.axis)) == [2, 3]:
-                reduce = getattr(relax.op, name.removeprefix("relax."))
-                return "nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True)
+            axes = sorted(axis % 4 for axis in _ints(call.attrs.axis))
+            reduce = getattr(relax.op, name.removeprefix("relax."))
+            return (
+                ("nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True))
+                if axes == [2, 3]
+                else None
+            )
         if name == "relax.reshape" and self._shape(source)[2:] == (1, 1):
             return self._flatten(call, source)
         return None
@@ -278,7 +303,11 @@ class _Rewriter:
         if not self._is_map(data) or weight is None or attributes.data_layout != "NCHW":
             return None
         c_in = self._shape(data)[1]
-        groups, strides, padding = int(attributes.groups), _ints(attributes.strides), _ints(attributes.padding)
+        groups, strides, padding = (
+            int(attributes.groups),
+            _ints(attributes.strides),
+            _ints(attributes.padding),
+        )
         depthwise = groups == c_in and weight.shape[1] == 1
         if groups != 1 and not depthwise:
             return None
@@ -308,14 +337,14 @@ class _Rewriter:
             return None
         if view == "flat" and any(self.shapes[var] != self.shapes[maps[0]] for var in maps):
             view = "nhwc"  # an operand broadcast over the map, as in squeeze-and-excitation
-        operands = [self._operand(argument, view) for argument in call.args]
-        if any(operand is None for operand in operands):
+        left, right = (self._operand(argument, view) for argument in call.args)
+        if left is None or right is None:
             return None
         divisor = self._value(call.args[1])
         if call.op.name == "relax.divide" and divisor is not None and divisor.dtype.kind == "f":
             # A vector division costs ten times a multiplication; hard-swish is full of division by 6.
-            return view, relax.op.multiply(operands[0], relax.const(1 / operands[1].value.numpy()))
-        return view, relax.Call(call.op, operands, call.attrs, call.ty_args)
+            return view, relax.op.multiply(left, relax.const(1 / right.value.numpy()))
+        return view, relax.Call(call.op, [left, right], call.attrs, call.ty_args)
 
     def _operand(self, argument: relax.Expr, view: str) -> relax.Expr | None:
         """A binary operator's operand in `view`, or None if it cannot be brought there."""
@@ -326,7 +355,9 @@ class _Rewriter:
             return relax.const(value.reshape(()))
         if value.ndim > 4:
             return None
-        nhwc = np.ascontiguousarray(value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 2, 3, 1))
+        nhwc = np.ascontiguousarray(
+            value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 2, 3, 1)
+        )
         if view == "nhwc":
             return relax.const(nhwc)
         if nhwc.shape[:3] == (1, 1, 1):

@@ -131,7 +131,8 @@ def analyse(sch: Schedule) -> Anatomy | None:
     if len(reductions) != 1:
         return None
     (at,) = reductions
-    padding = next((name for name in names[:at] if "pad" in name.lower()), None)
+    producers = [sch.get(block).name_hint for block in sch.get_producers(blocks[at])]
+    padding = next((n for n, b in zip(names, blocks, strict=True) if n in producers and _pads(sch, b)), None)
     kinds = _iter_kinds(sch, blocks[at])
     extents = [int(sch.get(loop).extent) for loop in sch.get_loops(blocks[at])]
     if len(extents) != len(kinds):
@@ -149,6 +150,16 @@ def analyse(sch: Schedule) -> Anatomy | None:
         spatial=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _DATA_PARALLEL),
         reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _REDUCTION),
         padded=padded,
+    )
+
+
+def _pads(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether a block copies its input where there is one and writes a constant elsewhere."""
+    value = getattr(sch.get(block).body, "value", None)
+    return (
+        isinstance(value, tvm.ir.Call)
+        and value.op.name.endswith("if_then_else")
+        and any(isinstance(branch, tvm.tirx.FloatImm | tvm.tirx.IntImm) for branch in value.args[1:])
     )
 
 
@@ -189,8 +200,13 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
     multiply_adds = tiling.rows * vectors
     per_pixel_data = anatomy.padding is not None and len(anatomy.reduce) == 2  # depthwise: no reuse over c
     loads = vectors + tiling.rows * (vectors if per_pixel_data else 1)
-    per_tap = max(multiply_adds / 2, loads / 2, multiply_adds / 2 * _FMA_LATENCY_X_UNITS / max(
-        multiply_adds, 1) if multiply_adds < _FMA_LATENCY_X_UNITS else 0)
+    per_tap = max(
+        multiply_adds / 2,
+        loads / 2,
+        multiply_adds / 2 * _FMA_LATENCY_X_UNITS / max(multiply_adds, 1)
+        if multiply_adds < _FMA_LATENCY_X_UNITS
+        else 0,
+    )
     cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
     if anatomy.padding is not None:
         return cycles + _padding_cycles(anatomy, tiling, mach)
@@ -301,7 +317,7 @@ def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> No
 
 
 def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
-    """All blocks inlined into the output, its innermost loop in vectors; None if something cannot be inlined."""
+    """All blocks inlined into the output, its innermost loop in vectors; None if one cannot be inlined."""
     sch = Schedule(mod)
     blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
     if any(_REDUCTION in _iter_kinds(sch, block) for block in blocks):

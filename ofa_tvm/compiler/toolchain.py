@@ -12,7 +12,7 @@ from pathlib import Path
 def without_torch() -> None:
     """Keep this process from importing torch, which `import tvm` otherwise does (2 s, 200 MB).
 
-    For processes that never need torch: workers and the runtime verbs. Call it before the first import of tvm.
+    For processes that never need torch: workers and the runtime verbs. Call it before tvm is imported.
     """
     os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
     if "torch" not in sys.modules:
@@ -33,6 +33,6 @@ def load_cpu_intrinsics() -> None:
     package = types.ModuleType(name)
     package.__path__ = [str(Path(tvm.s_tir.__file__).parent / "tensor_intrin")]
     sys.modules[name] = package
-    tvm.s_tir.tensor_intrin = package  # type: ignore[attr-defined]
+    tvm.s_tir.tensor_intrin = package
     for module in ("dot_product_common", "x86", "arm_cpu"):
         importlib.import_module(f"{name}.{module}")

@@ -19,11 +19,14 @@ def scheduled_by_trace(mod: tvm.IRModule, trace: Any) -> Schedule:
 
     Raises
     ------
-    tvm.s_tir.ScheduleError, ValueError
+    ValueError
         If the trace does not fit the kernel.
     """
     sch = Schedule(mod)
-    Trace.apply_json_to_schedule(trace, sch)
+    try:
+        Trace.apply_json_to_schedule(trace, sch)
+    except (RuntimeError, TypeError, LookupError) as error:  # TVM's errors are RuntimeErrors
+        raise ValueError("the schedule does not fit the kernel") from error
     return sch
 
 

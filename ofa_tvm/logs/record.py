@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class Header:
         ValueError
             If the line is no header of this format and version.
         """
-        content = json.loads(line)
+        content = _loads(line)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its first line is not the header of an {FORMAT}")
         if content.get("version") != VERSION:
@@ -94,7 +95,7 @@ class Record:
         content = asdict(self) | {"times_us": [round(t, 4) for t in self.times_us]}
         if not self.error:
             del content["error"]
-        return json.dumps(content, separators=(",", ":"))
+        return _dumps(content | {"crc": _checksum(content)})
 
     @classmethod
     def from_line(cls, line: str) -> Record:
@@ -105,9 +106,11 @@ class Record:
         ValueError
             If the line is not a record: cut short, edited, or with impossible times.
         """
-        content = json.loads(line)
+        content = _loads(line)
         if not isinstance(content, dict) or not {"kernel", "name", "trace", "times_us"} <= content.keys():
             raise ValueError("it lacks the fields of a record")
+        if content.pop("crc", None) != _checksum(content):
+            raise ValueError("its checksum is wrong: the line was edited or damaged")
         times = content["times_us"]
         plausible = isinstance(times, list) and all(
             isinstance(t, int | float) and 0 < t < float("inf") for t in times
@@ -121,3 +124,19 @@ class Record:
             times_us=tuple(float(t) for t in times),
             error=str(content.get("error", "")),
         )
+
+
+def _loads(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError("it is not whole JSON: cut short or edited") from error
+
+
+def _dumps(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """A schedule that was tampered with can crash TVM when it is replayed, so a line vouches for itself."""
+    return f"{zlib.crc32(_dumps(content).encode()):08x}"

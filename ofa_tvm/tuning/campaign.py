@@ -100,7 +100,7 @@ def tune_kernels(
         )
     if reason := target.runs_on(machine):
         raise UserError(f"target {target.name} cannot be tuned here: {reason}")
-    tvm_target = target.tvm_target()
+    target.tvm_target()  # refuses a CPU that LLVM does not know
     header = Header(
         target=log_name(target),
         tvm_target=target.tvm_dict(),

@@ -94,7 +94,9 @@ def _tune(job: _Job, link: Link) -> None:
         link.send(event="trying", trace=trace)
         try:
             seconds = measure(sch)
-        except Exception as error:  # whatever a candidate's build raises is a failed trial, not a failed campaign
+        except (
+            Exception
+        ) as error:  # whatever a candidate's build raises is a failed trial, not a failed campaign
             reason = (str(error).strip() or repr(error)).splitlines()[-1]
             link.send(event="trial", trace=trace, times_us=[], error=reason[:300])
             return None
