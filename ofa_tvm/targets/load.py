@@ -85,7 +85,7 @@ def probe_x86(machine: Machine) -> Target:
         kind="x86",
         summary=f"this machine: {machine.model or 'x86-64'}, {machine.cores} cores, compiled for {mcpu}",
         tvm={"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu},
-        link=Link(("g++", "c++", "clang++", "gcc"), "apt-get install g++"),
+        link=Link(("g++", "c++", "clang++", "gcc", "zig cc"), "apt-get install g++ (or pip install ziglang)"),
         features=needed,
         compatible=((machine.cpu, *below) if machine.cpu else below),
         hardware=Hardware(**{key: value for key, value in known.items() if value}),  # type: ignore[arg-type]

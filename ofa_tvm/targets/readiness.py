@@ -75,7 +75,7 @@ def _compiler(target: Target) -> Check:
 
 def _linker(target: Target) -> Check:
     try:
-        return Check(True, Path(target.link.find()).name)
+        return Check(True, " ".join([Path(target.link.find()[0]).name, *target.link.find()[1:]]))
     except UserError:
         return Check(False, f"no {target.link.compilers[0]}", target.link.install)
 

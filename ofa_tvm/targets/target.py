@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,24 +27,27 @@ Unit = Literal["ms", "minstr"]
 class Link:
     """How objects become a shared library.
 
-    `compilers` are tried in order, the first that is installed links; `install` is the command that
-    brings one.
+    `compilers` are command lines tried in order, the first that is installed links; `install` is the command
+    that brings one. `zig` is also found as the Python package `ziglang`.
     """
 
     compilers: tuple[str, ...]
     install: str
 
-    def find(self) -> str:
-        """Path of the first installed compiler.
+    def find(self) -> tuple[str, ...]:
+        """Command of the first installed compiler, ready to be followed by its arguments.
 
         Raises
         ------
         UserError
             If none is installed; the sentence says what to install.
         """
-        for name in self.compilers:
-            if path := shutil.which(name):
-                return path
+        for line in self.compilers:
+            program, *arguments = line.split()
+            if path := shutil.which(program):
+                return (path, *arguments)
+            if program == "zig" and importlib.util.find_spec("ziglang") is not None:
+                return (sys.executable, "-m", "ziglang", *arguments)
         raise UserError(f"no linker: {' or '.join(self.compilers)} is not installed; {self.install}")
 
 

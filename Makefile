@@ -1,0 +1,40 @@
+# Two commands set everything up: `make demo` and `make test`. Both create .venv and install into it what
+# pyproject.toml asks for, in the versions of constraints.txt; the second time they start at once.
+
+VENV := .venv
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+BIN := $(VENV)/bin
+# A torch chosen by the user's own pip constraints stands; everything else is pinned.
+PINS := $(if $(PIP_CONSTRAINT),$(VENV)/constraints.txt,constraints.txt)
+
+.PHONY: demo test lint types tests docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/ofa-tvm quickstart -o demo
+
+test: lint types tests
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy ofa_tvm
+
+tests: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	if [ -n "$(PIP_CONSTRAINT)" ]; then grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
+	@# A compiler driver links modules; a machine without one gets it from the package index.
+	@command -v c++ g++ clang++ gcc clang >/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) ziglang
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
