@@ -317,10 +317,10 @@ def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Targe
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as folder, replacing(path) as temporary:
 
         def link(output: str, files: list[str], **_options: object) -> None:
-            command = [linker, "-shared", "-fPIC", "-o", output, *files]
+            command = [*linker, "-shared", "-fPIC", "-o", output, *files]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise UserError(f"linking {path.name} with {linker} failed: {done.stderr.strip()}")
+                raise UserError(f"linking {path.name} with {linker[0]} failed: {done.stderr.strip()}")
 
         executable.export_library(
             str(temporary), fcompile=link, addons=[str(p) for p in objects], workspace_dir=folder
