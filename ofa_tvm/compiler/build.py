@@ -20,6 +20,7 @@ from tvm import relax, te
 from tvm.relax.frontend.onnx import from_onnx
 
 from ofa_tvm.compiler import graph, layout, lowering, schedules
+from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
 from ofa_tvm.compiler.kernels import Kernel, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
@@ -187,8 +188,10 @@ def compile(
         uses.append(use)
     objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
     metadata = _metadata(proto, mod, target)
-    executable = _executable(mod, scheduled, metadata, tvm_target)
-    _link(executable, objects, target, Path(path))
+    driver = make_driver(mod, scheduled) if target.kind in ("x86", "arm") else None
+    main = _ExternalKernels(mod, scheduled).main() if driver is None else _call_driver(mod, driver)
+    executable = _executable(main, metadata, tvm_target)
+    _link(executable, objects, driver.source if driver else "", target, Path(path))
     fraction = _tuned_fraction(list(kernels.values()), uses)
     return CompiledModule(Path(path), tuple(uses), fraction)
 
@@ -247,14 +250,23 @@ def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:
     return {"name": name, "shape": list(layout.static_shape_of(ty) or ()), "dtype": str(ty.dtype)}
 
 
+def _call_driver(mod: tvm.IRModule, driver: Driver) -> relax.Function:
+    """`main` that hands its inputs, the constants and fresh outputs to the generated driver."""
+    params = [relax.Var(param.name, param.ty) for param in mod["main"].params]
+    builder = relax.BlockBuilder()
+    with builder.function("main", params):
+        result = builder.emit(
+            relax.op.call_dps_packed(SYMBOL, relax.Tuple([*params, *driver.constants]), list(driver.outputs))
+        )
+        single = driver.tuple_result and len(driver.outputs) == 1
+        builder.emit_func_output(relax.Tuple([result]) if single else result)
+    return builder.finalize()["main"]
+
+
 def _executable(
-    mod: tvm.IRModule,
-    scheduled: dict[str, ScheduledKernel],
-    metadata: bytes,
-    tvm_target: tvm.target.Target,
+    main: relax.Function, metadata: bytes, tvm_target: tvm.target.Target
 ) -> tvm.runtime.Executable:
     """The network's VM code; its kernels stay external and are linked from object files."""
-    main = _ExternalKernels(mod, scheduled).main()
     builder = relax.BlockBuilder()
     with builder.function("metadata", []):
         builder.emit_func_output(builder.emit(relax.const(np.frombuffer(metadata, np.uint8).copy())))
@@ -312,16 +324,21 @@ class _ExternalKernels(relax.PyExprMutator):
         return relax.op.call_dps_packed(kernel.symbol, call.args[1], outputs)
 
 
-def _link(executable: tvm.runtime.Executable, objects: list[Path], target: Target, path: Path) -> None:
+def _link(
+    executable: tvm.runtime.Executable, objects: list[Path], source: str, target: Target, path: Path
+) -> None:
     linker = target.link.find()
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as folder, replacing(path) as temporary:
 
         def link(output: str, files: list[str], **_options: object) -> None:
-            command = [*linker, "-shared", "-fPIC", "-o", output, *files]
+            command = [*linker, "-shared", "-fPIC", "-O1", "-o", output, *files]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise UserError(f"linking {path.name} with {linker[0]} failed: {done.stderr.strip()}")
 
-        executable.export_library(
-            str(temporary), fcompile=link, addons=[str(p) for p in objects], workspace_dir=folder
-        )
+        files = [str(p) for p in objects]
+        if source:
+            driver = Path(folder) / "network.c"
+            driver.write_text(source)
+            files.append(str(driver))
+        executable.export_library(str(temporary), fcompile=link, addons=files, workspace_dir=folder)

@@ -18,7 +18,6 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-_REGISTERS = {16: 32, 8: 16, 4: 32}  # vector registers by float32 lanes: AVX-512, AVX2, NEON and SSE
 _UNROLL_LIMIT = 256  # vector multiply-adds in straight-line code
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
 _PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
@@ -33,6 +32,8 @@ class Machine:
     ----------
     lanes
         float32 values in a vector register.
+    registers
+        Vector registers.
     threads
         Threads that one kernel may use.
     l1_bytes, l2_bytes
@@ -40,14 +41,10 @@ class Machine:
     """
 
     lanes: int
+    registers: int
     threads: int = 1
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
-
-    @property
-    def registers(self) -> int:
-        """Vector registers."""
-        return _REGISTERS.get(self.lanes, 16)
 
     def vector(self, width: int) -> int:
         """Longest vector, a power of two, that divides `width`; LLVM takes other lengths apart to scalars."""
@@ -55,9 +52,15 @@ class Machine:
 
 
 def machine(target: tvm.target.Target) -> Machine:
-    """Vector width (as LLVM sees it) and threads of a CPU target."""
-    bits = int(tvm.target.codegen.llvm_get_vector_width(target))
-    return Machine(lanes=max(4, bits // 32), threads=int(target.attrs.get("num-cores", 1)))
+    """Vector unit, by LLVM's features, and threads of a CPU target."""
+    # llvm_get_vector_width is no help: it says 512 for any x86.
+    features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    threads = int(target.attrs.get("num-cores", 1))
+    if "avx512f" in features:
+        return Machine(lanes=16, registers=32, threads=threads)
+    if "avx" in features:
+        return Machine(lanes=8, registers=16, threads=threads)
+    return Machine(lanes=4, registers=32 if "neon" in features else 16, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
     groups: dict[tuple[int, bool], list[Tiling]] = {}
     for tiling in tilings(anatomy, mach):
         groups.setdefault((tiling.width, tiling.channels_first), []).append(tiling)
-    return [_scheduled(mod, anatomy, mach, group) for group in groups.values()]
+    found = (_scheduled(mod, anatomy, mach, group) for group in groups.values())
+    return [sch for sch in found if sch is not None]
 
 
 def ranked_schedules(mod: tvm.IRModule, mach: Machine) -> Iterator[Schedule]:
@@ -113,7 +117,8 @@ def ranked_schedules(mod: tvm.IRModule, mach: Machine) -> Iterator[Schedule]:
     anatomy = analyse(probe)
     if anatomy is not None:
         for tiling in tilings(anatomy, mach):
-            yield _scheduled(mod, anatomy, mach, [tiling])
+            if (sch := _scheduled(mod, anatomy, mach, [tiling])) is not None:
+                yield sch
         return
     elementwise = _elementwise(mod, mach)
     if elementwise is not None:
@@ -135,14 +140,17 @@ def analyse(sch: Schedule) -> Anatomy | None:
     padding = next((n for n, b in zip(names, blocks, strict=True) if n in producers and _pads(sch, b)), None)
     kinds = _iter_kinds(sch, blocks[at])
     extents = [int(sch.get(loop).extent) for loop in sch.get_loops(blocks[at])]
-    if len(extents) != len(kinds):
+    if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds:
         return None
     padded: tuple[int, ...] = ()
     for name, block in zip(names, blocks, strict=True):
         if name == padding:
             padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
         elif name not in (names[at], names[-1]):
-            sch.compute_inline(block)
+            try:
+                sch.compute_inline(block)
+            except tvm.s_tir.ScheduleError:  # one of several outputs
+                return None
     return Anatomy(
         reduction=names[at],
         output=names[-1],
@@ -235,8 +243,18 @@ def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
     return repeats * (lines_total // tiling.lines) * band_lines * line_width * vectors * 2 * spill
 
 
-def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule:
-    """Schedule for options that share `width` and `channels_first`; rows and lines are sampled among them."""
+def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule | None:
+    """Schedule for options that share `width` and `channels_first`; rows and lines are sampled among them.
+
+    None for a kernel that is not of the template's form although its anatomy looked like it.
+    """
+    try:
+        return _apply_template(mod, anatomy, mach, options)
+    except tvm.s_tir.ScheduleError:
+        return None
+
+
+def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule:
     sch = Schedule(mod)
     analyse(sch)
     width, channels_first = options[0].width, options[0].channels_first
@@ -273,6 +291,11 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
         lanes = mach.vector(int(sch.get(copied).extent))
         if lanes > 1:
             sch.vectorize(sch.split(copied, [None, lanes])[1])
+    work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
+    if mach.threads > 1 and work >= _PARALLEL_FLOPS:
+        sch.parallel(
+            sch.fuse(*outer)
+        )  # before the reduction is decomposed: its parts do not pass TVM's check
     depth = len(sch.get_loops(output)) - 2
     own = list(sch.get_loops(reduction))[depth:]
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
@@ -289,9 +312,6 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
             sch.unroll(loop)
     initial = sch.decompose_reduction(reduction, reduce[0])
     _unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:], vector)
-    work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
-    if mach.threads > 1 and work >= _PARALLEL_FLOPS:
-        sch.parallel(sch.fuse(*outer))
     return sch
 
 
@@ -328,12 +348,12 @@ def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
         loops = list(sch.get_loops(blocks[-1]))
         if not loops:
             return sch
-        extent = int(sch.get(loops[-1]).extent)
-        width = mach.vector(extent)
+        extents = [int(sch.get(loop).extent) for loop in loops]
+        width = mach.vector(extents[-1])
         split, vector = sch.split(loops[-1], [None, width])
         if width > 1:
             sch.vectorize(vector)
-        if mach.threads > 1 and math.prod(int(sch.get(loop).extent) for loop in loops) >= _PARALLEL_FLOPS:
+        if mach.threads > 1 and math.prod(extents) >= _PARALLEL_FLOPS:
             sch.parallel(sch.fuse(*loops[:-1], split))
     except tvm.s_tir.ScheduleError:
         return None
