@@ -26,6 +26,8 @@ VERBS = {
     "quickstart": "Train, tune, search and ship on handwritten digits, in five minutes.",
     "doctor": "What this machine can do: one line a target, and what to install.",
     "targets": "List, show and probe target descriptors.",
+    "tune": "Tune all kernels of a space, or of one ONNX model.",
+    "compile": "Compile an ONNX model into a shared library.",
     "measure": "Time one compiled module on its target.",
     "run": "Classify pictures with an artefact.",
     "bench": "Show an artefact's latency distribution.",

@@ -1,0 +1,106 @@
+"""ofa-tvm compile."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import shape_option, target_option, threads_option
+from ofa_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ofa_tvm.compiler import CompiledModule
+
+
+@click.command(short_help="Compile an ONNX model into a shared library.")
+@click.argument("model", type=click.Path(path_type=Path))
+@target_option
+@threads_option
+@shape_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The .so to write; by default beside MODEL."
+)
+@click.option("--verbose", is_flag=True, help="List the kernels with their calls, time share and schedule.")
+@common_options
+def command(
+    console: Console,
+    model: Path,
+    target: str,
+    threads: int | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    output: Path | None,
+    verbose: bool,
+) -> None:
+    """Compile MODEL, an ONNX file, for a target, with tuned kernels where a log has them.
+
+    Logs of the nearest ofa-tvm.yaml's project come first, then those that ship with ofa-tvm.
+    """
+    from ofa_tvm.workflow.settings import resolve
+
+    settings = resolve(target, threads=threads)
+    chosen = settings.target
+    so = output or model.with_suffix(".so")
+    if so.is_dir() or so == model:
+        raise UsageError(f"{so} is no place for the compiled module; name a .so file with -o")
+    console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, into {so}")
+    from ofa_tvm.measurement.module import leave_torch_out
+
+    leave_torch_out()
+    from ofa_tvm.compiler import compile as compile_onnx
+
+    start = time.monotonic()
+    compiled = compile_onnx(model, chosen, so, shape=dict(shapes), logs=[settings.logs])
+    seconds = time.monotonic() - start
+    shares = _shares(compiled)
+    kernels = sorted(zip(compiled.kernels, shares, strict=True), key=lambda pair: -(pair[1] or 0.0))
+    if verbose:
+        console.table(
+            ["kernel", "calls", "us a call", "% of time", "schedule"],
+            [
+                [use.name, use.calls, use.time_us, None if share is None else 100 * share, use.origin]
+                for use, share in kernels
+            ],
+            title="time shares by the log's records; no record, no share",
+        )
+    origins = Counter(use.origin for use in compiled.kernels)
+    console.print(
+        f"{so}: {len(compiled.kernels)} kernels ("
+        + ", ".join(f"{count} {name}" for name, count in origins.most_common())
+        + f"), {compiled.tuned_fraction:.0%} of the kernel time tuned; {seconds:.1f} s"
+    )
+    if compiled.tuned_fraction < 1:
+        more = f" --threads {threads}" if threads else ""
+        console.say(f"to tune the rest: ofa-tvm tune {model} --target {target}{more}")
+    console.result(
+        {
+            "path": str(so),
+            "target": chosen.name,
+            "threads": chosen.threads,
+            "tuned_fraction": compiled.tuned_fraction,
+            "seconds": round(seconds, 3),
+            "kernels": [
+                {
+                    "name": use.name,
+                    "calls": use.calls,
+                    "schedule": use.origin,
+                    "time_us": use.time_us,
+                    "share": share,
+                }
+                for use, share in kernels
+            ],
+        }
+    )
+
+
+def _shares(compiled: CompiledModule) -> list[float | None]:
+    """Share of the network's kernel time of each kernel that has a record."""
+    known_us = sum(use.time_us * use.calls for use in compiled.kernels if use.time_us is not None)
+    return [
+        None if use.time_us is None else compiled.tuned_fraction * use.time_us * use.calls / known_us
+        for use in compiled.kernels
+    ]

@@ -1,0 +1,72 @@
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+target_option = click.option(
+    "-t", "--target", default="x86", show_default=True, help="A target's name or YAML file."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Of the compiled module; by default the target's (1)."
+)
+space_option = click.option(
+    "--space", help="Search space; by default the nearest ofa-tvm.yaml's, else ofa_mbv3_w1.0."
+)
+
+
+class _Resolutions(click.ParamType):
+    name = "R,R,.."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of resolutions; type for example 160,192,224", param, ctx)
+
+
+resolutions_option = click.option(
+    "--resolutions",
+    type=_Resolutions(),
+    help="Input sides; by default the nearest ofa-tvm.yaml's, else the space's default ones.",
+)
+
+
+class _Shape(click.ParamType):
+    name = "INPUT=1x3x224x224"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, tuple):
+            return value
+        name, _, dims = str(value).rpartition("=")
+        try:
+            sizes = tuple(int(part) for part in dims.split("x"))
+        except ValueError:
+            sizes = ()
+        if not name or not sizes or min(sizes) < 1:
+            self.fail(f"{value!r} is not a shape; type for example input=1x3x224x224", param, ctx)
+        return name, sizes
+
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    type=_Shape(),
+    multiple=True,
+    help="Size of a dynamic input shape; again for each input.",
+)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,170 @@
+"""ofa-tvm tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import (
+    duration,
+    resolutions_option,
+    shape_option,
+    space_option,
+    target_option,
+    threads_option,
+)
+from ofa_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ofa_tvm.compiler.kernels import Kernel
+    from ofa_tvm.workflow.tune import TuningPlan
+
+
+@click.command(short_help="Tune all kernels of a space, or of one ONNX model.")
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@target_option
+@threads_option
+@space_option
+@resolutions_option
+@click.option("--batch", type=click.IntRange(min=1), help="Images an inference; by default 1.")
+@shape_option
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=16, show_default=True, help="Of each kernel, in all."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), help="Stop after this time; the command goes on there."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what there is to do and how long it takes.")
+@common_options
+def command(
+    console: Console,
+    model: Path | None,
+    target: str,
+    threads: int | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    batch: int | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    trials: int,
+    seconds: float | None,
+    dry_run: bool,
+) -> None:
+    """Tune every kernel that any subnet of a space can need, or with MODEL those of one ONNX file.
+
+    Records go to the tuning_logs folder of the nearest ofa-tvm.yaml's project, one a trial: stopped at any
+    time, the same command goes on. Kernels that stand for the most time come first.
+    """
+    if model is not None and (space or resolutions or batch):
+        raise UsageError(
+            "MODEL states its own shapes; leave --space, --resolutions and --batch out (or leave MODEL out)"
+        )
+    if model is None and shapes:
+        raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
+    from ofa_tvm.workflow.settings import resolve
+
+    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
+    extent = f"{trials} trials a kernel, {limit}, seed {console.seed}"
+    if model is None:
+        console.say(f"{settings.describe()}, batch {batch or 1}, {settings.n_classes} classes, {extent}")
+        from ofa_tvm.tuning import kernel_union
+
+        kernels: Sequence[Kernel] = kernel_union(
+            settings.space,
+            settings.chosen_resolutions,
+            settings.target,
+            n_classes=settings.n_classes,
+            batch=batch or 1,
+            progress=console.progress,
+        ).kernels
+    else:
+        console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, {extent}")
+        from ofa_tvm.measurement.module import leave_torch_out
+
+        leave_torch_out()
+        from ofa_tvm.workflow.tune import model_kernels
+
+        kernels = model_kernels(model, settings.target, dict(shapes))
+    from ofa_tvm.workflow.tune import plan_tuning, tune
+
+    plan = plan_tuning(kernels, settings.target, settings.logs, trials)
+    answer = {
+        "target": settings.target.name,
+        "threads": settings.target.threads,
+        "logs": str(settings.logs),
+        "kernels": len(kernels),
+    }
+    if dry_run:
+        _show(console, plan)
+        console.result({**answer, **_plan(plan, kernels)})
+        return
+    console.say(_estimate(plan))
+    result = tune(
+        kernels,
+        settings.target,
+        settings.logs,
+        trials=trials,
+        seconds=seconds,
+        seed=console.seed,
+        progress=console.progress,
+    )
+    for problem in result.records.problems:
+        console.say(f"left out: {problem}")
+    console.print(
+        f"{result.tuned} of {result.kernels} kernels tuned; {result.trials} trials in "
+        f"{duration(result.seconds)}, {result.failed} failed"
+        + ("" if result.complete else "; the time was up, the same command goes on")
+    )
+    console.result(
+        answer
+        | {
+            "tuned": result.tuned,
+            "trials": result.trials,
+            "failed": result.failed,
+            "seconds": round(result.seconds, 2),
+            "complete": result.complete,
+            "problems": result.records.problems,
+        }
+    )
+
+
+def _show(console: Console, plan: TuningPlan) -> None:
+    console.table(
+        ["kernels of kind", "distinct", "occurrences", "in the log", "trials left"],
+        [[kind.kind, kind.kernels, kind.calls, kind.logged, kind.trials] for kind in plan.kinds],
+    )
+    console.print(f"{plan.kernels} kernels, {plan.logged} already in the log; {_estimate(plan)}")
+
+
+def _estimate(plan: TuningPlan) -> str:
+    source = "as timed in this log's campaigns" if plan.timed else "the stated default, nothing timed yet"
+    return (
+        f"{plan.trials} trials left, about {duration(plan.seconds)} "
+        f"({plan.trial_s:.2g} s a trial and worker, {source}; {plan.workers} workers)"
+    )
+
+
+def _plan(plan: TuningPlan, kernels: Sequence[Kernel]) -> dict[str, object]:
+    return {
+        "logged": plan.logged,
+        "trials_left": plan.trials,
+        "estimated_seconds": round(plan.seconds, 1),
+        "seconds_per_trial": plan.trial_s,
+        "timed": plan.timed,
+        "kinds": [
+            {
+                "kind": kind.kind,
+                "kernels": kind.kernels,
+                "calls": kind.calls,
+                "logged": kind.logged,
+                "trials_left": kind.trials,
+            }
+            for kind in plan.kinds
+        ],
+        "by_kernel": [{"name": kernel.name, "calls": kernel.calls} for kernel in kernels],
+    }

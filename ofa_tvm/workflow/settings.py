@@ -1,0 +1,191 @@
+"""What a verb works with: its options first, then the nearest `ofa-tvm.yaml`, then the stated defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Target, get_target
+from ofa_tvm.workflow.project import NAME, Project, find_project
+
+if TYPE_CHECKING:
+    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.training.data import ImageData
+
+N_CLASSES = 1000  # of a space without a checkpoint: ImageNet's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Resolved settings.
+
+    Parameters
+    ----------
+    project
+        The nearest project, without what belongs to another space than `space`.
+    space
+        The search space.
+    target
+        The target, with its threads.
+    resolutions
+        Input sides that were asked for, by option or project; None if by neither.
+    """
+
+    project: Project
+    space: Space
+    target: Target
+    resolutions: tuple[int, ...] | None
+
+    @property
+    def chosen_resolutions(self) -> tuple[int, ...]:
+        """Those asked for, else the space's default ones."""
+        return self.resolutions or self.space.default_resolutions
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the project's tuning logs."""
+        return self.project.path(self.project.tuning_logs)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The project's trained supernet."""
+        given = self.project.checkpoint
+        return None if given is None else self.project.path(given)
+
+    @cached_property
+    def n_classes(self) -> int:
+        """Outputs of the classifier: the checkpoint's, else ImageNet's 1,000.
+
+        Raises
+        ------
+        UserError
+            If the project names a checkpoint that cannot be read.
+        """
+        if self.checkpoint is None:
+            return N_CLASSES
+        from ofa_tvm.supernet.checkpoint import read_checkpoint
+
+        return int(read_checkpoint(self.checkpoint)[1].get("n_classes", N_CLASSES))
+
+    def describe(self) -> str:
+        """One line for people."""
+        file = self.project.folder / NAME
+        origin = str(file) if file.is_file() else f"no {NAME} here or above: stated defaults"
+        sides = ", ".join(map(str, self.chosen_resolutions))
+        return (
+            f"space {self.space.name}, resolutions {sides}, {self.describe_target()}, tuning logs in "
+            f"{self.logs} ({origin})"
+        )
+
+    def describe_target(self) -> str:
+        """The target and its threads, for people."""
+        threads = f"{self.target.threads} thread{'s' if self.target.threads > 1 else ''}"
+        return f"target {self.target.name} ({self.target.summary}), {threads}"
+
+    def supernet(self, *, random: bool = False) -> Supernet:
+        """The project's supernet with its weights; with `random`, or without a checkpoint, random ones.
+
+        Raises
+        ------
+        UserError
+            If the checkpoint cannot be read or is for another space.
+        """
+        from ofa_tvm.supernet import build_supernet
+
+        if random or self.checkpoint is None:
+            import torch
+
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                return build_supernet(self.space, self.n_classes).eval()
+        net = build_supernet(self.space, self.n_classes)
+        net.load_checkpoint(self.checkpoint)
+        return net.eval()
+
+    def data(self, *, progress: Progress = SILENT) -> ImageData:
+        """The project's images.
+
+        Raises
+        ------
+        UsageError
+            If the project names none.
+        UserError
+            If they cannot be read.
+        """
+        from ofa_tvm.training.sources import load_data
+
+        name = self.project.data
+        if name is None:
+            raise self.missing("data", "the images that the supernet was trained on")
+        return load_data(name if name == "digits" else self.project.path(Path(name)), progress=progress)
+
+    def missing(self, key: str, what: str) -> UsageError:
+        """The error about a key that the project file lacks."""
+        file = self.project.folder / NAME
+        where = f"{file} lacks" if file.is_file() else f"there is no {NAME} here or above with"
+        return UsageError(f"{where} the key `{key}`: {what}")
+
+
+def resolve(
+    target: str,
+    *,
+    threads: int | None = None,
+    space: str | None = None,
+    resolutions: Sequence[int] | None = None,
+    start: Path | None = None,
+) -> Settings:
+    """Settings from a verb's options and the nearest project.
+
+    Parameters
+    ----------
+    target
+        Name or path of a descriptor.
+    threads
+        Of the compiled modules; None for the target's.
+    space
+        None for the project's. What the project says of another space (checkpoint, data, accuracy predictor,
+        resolutions) does not count.
+    resolutions
+        None for the project's.
+    start
+        Folder from which the project is looked for; None for the current one.
+
+    Raises
+    ------
+    UsageError
+        If the target or the space is unknown, or a resolution is not in the space.
+    UserError
+        If the project file is broken.
+    """
+    project = find_project(start)
+    if space is not None and space != project.space:
+        project = replace(
+            project, space=space, checkpoint=None, data=None, resolutions=None, accuracy_predictor=None
+        )
+    found = get_space(project.space)
+    chosen_target = get_target(target)
+    if threads is not None:
+        chosen_target = chosen_target.with_threads(threads)
+    sides = project.resolutions if resolutions is None else tuple(resolutions)
+    for side in sides or ():
+        if side not in found.resolutions:
+            raise UsageError(
+                f"resolution {side} is not in the space {found.name}, whose resolutions are "
+                f"{_listed(found.resolutions)}"
+            )
+    return Settings(project, found, chosen_target, None if sides is None else tuple(dict.fromkeys(sides)))
+
+
+def _listed(sides: Sequence[int]) -> str:
+    steps = {b - a for a, b in pairwise(sides)}
+    if len(sides) > 4 and len(steps) == 1:
+        return f"{sides[0]} to {sides[-1]} in steps of {steps.pop()}"
+    return ", ".join(map(str, sides))

@@ -1,0 +1,196 @@
+"""Tuning campaigns of a project: what is left to do, how long it will take, and doing it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ofa_tvm.compiler.build import kernels_of, lower_onnx
+from ofa_tvm.compiler.graph import Shapes, read_onnx
+from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.files import write_atomic
+from ofa_tvm.logs import log_name, read_folder
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.targets import Target
+from ofa_tvm.tuning import TuningResult, tune_kernels
+
+DEFAULT_TRIAL_S = 0.25
+"""Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
+
+_PACE = "pace.json"
+
+
+@dataclass(frozen=True)
+class KindPlan:
+    """Kernels of one kind (the same operators, other shapes).
+
+    Parameters
+    ----------
+    kind
+        Operators, as in "conv2d+add+relu".
+    kernels
+        Distinct ones.
+    calls
+        How often they occur in the networks that were enumerated.
+    logged
+        Those with a record in the target's own log.
+    trials
+        Trials left.
+    """
+
+    kind: str
+    kernels: int
+    calls: int
+    logged: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What a campaign would do.
+
+    Parameters
+    ----------
+    kinds
+        The kernels by kind, the most frequent first.
+    workers
+        Processes that tune at once on this machine.
+    trial_s
+        Seconds of one trial in one worker.
+    timed
+        Whether `trial_s` was measured by earlier campaigns of this log, else it is the stated default.
+    """
+
+    kinds: tuple[KindPlan, ...]
+    workers: int
+    trial_s: float
+    timed: bool
+
+    @property
+    def kernels(self) -> int:
+        """Distinct kernels."""
+        return sum(kind.kernels for kind in self.kinds)
+
+    @property
+    def logged(self) -> int:
+        """Kernels with a record."""
+        return sum(kind.logged for kind in self.kinds)
+
+    @property
+    def trials(self) -> int:
+        """Trials left."""
+        return sum(kind.trials for kind in self.kinds)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated wall-clock time of the trials left."""
+        return self.trials * self.trial_s / self.workers
+
+
+def model_kernels(path: Path, target: Target, shapes: Shapes | None = None) -> tuple[Kernel, ...]:
+    """Distinct kernels of one ONNX model.
+
+    Parameters
+    ----------
+    path
+        ONNX file.
+    target
+        Decides layout and fusion.
+    shapes
+        Sizes of dynamic input shapes, by input name.
+
+    Raises
+    ------
+    UsageError, UserError
+        If the file cannot be read or imported, or a dynamic shape is not given.
+    """
+    found: dict[str, Kernel] = {}
+    for kernel in kernels_of(lower_onnx(read_onnx(path), target, shapes, str(path))).values():
+        known = found.get(kernel.key)
+        found[kernel.key] = kernel if known is None else replace(known, calls=known.calls + kernel.calls)
+    return tuple(found.values())
+
+
+def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: int) -> TuningPlan:
+    """Count what `tune` with the same arguments would do.
+
+    Elementwise kernels have one sensible schedule, so they may take fewer trials than are counted.
+
+    Parameters
+    ----------
+    kernels
+        What to tune.
+    target
+        The target.
+    root
+        Folder of logs.
+    trials
+        Trials that each kernel shall have.
+    """
+    folder = root / log_name(target)
+    table = read_folder(folder)
+    by_kind: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        by_kind.setdefault(kind_of(kernel), []).append(kernel)
+    kinds = [
+        KindPlan(
+            kind,
+            len(members),
+            sum(kernel.calls for kernel in members),
+            sum(table.best(kernel.key) is not None for kernel in members),
+            sum(max(trials - table.trials.get(kernel.key, 0), 0) for kernel in members),
+        )
+        for kind, members in by_kind.items()
+    ]
+    spent = _read_pace(folder)
+    return TuningPlan(
+        tuple(sorted(kinds, key=lambda kind: -kind.calls)),
+        _workers(target),
+        spent[1] / spent[0] if spent else DEFAULT_TRIAL_S,
+        spent is not None,
+    )
+
+
+def kind_of(kernel: Kernel) -> str:
+    """The operators of a kernel, without its shapes."""
+    return kernel.name.split(" ")[0]
+
+
+def tune(
+    kernels: Sequence[Kernel],
+    target: Target,
+    root: Path,
+    *,
+    trials: int = 16,
+    seconds: float | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> TuningResult:
+    """`tune_kernels`, which also notes how long trials take, for later estimates. Arguments are the same."""
+    result = tune_kernels(kernels, target, root, trials=trials, seconds=seconds, seed=seed, progress=progress)
+    if result.trials:
+        folder = root / log_name(target)
+        before = _read_pace(folder) or (0, 0.0)
+        pace = {
+            "trials": before[0] + result.trials,
+            "worker_seconds": before[1] + result.seconds * _workers(target),
+        }
+        write_atomic(folder / _PACE, json.dumps(pace))
+    return result
+
+
+def _workers(target: Target) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // target.threads)
+
+
+def _read_pace(folder: Path) -> tuple[int, float] | None:
+    """Trials so far and the worker seconds that they took; None if unknown (a note, so never an error)."""
+    try:
+        content = json.loads((folder / _PACE).read_text())
+        trials, seconds = int(content["trials"]), float(content["worker_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (trials, seconds) if trials > 0 and seconds > 0 else None
