@@ -12,6 +12,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """Legalize and fuse: afterwards `main` only calls kernels (PrimFuncs) and reshapes, which are views."""
     passes = tvm.transform.Sequential(
         [
+            relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps({"relax.nn.conv2d": _conv2d}, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),

@@ -130,7 +130,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
 
     On the way, `sch` is simplified: elementwise blocks are inlined into the output block.
     """
-    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
+    blocks = _blocks(sch)
     names = [sch.get(block).name_hint for block in blocks]
     reductions = [i for i, block in enumerate(blocks) if _REDUCTION in _iter_kinds(sch, block)]
     if len(reductions) != 1:
@@ -159,6 +159,14 @@ def analyse(sch: Schedule) -> Anatomy | None:
         reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _REDUCTION),
         padded=padded,
     )
+
+
+def _blocks(sch: Schedule) -> list[SBlockRV]:
+    """Blocks in order of execution; none for kernels written as plain loops (sorting, scans)."""
+    try:
+        return list(sch.get_child_blocks(sch.get_sblock("root")))
+    except tvm.s_tir.ScheduleError:
+        return []
 
 
 def _pads(sch: Schedule, block: SBlockRV) -> bool:
@@ -339,8 +347,8 @@ def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> No
 def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
     """All blocks inlined into the output, its innermost loop in vectors; None if one cannot be inlined."""
     sch = Schedule(mod)
-    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
-    if any(_REDUCTION in _iter_kinds(sch, block) for block in blocks):
+    blocks = _blocks(sch)
+    if not blocks or any(_REDUCTION in _iter_kinds(sch, block) for block in blocks):
         return None
     try:
         for block in blocks[:-1]:
