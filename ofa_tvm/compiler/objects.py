@@ -13,6 +13,9 @@ import tvm
 from ofa_tvm.files import cache_dir, replacing
 
 
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
 @dataclass(frozen=True)
 class ScheduledKernel:
     """A kernel with a schedule, under a symbol that depends on both.
@@ -36,6 +39,19 @@ def scheduled_kernel(key: str, function: tvm.tirx.PrimFunc, trace: object) -> Sc
     return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a cached object is as it was written.
+
+    It ends in the digest of what comes before; linkers find their way by the object's headers and never look
+    behind its last section.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+
+
 def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target, threads: int = 2) -> list[Path]:
     """Object file of every kernel, from the cache or generated now (LLVM runs in `threads` threads)."""
     digest = hashlib.sha256(f"{tvm.__version__} {target}".encode()).hexdigest()[:16]
@@ -43,10 +59,12 @@ def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target, thre
 
     def generate(kernel: ScheduledKernel) -> Path:
         path = folder / f"{kernel.symbol}.o"
-        if not path.is_file():
+        if not _is_whole(path):
             library = tvm.compile(tvm.IRModule({kernel.symbol: kernel.function}), target=target)
-            with replacing(path) as temporary:
+            with replacing(path, durable=False) as temporary:
                 library.mod.write_to_file(str(temporary), "o")
+                with temporary.open("ab") as handle:
+                    handle.write(hashlib.sha256(temporary.read_bytes()).digest())
         return path
 
     with ThreadPoolExecutor(threads) as pool:
