@@ -12,7 +12,6 @@ import tvm
 
 from ofa_tvm.files import cache_dir, replacing
 
-
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
