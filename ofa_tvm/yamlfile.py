@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _KINDS = {
     "integer": "a whole number",
     "number": "a number",
     "boolean": "true or false",
+    "null": "null",
 }
 
 
@@ -39,8 +41,8 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     try:
-        content = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.load(text, Loader=Loader)
+        tree = yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -50,6 +52,15 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
         raise UserError(f"{file}: its top level must be a table of keys, such as `name: value`")
     _check(content, tree, file, schema)
     return content
+
+
+class Loader(yaml.SafeLoader):
+    """Safe, and reads 3e-2 as a number, as YAML 1.2 does; PyYAML wants 3.0e-2."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -67,15 +78,22 @@ def write_yaml(content: Mapping[str, Any]) -> str:
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: Mapping[str, Any]) -> None:
+def first_problem(
+    content: Mapping[str, Any], schema: Mapping[str, Any]
+) -> tuple[list[str | int], str] | None:
+    """Path of the first key that breaks a schema and a plain sentence about it; None if all is well."""
     import jsonschema  # takes 0.1 s, and --help needs none of it
 
     validator = jsonschema.Draft202012Validator(schema)
     found = list(validator.iter_errors(content))
     # A misspelt key is both unknown and missing, and the first says more.
     found.sort(key=lambda error: (error.validator == "required", list(map(str, error.absolute_path))))
-    if found:
-        path, message = _explain(found[0])
+    return _explain(found[0]) if found else None
+
+
+def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: Mapping[str, Any]) -> None:
+    if (problem := first_problem(content, schema)) is not None:
+        path, message = problem
         where = ".".join(map(str, path))
         raise UserError(f"{file}, line {_line(tree, path)}: {where + ': ' if where else ''}{message}")
 
@@ -112,9 +130,12 @@ def _explain(error: Any) -> tuple[list[str | int], str]:
         case "const":
             return path, f"{value!r} is not {allowed!r}"
         case "type":
-            return path, f"{value!r} is not {_KINDS.get(str(allowed), allowed)}"
+            kinds = allowed if isinstance(allowed, list) else [allowed]
+            return path, f"{value!r} is not {' or '.join(_KINDS.get(str(kind), str(kind)) for kind in kinds)}"
         case "minimum":
             return path, f"{value!r} is below the smallest allowed value, {allowed}"
+        case "maximum":
+            return path, f"{value!r} is above the largest allowed value, {allowed}"
         case "exclusiveMinimum":
             return path, f"{value!r} must be more than {allowed}"
         case "not":

@@ -15,6 +15,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
 
@@ -66,15 +67,6 @@ def evaluate_subnets(
                     files.append_line(cache_path, json.dumps(line))
             bar.advance(1, note=f"{known[arch]:.1%}")
     return np.array([known[arch] for arch in archs], dtype=np.float64)
-
-
-def weights_hash(net: Supernet) -> str:
-    """Hex digest of a supernet's parameters; running statistics do not count, each evaluation has its own."""
-    digest = hashlib.sha256()
-    for name, parameter in net.named_parameters():
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_images: int, seed: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.files import replacing
 
 _SHOWN = 5
 
@@ -39,6 +42,35 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} holds no state dict (a mapping from names to tensors)")
     return dict(content), extra
+
+
+def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written, as on a full disk.
+    """
+    with replacing(path) as temporary:
+        try:
+            torch.save(dict(content), temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk so
+            raise OSError(None, _disk_trouble(temporary.parent, error)) from error
+
+
+def _disk_trouble(folder: Path, error: RuntimeError) -> str:
+    free = shutil.disk_usage(folder).free
+    return "the disk is full" if free < 2**20 else f"the disk or a file size limit is full ({error})"
+
+
+def weights_hash(net: nn.Module) -> str:
+    """Hex digest of a network's parameters; running statistics do not count, each evaluation has its own."""
+    digest = hashlib.sha256()
+    for name, parameter in net.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _canonical(name: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ofa_tvm.spaces import Arch, MBConvSpec, NetworkSpec
+from ofa_tvm.errors import UserError
+from ofa_tvm.spaces import Arch, MBConvSpec, NetworkSpec, Space, get_space
+from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.layers import BottleneckBlock, Classifier, ConvLayer, MBConvBlock, Residual
 
 
@@ -62,3 +66,44 @@ class Network(nn.Module):
         for conv in self.spec.after_pool:
             x = getattr(self, conv.name)(x)
         return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write the weights with space, architecture and number of classes; `load_subnet` reads it.
+
+        Raises
+        ------
+        UserError
+            If the network is of no space, or the file cannot be written.
+        """
+        if self.arch is None:
+            raise UserError("only subnets of a space can be saved; this network belongs to none")
+        content = {
+            "space": self.space_name,
+            "n_classes": self.spec.n_classes,
+            "arch": self.arch.to_json(),
+            "state_dict": self.state_dict(),
+        }
+        write_checkpoint(content, path)
+
+
+def load_subnet(path: str | Path, space: Space | None = None) -> Network:
+    """A subnet that `Network.save_checkpoint` wrote (a fine-tuned one), in evaluation mode.
+
+    Parameters
+    ----------
+    space : its space, if it is none of those that ship
+
+    Raises
+    ------
+    UserError
+        If the file is no checkpoint of a subnet.
+    """
+    state, extra = read_checkpoint(path)
+    try:
+        arch, n_classes = Arch.from_json(str(extra["arch"])), int(extra["n_classes"])
+        own = space or get_space(str(extra["space"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is no checkpoint of a single subnet (it lacks {error})") from error
+    network = Network(own.network(arch, n_classes), arch=arch, space_name=own.name)
+    load_weights(network, state, path)
+    return network.eval()

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import replacing
 from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.spaces.network import BlockSpec, expanded
-from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
+from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
     ElasticConvLayer,
@@ -193,11 +192,7 @@ class Supernet(nn.Module):
             If the file cannot be written.
         """
         content = {"space": self.space.name, "n_classes": self.n_classes, "state_dict": self.state_dict()}
-        with replacing(path) as temporary:
-            try:
-                torch.save(content, temporary)
-            except RuntimeError as error:  # torch's writer reports a full disk so
-                raise OSError(None, str(error)) from error
+        write_checkpoint(content, path)
 
 
 def initialise(module: nn.Module) -> None:

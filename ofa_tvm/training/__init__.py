@@ -1,8 +1,17 @@
 """Progressive shrinking of supernets: data, phases, distillation, resumable training."""
 
-from ofa_tvm.training.config import Phase, TrainingConfig, digits_config, paper_config
+from ofa_tvm.training.config import (
+    Phase,
+    TrainingConfig,
+    default_config,
+    digits_config,
+    finetune_config,
+    paper_config,
+)
 from ofa_tvm.training.data import ArrayData, ImageData, digits
-from ofa_tvm.training.shrinking import PhaseResult, TrainingResult, train
+from ofa_tvm.training.finetune import finetune
+from ofa_tvm.training.loop import PhaseResult, TrainingResult
+from ofa_tvm.training.shrinking import train
 from ofa_tvm.training.sources import load_data
 
 __all__ = [
@@ -12,8 +21,11 @@ __all__ = [
     "PhaseResult",
     "TrainingConfig",
     "TrainingResult",
+    "default_config",
     "digits",
     "digits_config",
+    "finetune",
+    "finetune_config",
     "load_data",
     "paper_config",
     "train",

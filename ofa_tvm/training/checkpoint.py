@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ofa_tvm import files
 from ofa_tvm.errors import UserError
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.supernet.checkpoint import write_checkpoint
 
 KEEP = 2
 
@@ -35,11 +35,7 @@ class CheckpointFolder:
             If it cannot be written, as on a full disk; the states before it are untouched.
         """
         path = self.folder / f"state-{phase:02d}-{step:09d}.pt"
-        try:
-            with files.replacing(path) as temporary:
-                torch.save(dict(state), temporary)
-        except RuntimeError as error:  # what torch's writer makes of a full disk
-            raise UserError(f"cannot write {path}: {error}") from error
+        write_checkpoint(state, path)
         for old in self.paths()[:-KEEP]:
             old.unlink(missing_ok=True)
         return path

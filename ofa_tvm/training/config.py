@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+import yaml
+
 from ofa_tvm.errors import UsageError
 from ofa_tvm.spaces import Space
+from ofa_tvm.yamlfile import Loader, first_problem
 
 PER_IMAGES = 64
 """Learning rates are stated per this many images a step and scale linearly with the batch."""
+
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+_WHOLE = {"type": "integer"}
+_NUMBER = {"type": "number"}
+
+PHASE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string"},
+        "open": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+        "epochs": _WHOLE,
+        "warmup_epochs": _WHOLE,
+        "learning_rate": _NUMBER,
+        "subnets": _WHOLE,
+        "sort_channels": {"type": "boolean"},
+    },
+}
+
+CONFIG_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "space": {"type": "string"},
+        "phases": {"type": "array", "items": PHASE_SCHEMA},
+        "batch_size": _WHOLE,
+        "micro_batch_size": {"type": ["integer", "null"]},
+        "momentum": {"type": "number", "minimum": 0},
+        "weight_decay": {"type": "number", "minimum": 0},
+        "label_smoothing": {"type": "number", "minimum": 0, "maximum": 1},
+        "dropout": {"type": "number", "minimum": 0, "maximum": 1},
+        "distillation": {"type": "number", "minimum": 0},
+        "distillation_type": {"enum": ["ce", "mse"]},
+        "resolutions": {"type": ["array", "null"], "items": _WHOLE, "minItems": 1},
+        "calibration_images": {"type": "integer", "minimum": 1},
+        "precision": {"enum": list(PRECISIONS)},
+        "channels_last": {"type": "boolean"},
+        "compile": {"type": "boolean"},
+        "device": {"type": "string"},
+        "threads": {"type": ["integer", "null"], "minimum": 1},
+        "checkpoint_every_s": {"type": "number", "minimum": 0},
+    },
+}
+"""Of a training's YAML file: any part of the settings; the rest keep their defaults."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +121,12 @@ class TrainingConfig:
     calibration_images
         Training images behind the batch-norm statistics of a subnet before it is evaluated.
     precision
-        "float32", or "bfloat16" for mixed precision.
+        "float32", or "bfloat16" or "float16" for mixed precision (float16 scales the loss, so that small
+        gradients do not vanish).
+    compile
+        Hand networks whose shape never changes (the teacher, the full net's phase, a fine-tuned subnet) to
+        torch.compile. It takes a minute a resolution and needs a C++ compiler on a CPU; sampled subnets are
+        never compiled, each would be compiled anew.
     device
         "auto" takes CUDA where there is one.
     threads
@@ -92,8 +147,9 @@ class TrainingConfig:
     distillation_type: Literal["ce", "mse"] = "ce"
     resolutions: tuple[int, ...] | None = None
     calibration_images: int = 2000
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
+    compile: bool = False
     device: str = "auto"
     threads: int | None = None
     checkpoint_every_s: float = 60.0
@@ -115,12 +171,56 @@ class TrainingConfig:
             raise UsageError("batch_size and micro_batch_size must be positive")
         if self.distillation_type not in ("ce", "mse"):
             raise UsageError(f"unknown distillation_type {self.distillation_type!r}; use ce or mse")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"unknown precision {self.precision!r}; use float32 or bfloat16")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
 
     def replace(self, **changes: Any) -> TrainingConfig:
         """A copy with some settings changed."""
         return replace(self, **changes)
+
+    def with_epochs(self, scale: float) -> TrainingConfig:
+        """A copy whose phases are `scale` times as long; each keeps one epoch at least.
+
+        Raises
+        ------
+        UsageError
+            If `scale` is not positive.
+        """
+        if not scale > 0:
+            raise UsageError(f"epochs cannot be scaled by {scale}; use a number above 0")
+        phases = tuple(
+            replace(
+                phase,
+                epochs=max(1, round(phase.epochs * scale)),
+                warmup_epochs=round(phase.warmup_epochs * scale),
+            )
+            for phase in self.phases
+        )
+        return self.replace(phases=phases)
+
+    def with_settings(self, assignments: Sequence[str]) -> TrainingConfig:
+        """A copy with settings as typed: `batch_size=256`, `phases.full.epochs=10`, `resolutions=[32, 40]`.
+
+        Raises
+        ------
+        UsageError
+            If one has no "=", names no setting or phase, or its value makes no sense.
+        """
+        data = self.to_dict()
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals:
+                raise UsageError(f"a setting reads name=value, not {assignment!r}")
+            try:
+                value = yaml.load(text, Loader=Loader)
+            except yaml.YAMLError as error:
+                raise UsageError(f"the value of {key} cannot be read: {text!r}") from error
+            where: Any = data
+            *path, last = key.strip().split(".")
+            if path:
+                where = _phase_table(data, path, key)
+            where[last] = value
+        return TrainingConfig.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for YAML and JSON."""
@@ -140,15 +240,30 @@ class TrainingConfig:
         """
         settings = dict(data)
         _refuse_unknown(settings, cls, "training")
-        phases = settings.pop("phases", ())
+        phases = list(settings.pop("phases", ()) or ())
         for phase in phases:
-            _refuse_unknown(phase, Phase, "phase")
+            if isinstance(phase, Mapping):
+                _refuse_unknown(phase, Phase, "phase")
+        if (problem := first_problem({**settings, "phases": phases}, CONFIG_SCHEMA)) is not None:
+            path, message = problem
+            raise UsageError(f"training setting {'.'.join(map(str, path))}: {message}")
         if (resolutions := settings.get("resolutions")) is not None:
             settings["resolutions"] = tuple(resolutions)
         try:
             return cls(phases=tuple(Phase(**phase) for phase in phases), **settings)
         except TypeError as error:
             raise UsageError(f"training settings are incomplete or of the wrong type: {error}") from error
+
+
+def _phase_table(data: dict[str, Any], path: Sequence[str], key: str) -> dict[str, Any]:
+    """The table that `phases.<name>.<setting>` is a part of."""
+    names = [phase["name"] for phase in data["phases"]]
+    if path[0] != "phases" or len(path) != 2 or path[1] not in names:
+        raise UsageError(
+            f"there is no setting {key!r}; phases are {', '.join(names)} (phases.NAME.epochs=10)"
+        )
+    table: dict[str, Any] = data["phases"][names.index(path[1])]
+    return table
 
 
 def _refuse_unknown(settings: Mapping[str, Any], kind: type, what: str) -> None:
@@ -180,6 +295,21 @@ def paper_config(space: Space) -> TrainingConfig:
         phases.append(Phase("width1", {**opened, "w": 2}, 25, 0, 2.5e-3, 4, sort_channels=True))
         phases.append(Phase("width2", {**opened, "w": 0}, 120, 5, 7.5e-3, 4, sort_channels=True))
     return TrainingConfig(space.name, tuple(phases))
+
+
+def finetune_config(space: Space, epochs: int = 25) -> TrainingConfig:
+    """One subnet trained further, for the paper's 25 or 75 epochs.
+
+    The paper gives no learning rates for it: these are those of its phases of 25 and of 120 epochs.
+    """
+    short = epochs <= 25
+    phase = Phase("finetune", {}, epochs, 0 if short else 5, 2.5e-3 if short else 7.5e-3)
+    return TrainingConfig(space.name, (phase,), distillation=0.0)
+
+
+def default_config(space: Space) -> TrainingConfig:
+    """What a space is trained with unless told otherwise."""
+    return digits_config() if space.name == "ofa_digits" else paper_config(space)
 
 
 def digits_config() -> TrainingConfig:

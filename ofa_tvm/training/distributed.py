@@ -6,8 +6,37 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, distributed, nn
+
+from ofa_tvm.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU; under torchrun each process has a GPU of its own.
+
+    Raises
+    ------
+    UsageError
+        If the device is unknown or absent.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; use auto, cpu or cuda") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise UsageError("this machine has no CUDA device that torch can use; use device cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"there is no CUDA device {index}; this machine has {torch.cuda.device_count()}")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 @contextmanager
@@ -40,6 +69,12 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def add_up(value: float, device: torch.device) -> float:
     """Sum of a number over processes."""
-    total: Tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    return float(add_up_values(np.array([value]), device)[0])
+
+
+def add_up_values(values: npt.NDArray[np.float64], device: torch.device) -> npt.NDArray[np.float64]:
+    """Elementwise sum of small arrays over processes."""
+    total: Tensor = torch.from_numpy(values).to(device)
     distributed.all_reduce(total)
-    return float(total)
+    summed: npt.NDArray[np.float64] = total.cpu().numpy()
+    return summed

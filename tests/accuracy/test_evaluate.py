@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ofa_tvm.accuracy.evaluate import evaluate_subnets, weights_hash
+from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.errors import UsageError
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
+from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training import ArrayData, Phase, digits, digits_config, train
 from ofa_tvm.training.validation import accuracy, calibrated_subnet, calibration_batches
 

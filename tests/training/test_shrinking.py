@@ -17,10 +17,12 @@ import torch
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import build_supernet
-from ofa_tvm.training import Phase, digits, shrinking, train
+from ofa_tvm.training import Phase, TrainingResult, digits, train
 from ofa_tvm.training.checkpoint import CheckpointFolder
+from ofa_tvm.training.loop import only_one
 from ofa_tvm.training.loss import distillation_loss, label_loss, shrinking_loss
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
+from ofa_tvm.training.step import MicroBatch, gradient_scaler, training_step
 
 TINY = Path(tiny.__file__)
 
@@ -40,13 +42,13 @@ def records(out: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, shrinking.TrainingResult]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
     out = tmp_path_factory.mktemp("unbroken")
     return out, train(tiny.CONFIG, tiny.tiny_digits(), out)
 
 
 def test_a_finished_training_leaves_what_it_promises(
-    unbroken: tuple[Path, shrinking.TrainingResult],
+    unbroken: tuple[Path, TrainingResult],
 ) -> None:
     out, result = unbroken
     assert result.checkpoint == out / "supernet.pt" and result.checkpoint.is_file()
@@ -63,7 +65,7 @@ def test_a_finished_training_leaves_what_it_promises(
 # In the first phase, in the second, at a phase's last step, and where no checkpoint of the phase exists yet.
 @pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (13, 0.0), (9, 0.0), (14, 1e9)])
 def test_a_killed_training_continues_as_if_unbroken(
-    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult], steps: int, every_s: float
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult], steps: int, every_s: float
 ) -> None:
     child = subprocess.run([sys.executable, TINY, tmp_path, str(steps), str(every_s)])
     assert child.returncode == -signal.SIGKILL
@@ -74,15 +76,13 @@ def test_a_killed_training_continues_as_if_unbroken(
     assert records(tmp_path) == records(unbroken[0])
 
 
-def test_ctrl_c_leaves_a_state_to_continue(
-    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
-) -> None:
+def test_ctrl_c_leaves_a_state_to_continue(tmp_path: Path, unbroken: tuple[Path, TrainingResult]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tiny.CONFIG, tiny.tiny_digits(), tmp_path, progress=tiny.AfterSteps(5, signal.SIGINT))
     assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
 
 
-def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, shrinking.TrainingResult]) -> None:
+def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, TrainingResult]) -> None:
     out, result = unbroken
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.pt")}
     assert train(tiny.CONFIG, tiny.tiny_digits(), out) == result
@@ -90,7 +90,7 @@ def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, shrinking.Tra
 
 
 def test_other_settings_are_refused_in_the_same_folder(
-    unbroken: tuple[Path, shrinking.TrainingResult],
+    unbroken: tuple[Path, TrainingResult],
 ) -> None:
     for config, data, seed in (
         (tiny.CONFIG.replace(momentum=0.8), tiny.tiny_digits(), 0),
@@ -102,7 +102,7 @@ def test_other_settings_are_refused_in_the_same_folder(
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
     subprocess.run([sys.executable, TINY, tmp_path, "12", "0"])
     newest = CheckpointFolder(tmp_path / "checkpoints").paths()[-1]
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
 
 
 def test_two_processes_give_the_single_process_result(
-    tmp_path: Path, unbroken: tuple[Path, shrinking.TrainingResult]
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run([*command, TINY, tmp_path, "-1", "0"], check=True, capture_output=True, timeout=120)
@@ -147,7 +147,7 @@ def test_two_processes_give_the_single_process_result(
 
 
 def test_one_folder_belongs_to_one_training(tmp_path: Path) -> None:
-    with shrinking._only_one(tmp_path), pytest.raises(UserError, match="another process is training"):
+    with only_one(tmp_path), pytest.raises(UserError, match="another process is training"):
         train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
 
 
@@ -181,12 +181,36 @@ def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> N
     losses = []
     for step in range(25):
         indices = rng.integers(data.size("train"), size=32)
-        batch = shrinking.MicroBatch(
+        batch = MicroBatch(
             data.training_batch(indices, 32, step), torch.from_numpy(data.targets("train")[indices]), step
         )
         archs = [space.max_arch(32)]
-        losses.append(shrinking.shrinking_step(net, optimiser, [batch], archs, config, teacher))
+        losses.append(training_step(net, optimiser, [batch], archs, config, teacher))
     assert np.mean(losses[-3:]) < (0.9 if distilled else 0.7) * np.mean(losses[:3])
+
+
+def test_float16_scales_its_loss_and_skips_overflowing_updates() -> None:
+    torch.manual_seed(0)
+    config = tiny.CONFIG.replace(precision="float16", dropout=0.0)
+    net = build_supernet("ofa_digits", n_classes=10).train()
+    optimiser = build_optimiser(net, 0.0, 0.0)
+    set_learning_rate(optimiser, 0.01)
+    batch = MicroBatch(torch.randn(4, 3, 32, 32), torch.arange(4), 0)
+    scaler = gradient_scaler(config, torch.device("cpu"))
+    assert scaler.is_enabled() and not gradient_scaler(tiny.CONFIG, torch.device("cpu")).is_enabled()
+    archs = [net.space.min_arch(32)]
+    weight = net.get_parameter("first_conv.conv.weight")
+
+    def step() -> torch.Tensor:
+        before = weight.detach().clone()
+        training_step(net, optimiser, [batch], archs, config, scaler=scaler)
+        return (weight.detach() - before).abs().max()
+
+    scale = scaler.get_scale()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})  # overflows
+    assert step() == 0 and scaler.get_scale() == 2.0**39
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale / 64})
+    assert 0 < step() < 1
 
 
 def test_gradients_of_subnets_add_up() -> None:
@@ -195,11 +219,11 @@ def test_gradients_of_subnets_add_up() -> None:
     config = tiny.CONFIG.replace(dropout=0.0)
     torch.manual_seed(0)
     net = build_supernet(space, n_classes=10).train()
-    batch = shrinking.MicroBatch(torch.randn(8, 3, 32, 32), torch.arange(8), 0)
+    batch = MicroBatch(torch.randn(8, 3, 32, 32), torch.arange(8), 0)
     optimiser = build_optimiser(net, 0.0, 0.0)  # learning rate 0: weights stay
 
     def gradient(subnets: list) -> torch.Tensor:
-        shrinking.shrinking_step(net, optimiser, [batch], subnets, config)
+        training_step(net, optimiser, [batch], subnets, config)
         weight = net.get_parameter("first_conv.conv.weight")
         assert weight.grad is not None
         return weight.grad.clone()

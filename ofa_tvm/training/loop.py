@@ -1,0 +1,433 @@
+"""The loop that all trainings share: phases of epochs, checkpoints to continue from, metrics, validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from ofa_tvm import files
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.progress import Progress
+from ofa_tvm.spaces import Arch, Space
+from ofa_tvm.training import sampling
+from ofa_tvm.training.checkpoint import CheckpointFolder
+from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
+from ofa_tvm.training.data import BatchPlan, ImageData
+from ofa_tvm.training.distributed import add_up_values, choose_device, process_group
+from ofa_tvm.training.memory import keep_freed_memory
+from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
+from ofa_tvm.training.step import Forward, MicroBatch, gradient_scaler, training_step
+from ofa_tvm.training.validation import accuracy
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """Validation accuracies (0..1) at the end of a phase, by subnet ("ks=min d=max @48")."""
+
+    name: str
+    accuracies: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where the trained network lies, and how each phase ended."""
+
+    checkpoint: Path
+    phases: tuple[PhaseResult, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training is given besides its network: settings, data, place, and its share of the work."""
+
+    config: TrainingConfig
+    data: ImageData
+    out: Path
+    device: torch.device
+    seed: int
+    rank: int
+    world: int
+    progress: Progress
+
+
+def run_training(
+    make: Callable[[Setting], TrainingLoop],
+    config: TrainingConfig,
+    data: ImageData,
+    out_dir: str | Path,
+    progress: Progress,
+    seed: int,
+) -> TrainingResult:
+    """Run one training in its folder, alone or as one of torchrun's processes."""
+    out = Path(out_dir)
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with ExitStack() as stack:
+        rank, world = stack.enter_context(process_group(device))
+        if rank == 0:
+            stack.enter_context(only_one(out))
+        if config.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(config.threads)
+        return make(Setting(config, data, out, device, seed, rank, world, progress)).run()
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Hold a folder's lock.
+
+    Raises
+    ------
+    UserError
+        If another process holds it, or the folder cannot be made.
+    """
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process is training in {out}; wait for it or choose another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class TrainingLoop(ABC):
+    """Trains a network through phases; what the network is and which subnets a step runs is the subclass's.
+
+    Everything random is a function of (seed, phase, step): the checkpoint needs no generator states, and
+    every process draws the same.
+    """
+
+    result_name: str
+    """File of the trained network, in the training's folder."""
+
+    def __init__(self, setting: Setting, space: Space, origin: Mapping[str, Any]) -> None:
+        """`origin` says what the network starts from, if not from fresh weights; it must stay the same."""
+        config, data = setting.config, setting.data
+        self.setting, self.config, self.data, self.space = setting, config, data, space
+        self.out, self.device, self.seed = setting.out, setting.device, setting.seed
+        self.progress = setting.progress
+        self.batch_size = min(config.batch_size, data.size("train"))
+        self.steps_per_epoch = data.size("train") // self.batch_size
+        micro = min(config.micro_batch_size or self.batch_size, self.batch_size)
+        self.micro_batches = -(-self.batch_size // micro)
+        if self.micro_batches % setting.world:
+            raise UsageError(
+                f"a batch has {self.micro_batches} micro-batches, which {setting.world} processes cannot "
+                "share equally; choose batch_size and micro_batch_size accordingly"
+            )
+        self.checkpoints = CheckpointFolder(self.out / "checkpoints")
+        self.metrics = self.out / "metrics.jsonl"
+        # What must be the same for a run to be continued; where it computes may differ.
+        settings = config.to_dict()
+        for free in ("device", "threads", "compile", "checkpoint_every_s"):
+            del settings[free]
+        self.identity = json.dumps(
+            {
+                "config": settings,
+                "seed": self.seed,
+                "data": data.fingerprint,
+                "labels": list(data.labels),
+                **origin,
+            },
+            sort_keys=True,
+        )
+        self.results: list[PhaseResult] = []
+        self.net = self.build()
+
+    # -- what subclasses say ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network before its first step, placed on the device."""
+
+    @abstractmethod
+    def resolutions(self) -> tuple[int, ...]:
+        """Those that steps draw from."""
+
+    @abstractmethod
+    def subnets(self, index: int, step: int, resolution: int) -> list[Arch]:
+        """The subnets of one step."""
+
+    @abstractmethod
+    def begin_phase(self, index: int, first_step: int) -> None:
+        """Called before a phase's steps, or before the rest of them."""
+
+    @abstractmethod
+    def teacher(self, index: int) -> nn.Module | None:
+        """Who teaches in a phase: a network whose shape never changes, in the mode it is to run in."""
+
+    @abstractmethod
+    def is_fixed(self, phase: Phase) -> bool:
+        """Whether all steps of a phase run the same network."""
+
+    @abstractmethod
+    def validated(self, phase: Phase) -> dict[str, Arch]:
+        """Subnets, with resolutions, to validate at the end of a phase, by what logs call them."""
+
+    @abstractmethod
+    def calibrated(self, arch: Arch) -> nn.Module:
+        """One of those subnets, ready to evaluate."""
+
+    @abstractmethod
+    def save_network(self, path: Path) -> None:
+        """Write the network as it is now."""
+
+    # -- running ----------------------------------------------------------------------------------------
+
+    @property
+    def result_path(self) -> Path:
+        return self.out / self.result_name
+
+    def run(self) -> TrainingResult:
+        first_phase, first_step, state = self._restore()
+        for index in range(first_phase, len(self.config.phases)):
+            self._run_phase(index, first_step if index == first_phase else 0, state)
+            state = None
+        if self.setting.rank == 0 and not self.result_path.exists():
+            self.save_network(self.result_path)
+        return TrainingResult(self.result_path, tuple(self.results))
+
+    def placed(self, net: Module) -> Module:
+        """On the device, in the memory layout of the settings."""
+        if self.config.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(self.device)
+        return net
+
+    # -- state ------------------------------------------------------------------------------------------
+
+    def _restore(self) -> tuple[int, int, dict[str, Any] | None]:
+        """Continue from the newest checkpoint: (phase, step, state)."""
+        state = self.checkpoints.load_last(self.progress)
+        if state is None:
+            self._keep_metrics(0, 0)
+            return 0, 0, None
+        if state["identity"] != self.identity:
+            raise UsageError(
+                f"{self.out} holds a training with other settings, data or seed; "
+                "choose another folder or delete it"
+            )
+        phase, step = int(state["phase"]), int(state["step"])
+        self.net.load_state_dict(state["net"])
+        self.results = [PhaseResult(name, dict(accuracies)) for name, accuracies in state["results"]]
+        self._keep_metrics(phase, step)
+        if phase < len(self.config.phases):
+            self.progress.say(f"continuing phase {self.config.phases[phase].name} at step {step}")
+        return phase, step, state
+
+    def _save(
+        self,
+        phase: int,
+        step: int,
+        optimiser: torch.optim.Optimizer | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        loss_sum: float = 0.0,
+    ) -> None:
+        if self.setting.rank != 0:
+            return
+        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+            return  # a diverged step; the next loss will say so
+        self.checkpoints.save(
+            phase,
+            step,
+            {
+                "identity": self.identity,
+                "phase": phase,
+                "step": step,
+                "net": self.net.state_dict(),
+                "optimiser": None if optimiser is None else optimiser.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "epoch_loss_sum": loss_sum,
+                "results": [(result.name, result.accuracies) for result in self.results],
+            },
+        )
+
+    def _keep_metrics(self, phase: int, step: int) -> None:
+        """Drop lines of steps that will be taken again."""
+        if self.setting.rank != 0 or not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # cut short by a kill
+                continue
+            if (record["phase_index"], record["step"]) <= (phase, step):
+                kept.append(line + "\n")
+        files.write_atomic(self.metrics, "".join(kept))
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self.setting.rank == 0:
+            files.append_line(self.metrics, json.dumps(record))
+
+    # -- one phase --------------------------------------------------------------------------------------
+
+    def _run_phase(self, index: int, first_step: int, state: dict[str, Any] | None) -> None:
+        config, phase = self.config, self.config.phases[index]
+        self.begin_phase(index, first_step)
+        teacher = self._compiled(self.teacher(index) if config.distillation else None)
+        forward = self._compiled(self.net) if self.is_fixed(phase) else None
+        optimiser = build_optimiser(self.net, config.momentum, config.weight_decay)
+        scaler = gradient_scaler(config, self.device)
+        loss_sum = 0.0
+        if first_step and state is not None:
+            optimiser.load_state_dict(state["optimiser"])
+            scaler.load_state_dict(state["scaler"])
+            loss_sum = float(state["epoch_loss_sum"])
+
+        steps = phase.total_epochs * self.steps_per_epoch
+        warmup = phase.warmup_epochs * self.steps_per_epoch
+        peak = phase.learning_rate * self.batch_size / PER_IMAGES
+        pixels = self.data.training_batches(self._plan(index, first_step, steps))
+        saved_at = started = time.monotonic()
+        self.net.train()
+        with (
+            _frozen_statistics(self.net),
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            self.progress.task(f"train {phase.name}", total=steps) as bar,
+        ):
+            bar.advance(first_step)
+            for step in range(first_step, steps):
+                set_learning_rate(optimiser, cosine_with_warmup(step, steps, warmup, peak))
+                loss = training_step(
+                    self.net,
+                    optimiser,
+                    [self._micro_batch(next(pixels), index, step, m) for m in self._my_micro_batches()],
+                    self.subnets(index, step, self._resolution(index, step)),
+                    config,
+                    teacher,
+                    world=self.setting.world,
+                    scaler=scaler,
+                    forward=forward,
+                )
+                if not math.isfinite(loss):
+                    raise UserError(
+                        f"the loss became {loss} in phase {phase.name} at step {step + 1} of {steps}; "
+                        f"the last good checkpoint is kept in {self.checkpoints.folder}; "
+                        "lower the phase's learning_rate"
+                    )
+                loss_sum += loss
+                done = step + 1
+                if done % self.steps_per_epoch == 0:
+                    self._log(
+                        {
+                            "phase": phase.name,
+                            "phase_index": index,
+                            "epoch": done // self.steps_per_epoch,
+                            "step": done,
+                            "loss": loss_sum / self.steps_per_epoch,
+                            "seconds": round(time.monotonic() - started, 3),
+                        }
+                    )
+                    loss_sum = 0.0
+                if done < steps and time.monotonic() - saved_at >= config.checkpoint_every_s:
+                    self._save(index, done, optimiser, scaler, loss_sum)
+                    saved_at = time.monotonic()
+                bar.advance(1, note=f"loss {loss:.3f}")
+        self._end_phase(index, steps)
+
+    def _compiled(self, net: nn.Module | None) -> Forward | None:
+        if net is None or not self.config.compile:
+            return net
+        compiled: Forward = torch.compile(net)
+        return compiled
+
+    def _end_phase(self, index: int, steps: int) -> None:
+        phase = self.config.phases[index]
+        result = PhaseResult(phase.name, self._validate(phase))
+        self.results.append(result)
+        if self.setting.rank == 0:
+            self._log(
+                {"phase": phase.name, "phase_index": index, "step": steps, "accuracies": result.accuracies}
+            )
+            if len(self.config.phases) > 1:
+                self.save_network(self.phase_path(phase))
+            self._save(index + 1, 0)
+        if self.setting.world > 1:
+            torch.distributed.barrier()
+
+    def _validate(self, phase: Phase) -> dict[str, float]:
+        """Processes take turns, so that none waits for another's whole validation."""
+        chosen = self.validated(phase)
+        found = np.zeros(len(chosen))
+        for position, arch in enumerate(chosen.values()):
+            if position % self.setting.world == self.setting.rank:
+                found[position] = accuracy(self.calibrated(arch), self.data, "val", arch.r)
+        if self.setting.world > 1:
+            found = add_up_values(found, self.device)
+        return dict(zip(chosen, found.tolist(), strict=True))
+
+    def phase_path(self, phase: Phase) -> Path:
+        """The network as a phase left it."""
+        return self.out / "phases" / f"{phase.name}.pt"
+
+    # -- batches ----------------------------------------------------------------------------------------
+
+    def _my_micro_batches(self) -> range:
+        return range(self.setting.rank, self.micro_batches, self.setting.world)
+
+    def _resolution(self, phase: int, step: int) -> int:
+        return sampling.step_resolution(self.resolutions(), self.seed, phase, step)
+
+    def _indices(self, phase: int, step: int, micro_batch: int) -> np.ndarray:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = sampling.epoch_order(self.data.size("train"), self.seed, phase, epoch)
+        batch = order[position * self.batch_size : (position + 1) * self.batch_size]
+        return np.array_split(batch, self.micro_batches)[micro_batch]
+
+    def _plan(self, phase: int, first_step: int, steps: int) -> Iterator[BatchPlan]:
+        for step in range(first_step, steps):
+            resolution = self._resolution(phase, step)
+            for m in self._my_micro_batches():
+                seed = sampling.derived_seed(sampling.PIXELS, self.seed, phase, step, m)
+                yield self._indices(phase, step, m), resolution, seed
+
+    def _micro_batch(self, images: Tensor, phase: int, step: int, m: int) -> MicroBatch:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        targets = torch.from_numpy(self.data.targets("train")[self._indices(phase, step, m)])
+        return MicroBatch(
+            images.to(self.device, memory_format=layout, non_blocking=True),
+            targets.to(self.device, non_blocking=True),
+            sampling.derived_seed(sampling.DROPOUT, self.seed, phase, step, m),
+        )
+
+
+@contextmanager
+def _frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Keep running statistics out of training: every subnet would mix its own into them.
+
+    Batches are normalised by their own statistics; a subnet's are estimated when it is evaluated.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()  # it counts forward passes, which processes share
