@@ -157,6 +157,7 @@ def collect(
                     noisy=result.noisy,
                     machine=result.machine,
                     date=result.date,
+                    n_classes=bench.net.n_classes,
                 )
                 task.advance(1, f"{result.cost:.4g} {result.unit}")
     return writer

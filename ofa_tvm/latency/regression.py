@@ -20,7 +20,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
@@ -141,7 +141,7 @@ class LatencyRegressor:
     noise_ : float
         Standard deviation of a measurement around the model, in the unit.
     validation_ : dict
-        Leave-one-out errors: n, mae, rmse, mape, spearman.
+        Leave-one-out errors, see `errors`.
     """
 
     def __init__(
@@ -446,13 +446,21 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any],
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """n, mae and rmse (in the unit), mape (a fraction) and Spearman's rank correlation."""
+    """How well latencies are predicted.
+
+    n, mae and rmse (in the unit), mape (a fraction), Spearman's and Kendall's rank correlation, and the
+    fractions of predictions that are within 5 and 10 % of the measurement.
+    """
     gap = predicted - measured
+    relative = np.abs(gap) / measured
     constant = np.ptp(measured) == 0 or np.ptp(predicted) == 0
     return {
         "n": len(measured),
         "mae": float(np.abs(gap).mean()),
         "rmse": float(np.sqrt((gap**2).mean())),
-        "mape": float((np.abs(gap) / measured).mean()),
+        "mape": float(relative.mean()),
         "spearman": float("nan") if constant else float(spearmanr(predicted, measured).statistic),
+        "kendall": float("nan") if constant else float(kendalltau(predicted, measured).statistic),
+        "within5": float((relative <= 0.05).mean()),
+        "within10": float((relative <= 0.10).mean()),
     }

@@ -18,16 +18,13 @@ import numpy as np
 
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.latency.collect import SubnetBench, collect
-from ofa_tvm.latency.log_model import kernel_sum_from_log
+from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.measurement import Measurer, measure_callables, torch_subject
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.verify import Checked, VerifiedResult, known_subnets, search_verified
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.supernet import Supernet, build_supernet
@@ -35,9 +32,18 @@ from ofa_tvm.targets import Target
 from ofa_tvm.training.config import TrainingConfig, digits_config
 from ofa_tvm.training.data import ImageData, digits
 from ofa_tvm.training.shrinking import train
-from ofa_tvm.tuning import KernelUnion, kernel_union, tune_kernels
+from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.project import Project
-from ofa_tvm.workflow.ship import Shipped, build_subnet, ship
+from ofa_tvm.workflow.search import (
+    ACCURACY_CACHE,
+    AccuracyCheck,
+    find_subnet,
+    learn_latency,
+    require_unit,
+    ship_best,
+)
+from ofa_tvm.workflow.ship import Shipped, build_subnet
+from ofa_tvm.workflow.tune import tune
 
 SPACE = "ofa_digits"
 _SUMMARY = "quickstart.json"
@@ -175,8 +181,8 @@ def quickstart(
         If the folder holds something else, or nothing within the budget was found.
     """
     settings = settings or QuickstartSettings()
-    if budget is not None and budget.unit.lower() != target.unit:
-        raise UsageError(f"target {target.name} counts in {target.unit}; the budget {budget} does not")
+    if budget is not None:
+        require_unit(budget, target)
     space, data = get_space(SPACE), digits()
     stages = _Stages(out / "stages.json", progress)
     with stages.stage("train the supernet"):
@@ -199,7 +205,7 @@ def quickstart(
         union = kernel_union(
             space, space.default_resolutions, target, n_classes=data.n_classes, progress=progress
         )
-        tuned = tune_kernels(
+        tuned = tune(
             union.kernels,
             target,
             out / "tuning_logs",
@@ -209,36 +215,46 @@ def quickstart(
             progress=progress,
         )
         records = find_records(target, [out / "tuning_logs"])
+    images = settings.training.calibration_images
     with SubnetBench(net, target, records) as bench:
         with stages.stage("measure and learn latency"):
-            latency, table = _learn_latency(bench, union, out, settings, seed, progress)
+            latency = learn_latency(
+                bench,
+                union,
+                out,
+                space.default_resolutions,
+                samples=settings.latency_samples,
+                seed=seed + 1,
+                progress=progress,
+            )
             if budget is None:
                 budget = _default_budget(bench, out)
         with stages.stage("search under the budget"):
-            genes = space.encode(list(table))
-            measured = np.array(list(table.values()))
-            found = search_verified(
-                space,
+            check = AccuracyCheck(
+                net, data, accuracy, out / ACCURACY_CACHE, calibration_images=images, seed=seed
+            )
+            found = find_subnet(
+                bench,
                 accuracy,
                 latency,
                 budget,
-                bench.costs,
+                space.default_resolutions,
+                check=check,
                 candidates=settings.candidates,
                 rounds=settings.rounds,
-                known=known_subnets(
-                    list(table), accuracy(genes), latency(genes), measured, 0.02 * measured, budget
-                ),
                 seed=seed,
                 progress=progress,
             )
-    with stages.stage("ship and check"):
-        shipped = _ship_best(net, data, target, records, out / "deploy", budget, found, settings, seed)
-        images = _write_images(data, out / "images", settings.images)
+        with stages.stage("ship and check"):
+            shipped = ship_best(
+                bench, data, out / "deploy", budget, found, calibration_images=images, seed=seed
+            )
+            pictures = _write_images(data, out / "images", settings.images)
     with stages.stage("compare"):
-        rows = _compare(net, data, target, records, latency, shipped, settings, seed)
+        rows = _compare(net, data, target, records, latency.model, shipped, settings, seed)
     result = QuickstartResult(
         artefact=out / "deploy",
-        images=images,
+        images=pictures,
         budget=budget,
         rows=rows,
         shipped=shipped,
@@ -246,11 +262,11 @@ def quickstart(
         quality={
             "accuracy_spearman": accuracy.validation_["spearman"],
             "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
-            "latency_spearman": latency.validation_["spearman"],
-            "latency_mape": latency.validation_["mape"],
+            "latency_spearman": latency.model.validation_["spearman"],
+            "latency_mape": latency.model.validation_["mape"],
             "kernels": tuned.kernels,
             "kernels_tuned": tuned.tuned,
-            "subnets_measured": len(table) + len(found.record),
+            "subnets_measured": len(latency.measured) + len(found.record),
         },
     )
     write_atomic(out / _SUMMARY, json.dumps(summary(result), indent=1))
@@ -270,40 +286,13 @@ def _learn_accuracy(
         data,
         "val",
         calibration_images=settings.training.calibration_images,
-        cache_path=out / "accuracy.jsonl",
+        cache_path=out / ACCURACY_CACHE,
         seed=seed,
         progress=progress,
     )
     predictor = AccuracyPredictor(space).fit(archs, accuracies)
     predictor.save(out / "accuracy.model")
     return predictor
-
-
-def _learn_latency(
-    bench: SubnetBench,
-    union: KernelUnion,
-    out: Path,
-    settings: QuickstartSettings,
-    seed: int,
-    progress: Progress,
-) -> tuple[LatencyRegressor, dict[Arch, float]]:
-    space, target = bench.net.space, bench.target
-    table = collect(
-        bench,
-        out / f"latency-{target.name}.csv",
-        settings.latency_samples,
-        space.default_resolutions,
-        seed=seed + 1,
-        progress=progress,
-    ).measured
-    archs, costs = list(table), np.array(list(table.values()))
-    n_classes = bench.net.n_classes
-    prior = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes).fit(archs, costs)
-    model = LatencyRegressor(
-        space, prior.tables, target=target.name, unit=target.unit, n_classes=n_classes
-    ).fit(archs, costs)
-    model.save(out / f"latency-{target.name}.model")
-    return model, table
 
 
 def _default_budget(bench: SubnetBench, out: Path) -> Budget:
@@ -319,44 +308,6 @@ def _default_budget(bench: SubnetBench, out: Path) -> Budget:
     budget = Budget(float(f"{result.cost:.3g}"), result.unit)
     write_atomic(path, json.dumps({"value": budget.value, "unit": budget.unit}))
     return budget
-
-
-def _ship_best(
-    net: Supernet,
-    data: ImageData,
-    target: Target,
-    records: KernelTable,
-    folder: Path,
-    budget: Budget,
-    found: VerifiedResult,
-    settings: QuickstartSettings,
-    seed: int,
-) -> Shipped:
-    """The most accurate candidate whose module, measured once more as it ships, keeps the budget."""
-    candidates: dict[Arch, Checked] = {}
-    for checked in (found.winner, *found.record):
-        if checked.within:
-            candidates.setdefault(checked.arch, checked)
-    for checked in sorted(candidates.values(), key=lambda c: -c.accuracy):
-        shipped = ship(
-            net,
-            checked.arch,
-            data,
-            target,
-            records,
-            folder,
-            budget=budget,
-            predicted=checked.predicted,
-            predicted_accuracy=checked.accuracy,
-            calibration_images=settings.training.calibration_images,
-            seed=seed,
-        )
-        if shipped is not None:
-            return shipped
-    raise UserError(
-        f"no module kept the budget of {budget} when it was measured for shipping: the machine is busy or the "
-        "budget at the edge of what is possible; raise it, or run the same command again"
-    )
 
 
 def _write_images(data: ImageData, folder: Path, count: int) -> tuple[Path, ...]:

@@ -1,0 +1,99 @@
+"""ofa-tvm collect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import (
+    duration,
+    resolutions_option,
+    space_option,
+    target_option,
+    threads_option,
+)
+
+
+@click.command(short_help="Measure random subnets of a space into a latency table.")
+@target_option
+@threads_option
+@space_option
+@resolutions_option
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Rows that the table gets."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("latency.csv"), show_default=True, help="CSV."
+)
+@common_options
+def command(
+    console: Console,
+    target: str,
+    threads: int | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    count: int,
+    output: Path,
+) -> None:
+    """Draw subnets uniformly (by --seed), compile them with the tuning log and measure them on the target.
+
+    The table is written row by row, with what else is known of each row beside it in <name>.meta.jsonl:
+    stopped at any time, the same command goes on. A latency does not depend on the weights, so no trained
+    supernet is needed.
+    """
+    import time
+
+    from ofa_tvm.workflow.settings import resolve
+
+    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    weights = settings.checkpoint or "random weights: latency does not depend on them"
+    console.say(f"{settings.describe()}, {weights}, {count} subnets into {output}, seed {console.seed}")
+    from ofa_tvm.latency.collect import SubnetBench, collect
+    from ofa_tvm.logs import find_records
+
+    records = find_records(settings.target, [settings.logs])
+    for problem in records.problems:
+        console.say(f"left out: {problem}")
+    if not records.records:
+        console.say(
+            f"there is no tuning log for {settings.target.name}, so untuned kernels are measured; to tune: "
+            f"ofa-tvm tune --target {target} --space {settings.space.name}"
+        )
+    start = time.monotonic()
+    with SubnetBench(settings.supernet(), settings.target, records) as bench:
+        before, table = _rows(output), collect(
+            bench,
+            output,
+            count,
+            settings.chosen_resolutions,
+            seed=console.seed,
+            progress=console.progress,
+        )
+    seconds = time.monotonic() - start
+    values = sorted(table.measured.values())
+    unit = settings.target.unit
+    console.print(
+        f"{output}: {len(values)} subnets, {len(values) - before} of them new in {duration(seconds)}; "
+        f"{values[0]:.4g} to {values[-1]:.4g} {unit}"
+    )
+    console.result(
+        {
+            "path": str(output),
+            "space": settings.space.name,
+            "column": table.column.name,
+            "rows": len(values),
+            "new": len(values) - before,
+            "seconds": round(seconds, 2),
+            f"least_{unit}": values[0],
+            f"largest_{unit}": values[-1],
+        }
+    )
+
+
+def _rows(path: Path) -> int:
+    try:
+        return max(len(path.read_text(encoding="utf-8").splitlines()) - 1, 0)
+    except (OSError, UnicodeDecodeError):
+        return 0  # the collection itself says what is wrong with the file

@@ -1,0 +1,389 @@
+"""Searching in a project: its predictors, the verified search, and shipping what it finds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ofa_tvm.accuracy.official import OfficialPredictor, load_official
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.constraints import Function
+from ofa_tvm.search.verify import VerifiedResult, known_subnets, search_verified
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Target
+
+if TYPE_CHECKING:
+    from ofa_tvm.latency.collect import SubnetBench
+    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.training.data import ImageData
+    from ofa_tvm.tuning import KernelUnion
+    from ofa_tvm.workflow.ship import Shipped
+
+Accuracy = AccuracyPredictor | OfficialPredictor
+Latency = LatencyRegressor | LookupTable
+
+LATENCY_SAMPLES = 40
+ACCURACY_CACHE = "accuracy.jsonl"
+_KNOWN_NOISE = 0.02  # of a latency that was measured earlier
+_SHIP_TRIES = 6
+
+
+@dataclass(frozen=True)
+class LearnedLatency:
+    """A latency model and the measurements behind it, in the target's unit."""
+
+    model: LatencyRegressor
+    measured: Mapping[Arch, float]
+
+
+def latency_file(folder: Path, target: Target, suffix: str) -> Path:
+    """Where a project keeps a target's measured latencies (".csv") and the model of them (".model")."""
+    threads = "" if target.threads == 1 else f"-{target.threads}threads"
+    return folder / f"latency-{target.name}{threads}{suffix}"
+
+
+def require_unit(budget: Budget, target: Target) -> None:
+    """Refuse a budget that the target's cost cannot be compared with.
+
+    Raises
+    ------
+    UsageError
+        Says which unit to type.
+    """
+    if budget.unit.lower() == target.unit:
+        return
+    if target.unit == "minstr":
+        raise UsageError(
+            f"target {target.name} is emulated, so it counts instructions and has no latency; type the "
+            "budget in millions of instructions, for example 120Minstr"
+        )
+    raise UsageError(f"target {target.name} is measured in ms; type the budget so, for example 25ms")
+
+
+def load_accuracy(path: Path, space: Space) -> Accuracy:
+    """An own accuracy predictor, or a published one of Once-for-All.
+
+    Raises
+    ------
+    UsageError
+        If it was made for another space.
+    UserError
+        If the file is missing or neither.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no accuracy predictor {path}")
+    own = zipfile.is_zipfile(path) and "header.npy" in zipfile.ZipFile(path).namelist()
+    if not own:
+        return load_official(path, space)
+    predictor = AccuracyPredictor.load(path)
+    if predictor.space.name != space.name:
+        raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
+    return predictor
+
+
+def load_latency(path: Path, space: Space) -> LatencyRegressor:
+    """A fitted latency predictor.
+
+    Raises
+    ------
+    UsageError
+        If it was made for another space.
+    UserError
+        If the file is missing or no such predictor.
+    """
+    model = LatencyRegressor.load(path)
+    if model.space.name != space.name:
+        raise UsageError(f"the latency predictor {path} is for {model.space.name}, not {space.name}")
+    return model
+
+
+def covered_resolutions(space: Space, models: Sequence[Accuracy | Latency]) -> tuple[int, ...]:
+    """Resolutions that all models know: those of their tables, encodings or training data.
+
+    Raises
+    ------
+    UsageError
+        If they have none in common.
+    """
+    common = set(space.resolutions)
+    for model in models:
+        if isinstance(model, LookupTable | OfficialPredictor):
+            common &= set(model.resolutions)
+        else:
+            common &= {space.resolutions[i] for i in np.unique(model.genes_[:, -1])}
+    if not common:
+        raise UsageError(
+            "the latency model and the accuracy predictor know no common resolution of the space "
+            f"{space.name}; make one of them anew at the other's resolutions"
+        )
+    return tuple(sorted(common))
+
+
+def search_resolutions(
+    space: Space, models: Sequence[Accuracy | Latency], asked: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Those asked for, all of which the models have to know; without any, all that the models know.
+
+    Raises
+    ------
+    UsageError
+        If a model does not know one that was asked for.
+    """
+    known = covered_resolutions(space, models)
+    for side in asked or ():
+        if side not in known:
+            raise UsageError(
+                f"the latency model or the accuracy predictor does not know resolution {side}; "
+                f"both know {', '.join(map(str, known))}"
+            )
+    return tuple(asked or known)
+
+
+def learn_latency(
+    bench: SubnetBench,
+    union: KernelUnion,
+    folder: Path,
+    resolutions: Sequence[int],
+    *,
+    samples: int = LATENCY_SAMPLES,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> LearnedLatency:
+    """Measure random subnets and fit the tuning log's kernel sum to them; both are kept in the folder.
+
+    Parameters
+    ----------
+    bench
+        Measures; its records are the log.
+    union
+        Kernels of the space at these resolutions.
+    folder
+        The project's; a table that is there is extended to `samples` rows.
+    resolutions
+        Of the subnets.
+    samples
+        Subnets to measure.
+    seed
+        Of their choice.
+
+    Raises
+    ------
+    UserError
+        If the log has no record of the space's kernels, or a subnet cannot be compiled or measured.
+    """
+    from ofa_tvm.latency.collect import collect
+    from ofa_tvm.latency.log_model import kernel_sum_from_log
+
+    space, target, n_classes = bench.net.space, bench.target, bench.net.n_classes
+    kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes)
+    table = latency_file(folder, target, ".csv")
+    measured = collect(bench, table, samples, resolutions, seed=seed, progress=progress).measured
+    archs, costs = list(measured), np.array(list(measured.values()))
+    model = LatencyRegressor(
+        space,
+        kernel_sum.fit(archs, costs).tables,
+        target=target.name,
+        unit=target.unit,
+        n_classes=n_classes,
+    ).fit(archs, costs)
+    model.save(latency_file(folder, target, ".model"))
+    return LearnedLatency(model, measured)
+
+
+def stored_latency(folder: Path, target: Target, space: Space) -> LearnedLatency | None:
+    """What an earlier `learn_latency` left in the folder; None if there is no model.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
+    """
+    path, table = latency_file(folder, target, ".model"), latency_file(folder, target, ".csv")
+    if not path.is_file():
+        return None
+    model = load_latency(path, space)
+    measured: dict[Arch, float] = {}
+    if table.is_file():
+        content = read_table(table, space)
+        measured = dict(zip(content.archs, content.column(target.name)[1].tolist(), strict=True))
+    return LearnedLatency(model, measured)
+
+
+class AccuracyCheck:
+    """Measures accuracies on the validation split and corrects a predictor with them (`CheckAccuracy`).
+
+    Parameters
+    ----------
+    net, data
+        Supernet and images.
+    predictor
+        What the search starts from. An own predictor is fitted anew to its own data and the new ones; of a
+        published one, the error is learned.
+    cache
+        File of finished evaluations.
+    calibration_images, seed
+        Of the batch-norm statistics.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: ImageData,
+        predictor: Accuracy,
+        cache: Path,
+        *,
+        calibration_images: int = 2000,
+        seed: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
+        self._net, self._data, self._predictor, self._cache = net, data, predictor, cache
+        self._images, self._seed, self._progress = calibration_images, seed, progress
+        self._known: dict[Arch, float] = {}
+
+    def __call__(self, archs: Sequence[Arch]) -> tuple[np.ndarray, Function]:
+        """Validation accuracies (n,), 0..1, and the corrected accuracy function."""
+        from ofa_tvm.accuracy.evaluate import evaluate_subnets
+
+        values = evaluate_subnets(
+            self._net,
+            archs,
+            self._data,
+            "val",
+            calibration_images=self._images,
+            cache_path=self._cache,
+            seed=self._seed,
+            progress=self._progress,
+        )
+        self._known |= dict(zip(archs, values.tolist(), strict=True))
+        return values, self._corrected()
+
+    def _corrected(self) -> Function:
+        space, predictor = self._net.space, self._predictor
+        genes, values = space.encode(list(self._known)), np.array(list(self._known.values()))
+        if isinstance(predictor, AccuracyPredictor):
+            genes = np.concatenate([genes, predictor.genes_])
+            values = np.concatenate([values, predictor.accuracy_])
+            _, first = np.unique(space.canonical(genes), axis=0, return_index=True)
+            return AccuracyPredictor(space, robust=predictor.robust).fit(genes[first], values[first])
+        errors = values - predictor(genes)
+        if len(errors) < 3 or np.ptp(errors) == 0:
+            level = float(errors.mean())
+            return lambda population: predictor(population) + level
+        error = AccuracyPredictor(space).fit(genes, errors)
+        return lambda population: predictor(population) + error(population)
+
+
+def find_subnet(
+    bench: SubnetBench,
+    accuracy: Accuracy,
+    latency: LearnedLatency | Latency,
+    budget: Budget,
+    resolutions: Sequence[int],
+    *,
+    check: AccuracyCheck | None = None,
+    candidates: int = 4,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> VerifiedResult:
+    """The most accurate subnet whose measured latency is within a budget.
+
+    Parameters
+    ----------
+    bench
+        Compiles and measures the candidates.
+    accuracy, latency
+        What the search predicts with; subnets measured to learn the latency can win as well.
+    budget
+        In the target's unit.
+    resolutions
+        To choose from.
+    check
+        Measures the candidates' accuracies; None trusts the predictor.
+    candidates, rounds
+        Subnets measured in each round, and rounds at the most.
+
+    Raises
+    ------
+    UsageError
+        If the space cannot reach the budget; says what it can.
+    UserError
+        If nothing that was measured is within it.
+    """
+    space = bench.net.space
+    model = latency.model if isinstance(latency, LearnedLatency) else latency
+    earlier = latency.measured if isinstance(latency, LearnedLatency) else {}
+    archs = [arch for arch in earlier if arch.r in resolutions]
+    genes, measured = space.encode(archs), np.array([earlier[arch] for arch in archs])
+    known = (
+        known_subnets(archs, accuracy(genes), model(genes), measured, _KNOWN_NOISE * measured, budget)
+        if archs
+        else []
+    )
+    return search_verified(
+        space,
+        accuracy,
+        model,
+        budget,
+        bench.costs,
+        check_accuracy=check,
+        candidates=candidates,
+        rounds=rounds,
+        known=known,
+        seed=seed,
+        progress=progress,
+        resolutions=resolutions,
+    )
+
+
+def ship_best(
+    bench: SubnetBench,
+    data: ImageData,
+    folder: Path,
+    budget: Budget,
+    found: VerifiedResult,
+    *,
+    calibration_images: int = 2000,
+    seed: int = 0,
+) -> Shipped:
+    """Ship the most accurate subnet whose module, measured once more as it ships, keeps the budget.
+
+    Raises
+    ------
+    UserError
+        If none does, or the artefact cannot be written.
+    """
+    from ofa_tvm.workflow.ship import ship
+
+    for checked in found.ranked[:_SHIP_TRIES]:
+        shipped = ship(
+            bench.net,
+            checked.arch,
+            data,
+            bench.target,
+            bench.records,
+            folder,
+            budget=budget,
+            predicted=checked.predicted,
+            predicted_accuracy=checked.accuracy,
+            calibration_images=calibration_images,
+            seed=seed,
+        )
+        if shipped is not None:
+            return shipped
+    raise UserError(
+        f"no module kept the budget of {budget} when it was measured for shipping: the machine is busy or "
+        "the budget is at the edge of what is possible; raise it, or run the same command again"
+    )
