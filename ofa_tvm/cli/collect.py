@@ -22,10 +22,20 @@ from ofa_tvm.cli.options import (
 @space_option
 @resolutions_option
 @click.option(
-    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Rows that the table gets."
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Rows that the table gets.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("latency.csv"), show_default=True, help="CSV."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("latency.csv"),
+    show_default=True,
+    help="CSV.",
 )
 @common_options
 def command(
@@ -63,13 +73,16 @@ def command(
         )
     start = time.monotonic()
     with SubnetBench(settings.supernet(), settings.target, records) as bench:
-        before, table = _rows(output), collect(
-            bench,
-            output,
-            count,
-            settings.chosen_resolutions,
-            seed=console.seed,
-            progress=console.progress,
+        before, table = (
+            _rows(output),
+            collect(
+                bench,
+                output,
+                count,
+                settings.chosen_resolutions,
+                seed=console.seed,
+                progress=console.progress,
+            ),
         )
     seconds = time.monotonic() - start
     values = sorted(table.measured.values())

@@ -14,7 +14,6 @@ from ofa_tvm.cli.options import threads_option
 from ofa_tvm.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from ofa_tvm.latency.regression import LatencyRegressor
     from ofa_tvm.spaces import Arch
     from ofa_tvm.spaces.space import Space
 
@@ -219,8 +218,12 @@ def _n_classes(meta: tuple[dict[str, Any], ...]) -> int:
     return int(next((entry["n_classes"] for entry in meta if "n_classes" in entry), 1000))
 
 
-def _with_unit(scores: dict[str, float], unit: str) -> dict[str, float]:
-    return {f"{name}_{unit.lower()}" if name in ("mae", "rmse") else name: v for name, v in scores.items()}
+def _with_unit(scores: dict[str, float], unit: str) -> dict[str, float | None]:
+    """Scores as JSON has them: units in the names, and null for a rank correlation that does not exist."""
+    return {
+        f"{name}_{unit.lower()}" if name in ("mae", "rmse") else name: None if value != value else value
+        for name, value in scores.items()
+    }
 
 
 def _read_archs(path: Path, space: Space) -> list[Arch]:

@@ -1,0 +1,368 @@
+"""ofa-tvm search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import resolutions_option, space_option, target_option, threads_option
+from ofa_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ofa_tvm.latency.collect import SubnetBench
+    from ofa_tvm.search.budget import Budget
+    from ofa_tvm.search.verify import Checked, VerifiedResult
+    from ofa_tvm.spaces import Arch
+    from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency
+    from ofa_tvm.workflow.settings import Settings
+    from ofa_tvm.workflow.ship import Shipped
+
+_FILE = click.Path(path_type=Path)
+_RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a prediction, nothing is shipped"
+
+
+@click.command(short_help="Find, verify and ship the most accurate subnet within a latency budget.")
+@click.option("--latency", required=True, help="Budget with its unit: 25ms, 800us, or 120Minstr if emulated.")
+@target_option
+@threads_option
+@space_option
+@resolutions_option
+@click.option(
+    "--latency-table", type=_FILE, help="Lookup table of Once-for-All: a file, or a folder of them."
+)
+@click.option("--latency-predictor", type=_FILE, help="Model file of `ofa-tvm predictor fit`.")
+@click.option("--accuracy-predictor", type=_FILE, help="By default the nearest ofa-tvm.yaml's.")
+@click.option("--no-verify", is_flag=True, help="Predict only: nothing is measured, nothing shipped.")
+@click.option("--arch-only", is_flag=True, help="Go on without a checkpoint: measure, but ship nothing.")
+@click.option(
+    "--candidates", type=click.IntRange(min=1), default=4, show_default=True, help="Measured in each round."
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Of searching and measuring."
+)
+@click.option("-o", "--output", type=_FILE, help="Folder of the artefact; without it nothing is shipped.")
+@common_options
+def command(
+    console: Console,
+    latency: str,
+    target: str,
+    threads: int | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    latency_table: Path | None,
+    latency_predictor: Path | None,
+    accuracy_predictor: Path | None,
+    no_verify: bool,
+    arch_only: bool,
+    candidates: int,
+    rounds: int,
+    output: Path | None,
+) -> None:
+    """Search the space for the most accurate subnet whose latency is within the budget.
+
+    What the search proposes is compiled, and its latency measured on the target and its accuracy on the
+    validation images; both predictors learn from that and the search is repeated. What is shipped with -o has
+    a measured latency within the budget. Space, checkpoint, images, accuracy predictor and tuning logs come
+    from the nearest ofa-tvm.yaml; the latency model is the project's, else it is learned from the tuning log
+    and some measurements.
+    """
+    from ofa_tvm.search.budget import parse_budget
+    from ofa_tvm.workflow.search import require_unit
+    from ofa_tvm.workflow.settings import resolve
+
+    budget = parse_budget(latency)
+    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    if latency_table and latency_predictor:
+        raise UsageError("give a --latency-table or a --latency-predictor, not both")
+    if no_verify and output:
+        raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
+    if not (no_verify and (latency_table or latency_predictor)):
+        require_unit(budget, settings.target)
+    if not no_verify and not arch_only:
+        _require_project(settings)
+    accuracy_path = accuracy_predictor or _project_predictor(settings)
+    console.say(f"budget {budget}, {settings.describe()}, seed {console.seed}")
+    console.say(f"accuracy predictor {accuracy_path}, checkpoint {settings.checkpoint or 'none'}")
+
+    from ofa_tvm.workflow.search import load_accuracy
+
+    accuracy = load_accuracy(accuracy_path, settings.space)
+    given = _given_latency(settings, latency_table, latency_predictor)
+    if no_verify:
+        _predict_only(console, settings, budget, accuracy, given)
+        return
+    if arch_only:
+        console.say(_RANDOM)
+    _verified(console, settings, budget, accuracy, given, arch_only, candidates, rounds, output)
+
+
+def _require_project(settings: Settings) -> None:
+    if settings.checkpoint is None:
+        raise settings.missing(
+            "checkpoint",
+            "the trained supernet whose subnets are shipped; train one (ofa-tvm train), or go on with random "
+            "weights by --arch-only, which ships nothing",
+        )
+    if settings.project.data is None:
+        raise settings.missing("data", "the images that subnets are calibrated and evaluated with")
+
+
+def _project_predictor(settings: Settings) -> Path:
+    path = settings.project.accuracy_predictor
+    if path is None:
+        raise settings.missing(
+            "accuracy_predictor",
+            "a predictor of subnets' accuracies; fit one (ofa-tvm evaluate) or name one with "
+            "--accuracy-predictor",
+        )
+    return settings.project.path(path)
+
+
+def _given_latency(
+    settings: Settings, table: Path | None, predictor: Path | None
+) -> Latency | LearnedLatency | None:
+    """The latency model that an option names, or the one that lies in the project; None if there is none."""
+    from ofa_tvm.latency.lookup_table import LookupTable
+    from ofa_tvm.workflow.search import load_latency, stored_latency
+
+    if table is not None:
+        return LookupTable.read(table, settings.space)
+    if predictor is not None:
+        return load_latency(predictor, settings.space)
+    return stored_latency(settings.project.folder, settings.target, settings.space)
+
+
+def _predict_only(
+    console: Console,
+    settings: Settings,
+    budget: Budget,
+    accuracy: Accuracy,
+    latency: Latency | LearnedLatency | None,
+) -> None:
+    from ofa_tvm.search.evolution import search
+    from ofa_tvm.workflow.search import LearnedLatency, search_resolutions
+
+    if latency is None:
+        raise UsageError(
+            f"there is no latency model for target {settings.target.name}; give --latency-table or "
+            "--latency-predictor (ofa-tvm collect, then ofa-tvm predictor fit), or leave out --no-verify to "
+            "learn one by measuring"
+        )
+    model = latency.model if isinstance(latency, LearnedLatency) else latency
+    sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
+    found = search(
+        settings.space,
+        accuracy,
+        model,
+        budget,
+        k=1,
+        seed=console.seed,
+        resolutions=sides,
+        progress=console.progress,
+    )
+    arch, unit = found.archs[0], budget.unit.lower()
+    console.print(
+        f"predicted accuracy {found.accuracy[0]:.4f}, predicted latency {found.latency[0]:.4g} {budget.unit} "
+        f"of {budget}; {found.evaluations} subnets in {found.seconds:.1f} s; not verified",
+        arch.to_json(),
+    )
+    console.result(
+        {
+            "space": settings.space.name,
+            "arch": json.loads(arch.to_json()),
+            "predicted_accuracy": float(found.accuracy[0]),
+            f"predicted_latency_{unit}": float(found.latency[0]),
+            f"budget_{unit}": budget.value,
+            "seconds": round(found.seconds, 3),
+            "verified": False,
+        }
+    )
+
+
+def _verified(
+    console: Console,
+    settings: Settings,
+    budget: Budget,
+    accuracy: Accuracy,
+    given: Latency | LearnedLatency | None,
+    arch_only: bool,
+    candidates: int,
+    rounds: int,
+    output: Path | None,
+) -> None:
+    import time
+
+    from ofa_tvm.latency.collect import SubnetBench
+    from ofa_tvm.logs import find_records
+    from ofa_tvm.workflow.search import (
+        ACCURACY_CACHE,
+        AccuracyCheck,
+        LearnedLatency,
+        find_subnet,
+        search_resolutions,
+        ship_best,
+    )
+
+    start = time.monotonic()
+    records = find_records(settings.target, [settings.logs])
+    for problem in records.problems:
+        console.say(f"left out: {problem}")
+    shipped = None
+    with ExitStack() as stack:
+        net = settings.supernet(random=arch_only)
+        bench = stack.enter_context(SubnetBench(net, settings.target, records))
+        latency = given or _learn(console, settings, accuracy, bench)
+        model = latency.model if isinstance(latency, LearnedLatency) else latency
+        sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
+        check = data = None
+        if not arch_only:
+            data = settings.data(progress=console.progress)
+            cache = settings.project.folder / ACCURACY_CACHE
+            check = AccuracyCheck(net, data, accuracy, cache, seed=console.seed)
+        found = find_subnet(
+            bench,
+            accuracy,
+            latency,
+            budget,
+            sides,
+            check=check,
+            candidates=candidates,
+            rounds=rounds,
+            seed=console.seed,
+            progress=console.progress,
+        )
+        if output is not None and data is not None:
+            shipped = ship_best(bench, data, output, budget, found, seed=console.seed)
+    _report(console, settings, budget, found, shipped, arch_only, time.monotonic() - start)
+
+
+def _learn(console: Console, settings: Settings, accuracy: Accuracy, bench: SubnetBench) -> LearnedLatency:
+    """The project's latency model, learned from the tuning log and some measurements."""
+    from ofa_tvm.tuning import kernel_union
+    from ofa_tvm.workflow.search import LATENCY_SAMPLES, covered_resolutions, latency_file, learn_latency
+
+    space, target = settings.space, settings.target
+    if not bench.records.records:
+        raise UsageError(
+            f"target {target.name} has neither a tuning log nor a latency model; run ofa-tvm tune --target "
+            f"{target.name}, or give --latency-predictor or --latency-table"
+        )
+    known = covered_resolutions(space, [accuracy])
+    sides = [side for side in settings.chosen_resolutions if side in known]
+    if not sides:
+        raise UsageError(
+            f"the accuracy predictor knows none of the resolutions "
+            f"{', '.join(map(str, settings.chosen_resolutions))}; choose among {', '.join(map(str, known))} "
+            "with --resolutions"
+        )
+    console.say(
+        f"learning the latency of {target.name} from the tuning log and {LATENCY_SAMPLES} measured subnets, "
+        f"into {latency_file(settings.project.folder, target, '.model')}"
+    )
+    union = kernel_union(space, sides, target, n_classes=bench.net.n_classes, progress=console.progress)
+    return learn_latency(
+        bench, union, settings.project.folder, sides, seed=console.seed, progress=console.progress
+    )
+
+
+def _report(
+    console: Console,
+    settings: Settings,
+    budget: Budget,
+    found: VerifiedResult,
+    shipped: Shipped | None,
+    arch_only: bool,
+    seconds: float,
+) -> None:
+    arch = _shipped_arch(shipped) or found.winner.arch
+    winner = next(checked for checked in found.ranked if checked.arch == arch)
+    unit = budget.unit.lower()
+    console.table(
+        [
+            "round",
+            "r",
+            "d",
+            "predicted acc.",
+            "val. acc.",
+            f"predicted {unit}",
+            f"measured {unit}",
+            "within",
+            "",
+        ],
+        [
+            [
+                checked.round or "earlier",
+                checked.arch.r,
+                " ".join(map(str, checked.arch.d)),
+                f"{checked.accuracy:.2%}",
+                "-" if checked.measured_accuracy is None else f"{checked.measured_accuracy:.2%}",
+                checked.predicted,
+                checked.measured,
+                "yes" if checked.within else "no",
+                "chosen" if checked is winner else "",
+            ]
+            for checked in _shown(found)
+        ],
+        title=f"candidates for {budget} in {found.rounds} rounds",
+    )
+    if shipped is not None:
+        console.print(
+            f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit} (MAD "
+            f"{shipped.measurement.mad_ms or 0:.2g}) within {budget}, test accuracy {shipped.accuracy:.2%} "
+            f"through the module; {seconds:.0f} s"
+        )
+    else:
+        why = _RANDOM if arch_only else "nothing shipped: name a folder with -o"
+        console.print(
+            f"measured {winner.measured:.4g} {unit} within {budget}; {seconds:.0f} s; {why}", arch.to_json()
+        )
+    console.result(
+        {
+            "space": settings.space.name,
+            "target": settings.target.name,
+            "arch": json.loads(arch.to_json()),
+            "predicted_accuracy": winner.accuracy,
+            "validation_accuracy": winner.measured_accuracy,
+            f"predicted_latency_{unit}": winner.predicted,
+            f"measured_latency_{unit}": winner.measured if shipped is None else shipped.measurement.cost,
+            f"budget_{unit}": budget.value,
+            "verified": True,
+            "random_weights": arch_only,
+            "rounds": found.rounds,
+            "candidates": [_checked(checked, unit) for checked in found.record],
+            "artefact": None if shipped is None else str(shipped.artefact.folder),
+            "test_accuracy": None if shipped is None else shipped.accuracy,
+            "seconds": round(seconds, 2),
+        }
+    )
+
+
+def _shipped_arch(shipped: Shipped | None) -> Arch | None:
+    from ofa_tvm.spaces import Arch
+
+    return None if shipped is None else Arch.from_json(json.dumps(shipped.artefact.manifest["arch"]))
+
+
+def _shown(found: VerifiedResult) -> Sequence[Checked]:
+    """This search's candidates, and before them those measured earlier whose accuracy was of interest."""
+    earlier = [c for c in found.ranked if c.round == 0 and c.measured_accuracy is not None]
+    return [*earlier, *found.record]
+
+
+def _checked(checked: Checked, unit: str) -> dict[str, Any]:
+    return {
+        "arch": json.loads(checked.arch.to_json()),
+        "round": checked.round,
+        "predicted_accuracy": checked.accuracy,
+        "validation_accuracy": checked.measured_accuracy,
+        f"predicted_latency_{unit}": checked.predicted,
+        f"measured_latency_{unit}": checked.measured,
+        f"noise_{unit}": checked.noise,
+        "within": checked.within,
+    }
