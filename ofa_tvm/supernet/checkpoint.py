@@ -44,6 +44,20 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     return dict(content), extra
 
 
+def n_classes(path: str | Path) -> int:
+    """Classes of the network in a checkpoint, whichever version of the official code named it.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or holds no classifier.
+    """
+    for name, tensor in read_checkpoint(path)[0].items():
+        if re.search(r"\bclassifier\.(linear\.)*weight$", name) and tensor.ndim == 2:
+            return len(tensor)
+    raise UserError(f"the weights in {path} have no classifier; they are no supernet's")
+
+
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     """Write tensors and plain values, whole or not at all.
 

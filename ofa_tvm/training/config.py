@@ -304,7 +304,7 @@ def finetune_config(space: Space, epochs: int = 25) -> TrainingConfig:
     """
     short = epochs <= 25
     phase = Phase("finetune", {}, epochs, 0 if short else 5, 2.5e-3 if short else 7.5e-3)
-    return TrainingConfig(space.name, (phase,), distillation=0.0)
+    return default_config(space).replace(phases=(phase,), distillation=0.0, resolutions=None)
 
 
 def default_config(space: Space) -> TrainingConfig:

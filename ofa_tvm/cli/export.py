@@ -1,0 +1,180 @@
+"""ofa-tvm export."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.networks import (
+    Images,
+    check_classes,
+    checkpoint_option,
+    chosen_project,
+    data_options,
+    load_supernet,
+    parse_arch,
+)
+from ofa_tvm.cli.options import space_option
+from ofa_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ofa_tvm.supernet import Network
+    from ofa_tvm.training import ImageData
+    from ofa_tvm.workflow.project import Project
+
+
+@click.command(short_help="Write a subnet as ONNX, checked against PyTorch.")
+@click.argument("subnet")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("model.onnx"),
+    show_default=True,
+    help="File.",
+)
+@checkpoint_option
+@space_option
+@click.option("--resolution", type=click.IntRange(min=1), help="Input side; by default the subnet's own.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a call.")
+@data_options
+@click.option(
+    "--calibration-images", type=click.IntRange(min=1), default=2000, show_default=True,
+    help="Training images behind the subnet's batch statistics.",
+)  # fmt: skip
+@common_options
+def command(
+    console: Console,
+    subnet: str,
+    output: Path,
+    checkpoint: Path | None,
+    space: str | None,
+    resolution: int | None,
+    batch: int,
+    images: Images,
+    calibration_images: int,
+) -> None:
+    """Write SUBNET as an ONNX file: min, median, max, an architecture as JSON or in a file, a published
+    net.config (or its folder), or a subnet.pt that `train --finetune` left.
+
+    With images (--data, or the nearest ofa-tvm.yaml's) its batch statistics are estimated on them, and class
+    names and preprocessing go into the file's metadata. Without a checkpoint the weights are random, which is
+    enough to measure a latency.
+    """
+    project = chosen_project(space)
+    data = images.load(project, console.progress)
+    weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+    network, side, origin = _network(subnet, project, weights, checkpoint, resolution, data, console.seed)
+    classes = network.spec.n_classes
+    if data is not None and data.n_classes != classes:
+        raise UsageError(
+            f"{subnet} has {classes} classes, the images in {data.name} have {data.n_classes}; name the "
+            "images that it was trained on"
+        )
+    calibrated = data is not None and origin is not None
+    if data is not None and origin is not None:
+        n = min(calibration_images, data.size("train"))
+        statistics = f"batch statistics from {n} images of {data.name}"
+    elif origin is not None:
+        statistics = "batch statistics as in the file: without --data they are not estimated for this subnet"
+    else:
+        statistics = "which is enough to measure a latency"
+    console.say(
+        f"{subnet} at {side} x {side}, batch {batch}, {classes} classes, "
+        f"{f'weights of {origin}' if origin else 'random weights'}, {statistics}, into {output}"
+    )
+    from ofa_tvm.export import check_onnx, export_onnx
+
+    if calibrated and data is not None:
+        _calibrate(network, data, side, calibration_images, console.seed)
+    network.eval()
+    start = time.perf_counter()
+    export_onnx(
+        network,
+        output,
+        side,
+        batch,
+        labels=None if data is None else data.labels,
+        preprocessing=None if data is None else data.preprocessing.at(side).to_dict(),
+    )
+    seconds = time.perf_counter() - start
+    difference = check_onnx(output, network, seed=console.seed)
+    arch = network.arch
+    console.print(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB in {1e3 * seconds:.0f} ms; ONNX Runtime differs "
+        f"from PyTorch by {difference:.1e} of the largest output"
+    )
+    console.result(
+        {
+            "path": str(output),
+            "arch": None if arch is None else arch.replace(r=side).to_json(),
+            "space": network.space_name or None,
+            "resolution": side,
+            "batch": batch,
+            "classes": classes,
+            "weights": None if origin is None else str(origin),
+            "calibrated": calibrated,
+            "max_rel_difference_to_pytorch": difference,
+            "export_ms": 1e3 * seconds,
+        }
+    )
+
+
+def _network(
+    subnet: str,
+    project: Project,
+    weights: Path | None,
+    checkpoint: Path | None,
+    resolution: int | None,
+    data: ImageData | None,
+    seed: int,
+) -> tuple[Network, int, Path | None]:
+    """The network, its input side, and the file of its weights; None if they are random."""
+    import torch
+
+    from ofa_tvm.export import load_net_config, published_resolution
+    from ofa_tvm.spaces import get_space
+    from ofa_tvm.supernet import build_supernet, load_subnet
+
+    path = Path(subnet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if path.suffix in (".pt", ".pth") and path.is_file():
+            network = load_subnet(path)
+            own = network.arch.r if network.arch is not None else resolution or 224
+            return network, _side(network, resolution or own), path
+        if path.name == "net.config" or (path / "net.config").is_file():
+            # The project's supernet has other weights than a specialised network.
+            network = load_net_config(path, checkpoint)
+            side = resolution or published_resolution(path) or 224
+            return network, side, checkpoint
+        space = get_space(project.space)
+        arch = parse_arch(subnet, space, resolution)
+        if weights is None:
+            net = build_supernet(space, data.n_classes if data is not None else 1000)
+            return net.extract(arch), arch.r, None
+    net = load_supernet(space, weights)
+    if data is not None:
+        check_classes(net, weights, data)
+    return net.extract(arch), arch.r, weights
+
+
+def _side(network: Network, side: int) -> int:
+    from ofa_tvm.spaces import get_space
+
+    if network.arch is not None:
+        get_space(network.space_name).validate(network.arch.replace(r=side))
+    return side
+
+
+def _calibrate(network: Network, data: ImageData, side: int, images: int, seed: int) -> None:
+    import torch
+
+    from ofa_tvm.supernet import calibrate
+    from ofa_tvm.training.validation import calibration_batches
+
+    calibrate(network, calibration_batches(data, side, images, seed, torch.device("cpu")))

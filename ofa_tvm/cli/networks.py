@@ -1,0 +1,183 @@
+"""What train, evaluate and export have in common: images, checkpoints, and subnets as people name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.workflow.project import Project, find_project
+
+if TYPE_CHECKING:
+    from ofa_tvm.spaces import Arch, Space
+    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.training import ImageData
+
+R = TypeVar("R")
+
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Trained supernet, own or official; by default the nearest ofa-tvm.yaml's.",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The options about data."""
+
+    source: str | None
+    bad: Literal["refuse", "skip"]
+    check: bool
+    workers: int | None
+
+    def load(self, project: Project, progress: Progress = SILENT) -> ImageData | None:
+        """The data set that was named, else the project's, else None."""
+        source = self.source
+        if source is None and project.data is not None:
+            source = project.data if project.data == "digits" else str(project.path(Path(project.data)))
+        if source is None:
+            return None
+        from ofa_tvm.training import load_data
+
+        return load_data(source, bad=self.bad, check=self.check, workers=self.workers, progress=progress)
+
+
+def data_options(function: Callable[..., R]) -> Callable[..., R]:
+    """Add the options about data to a verb, which takes them as `images`."""
+
+    @click.option(
+        "--data",
+        help="digits, a CIFAR-10 .npz, or a folder or tar file of [split/]class/picture; by default the "
+        "nearest ofa-tvm.yaml's.",
+    )
+    @click.option(
+        "--bad-images",
+        type=click.Choice(["refuse", "skip"]),
+        default="refuse",
+        show_default=True,
+        help="What to do about files that are truncated or no images.",
+    )
+    @click.option(
+        "--check/--no-check", default=True, show_default=True, help="Decode every file once before the start."
+    )
+    @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; by default one a CPU.")
+    def wrapped(
+        *args: Any,
+        data: str | None,
+        bad_images: Literal["refuse", "skip"],
+        check: bool,
+        workers: int | None,
+        **kwargs: Any,
+    ) -> R:
+        return function(*args, images=Images(data, bad_images, check, workers), **kwargs)
+
+    wrapped.__doc__ = function.__doc__
+    # Options that were added to the function before this.
+    wrapped.__dict__["__click_params__"] = [
+        *getattr(function, "__click_params__", []),
+        *wrapped.__dict__.get("__click_params__", []),
+    ]
+    return wrapped
+
+
+def chosen_project(space: str | None) -> Project:
+    """The nearest project; of another space than its own only the folder counts."""
+    project = find_project()
+    if space is None or space == project.space:
+        return project
+    return Project(project.folder, space=space)
+
+
+def load_supernet(space: Space, checkpoint: Path) -> Supernet:
+    """A supernet with the weights of a checkpoint and as many classes as it has, in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or is of another space.
+    """
+    from ofa_tvm.supernet import build_supernet
+    from ofa_tvm.supernet.checkpoint import n_classes
+
+    net = build_supernet(space, n_classes(checkpoint))
+    net.load_checkpoint(checkpoint)
+    return net.eval()
+
+
+def check_classes(net: Supernet, checkpoint: Path | None, data: ImageData) -> None:
+    """Refuse images of other classes than the supernet was trained on.
+
+    Raises
+    ------
+    UsageError
+        If the numbers of classes differ.
+    """
+    if net.n_classes != data.n_classes:
+        raise UsageError(
+            f"{checkpoint or 'the supernet'} has {net.n_classes} classes, the images in {data.name} have "
+            f"{data.n_classes}; name the images it was trained on, or train it on these: "
+            "ofa-tvm train --init CHECKPOINT --data IMAGES"
+        )
+
+
+def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
+    """A subnet as typed: min, median, max, JSON, or a file that holds JSON.
+
+    Parameters
+    ----------
+    resolution
+        Takes the place of the one that the architecture states; None leaves it, and for min, median and max
+        takes the space's median one.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, or not in the space.
+    UserError
+        If the file cannot be read.
+    """
+    from ofa_tvm.spaces import Arch
+
+    if text in ("min", "median", "max"):
+        corner = {"min": space.min_arch, "median": space.median_arch, "max": space.max_arch}[text]
+        arch = corner(space.median_resolution)
+    elif text.lstrip().startswith("{"):
+        arch = Arch.from_json(text)
+    elif Path(text).is_file():
+        try:
+            arch = Arch.from_json(Path(text).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {text}: {error}") from error
+        except UsageError as error:
+            raise UsageError(f"{text}: {error}") from error
+    else:
+        raise UsageError(f"{text!r} is no subnet: name min, median, max, a JSON file, or JSON itself")
+    if resolution is not None:
+        arch = arch.replace(r=resolution)
+    space.validate(arch)
+    return arch
+
+
+def save_project(folder: Path, space: str, checkpoint: Path, data: str, resolutions: tuple[int, ...]) -> Path:
+    """Write or update `folder/ofa-tvm.yaml` after a training; a predictor of other weights is dropped."""
+    from ofa_tvm.workflow.project import NAME, read_project
+
+    file = folder / NAME
+    old = read_project(file) if file.is_file() else Project(folder)
+    same = old.space == space and old.checkpoint == checkpoint
+    source = data if data == "digits" else str(Path(data).resolve())
+    return replace(
+        old,
+        folder=folder,
+        space=space,
+        checkpoint=checkpoint,
+        data=source,
+        resolutions=resolutions,
+        accuracy_predictor=old.accuracy_predictor if same else None,
+    ).save()

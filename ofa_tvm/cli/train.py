@@ -1,0 +1,234 @@
+"""ofa-tvm train."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.networks import (
+    Images,
+    check_classes,
+    checkpoint_option,
+    chosen_project,
+    data_options,
+    load_supernet,
+    parse_arch,
+    save_project,
+)
+from ofa_tvm.cli.options import space_option
+from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import SILENT
+
+if TYPE_CHECKING:
+    from ofa_tvm.spaces import Arch, Space
+    from ofa_tvm.training import ImageData, TrainingConfig, TrainingResult
+    from ofa_tvm.workflow.project import Project
+
+
+@click.command(short_help="Train a supernet by progressive shrinking, or one subnet further.")
+@space_option
+@data_options
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    show_default="here",
+    help="Folder: gets ofa-tvm.yaml and training/ (or finetune-<name>/).",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="YAML file with any of the settings; see docs/training.md.",
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="NAME=VALUE",
+    help="One setting: batch_size=256, phases.full.epochs=10, resolutions='[128, 160]', ...; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--epochs-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Makes all phases so many times as long.",
+)
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Trained supernet to start from, own or official."
+)
+@click.option(
+    "--finetune", metavar="ARCH", help="Train this subnet of --checkpoint further: min, median, max or JSON."
+)
+@click.option(
+    "--epochs", type=click.Choice(["25", "75"]), default="25", show_default=True, help="Of --finetune."
+)
+@checkpoint_option
+@common_options
+def command(
+    console: Console,
+    space: str | None,
+    images: Images,
+    out: Path,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    epochs_scale: float | None,
+    init: Path | None,
+    finetune: str | None,
+    epochs: str,
+    checkpoint: Path | None,
+) -> None:
+    """Train a supernet on your images with the paper's phases: full net, kernel size, depth, width.
+
+    Stopped in whatever way, the same command goes on where it was, and ends with the same weights. On several
+    GPUs, or CPU processes: torchrun --nproc_per_node N --no-python ofa-tvm train ... The settings that a run
+    uses are printed first; they can be saved, edited and given back as --config.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:  # one process talks
+        console = replace(console, json=False, progress=SILENT)
+    given = _given(config)
+    project = _project(space or given.get("space"), images)
+    if init is not None and finetune is not None:
+        raise UsageError("--init starts a supernet, --finetune a subnet of --checkpoint; give one of them")
+    data = images.load(project, console.progress)
+    if data is None:
+        raise UsageError(
+            "say which images to train on: --data digits, a folder, a tar file or a CIFAR-10 .npz"
+        )
+
+    from ofa_tvm.spaces import get_space
+    from ofa_tvm.training import TrainingConfig, default_config, finetune_config
+
+    found = get_space(project.space)
+    base = default_config(found) if finetune is None else finetune_config(found, int(epochs))
+    settings = TrainingConfig.from_dict({**base.to_dict(), **given, "space": found.name})
+    if epochs_scale is not None:
+        settings = settings.with_epochs(epochs_scale)
+    settings = settings.with_settings(assignments)
+    if settings.space != found.name:
+        raise UsageError(f"name the space by --space {settings.space}, not by --set")
+    if finetune is None:
+        _shrink(console, rank, settings, found, data, images, project, out, init)
+    else:
+        arch = parse_arch(finetune, found)
+        weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+        if weights is None:
+            raise UsageError("--finetune needs the trained supernet: give --checkpoint")
+        _finetune(console, rank, settings, found, data, out, arch, weights)
+
+
+def _given(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    from ofa_tvm.training.config import CONFIG_SCHEMA
+    from ofa_tvm.yamlfile import read_yaml
+
+    return read_yaml(config, CONFIG_SCHEMA)
+
+
+def _project(space: str | None, images: Images) -> Project:
+    """The nearest project; without any space named, digits have their own."""
+    project = chosen_project(space)
+    if space is None and images.source == "digits" and project.data is None:
+        return replace(project, space="ofa_digits")
+    return project
+
+
+def _announce(console: Console, settings: TrainingConfig, data: ImageData, title: str, out: Path) -> None:
+    """Everything that decides the result, before work starts."""
+    from ofa_tvm.training.distributed import choose_device
+    from ofa_tvm.yamlfile import write_yaml
+
+    for problem in getattr(data, "skipped", ()):
+        console.say(f"skipped: {problem}")
+    sizes = ", ".join(f"{data.size(split)} {split}" for split in ("train", "val", "test"))
+    batch = min(settings.batch_size, data.size("train"))
+    steps = sum(phase.total_epochs for phase in settings.phases) * (data.size("train") // batch)
+    device = choose_device(settings.device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    console.say(
+        f"{title} on {data.name} ({sizes}; {data.n_classes} classes), device {device}, "
+        f"{processes} process{'es' if processes > 1 else ''}, {steps} steps of {batch} images, "
+        f"seed {console.seed}, into {out}"
+    )
+    console.say(write_yaml(settings.to_dict()).rstrip())
+
+
+def _shrink(
+    console: Console,
+    rank: int,
+    settings: TrainingConfig,
+    space: Space,
+    data: ImageData,
+    images: Images,
+    project: Project,
+    out: Path,
+    init: Path | None,
+) -> None:
+    from ofa_tvm.training import train
+
+    folder = out / "training"
+    start = f", starting from {init}" if init is not None else ""
+    _announce(console, settings, data, f"training {space.name}{start}", folder)
+    result = train(settings, data, folder, init=init, progress=console.progress, seed=console.seed)
+    if rank:
+        return
+    source = images.source
+    if source is None and project.data is not None:
+        source = project.data if project.data == "digits" else str(project.path(Path(project.data)))
+    sides = tuple(
+        r for r in space.default_resolutions if settings.resolutions is None or r in settings.resolutions
+    )
+    file = save_project(
+        out.resolve(),
+        space.name,
+        Path("training") / result.checkpoint.name,
+        source or "",
+        sides or settings.resolutions or (),
+    )
+    _show(console, result)
+    console.print(f"{result.checkpoint}; {file} tells the other verbs")
+    console.result({**_plain(result), "project": str(file)})
+
+
+def _finetune(
+    console: Console,
+    rank: int,
+    settings: TrainingConfig,
+    space: Space,
+    data: ImageData,
+    out: Path,
+    arch: Arch,
+    checkpoint: Path,
+) -> None:
+    from ofa_tvm.training import finetune
+
+    net = load_supernet(space, checkpoint)
+    check_classes(net, checkpoint, data)
+    folder = out / f"finetune-{hashlib.sha256(arch.to_json().encode()).hexdigest()[:8]}"
+    _announce(console, settings, data, f"fine-tuning {arch.to_json()} of {checkpoint}", folder)
+    result = finetune(net, arch, settings, data, folder, progress=console.progress, seed=console.seed)
+    if rank:
+        return
+    _show(console, result)
+    console.print(f"{result.checkpoint}; to export it: ofa-tvm export {result.checkpoint} -o m.onnx")
+    console.result({**_plain(result), "arch": arch.to_json()})
+
+
+def _show(console: Console, result: TrainingResult) -> None:
+    console.table(
+        ["phase", "subnet", "validation accuracy"],
+        [
+            [phase.name, subnet, f"{accuracy:.2%}"]
+            for phase in result.phases
+            for subnet, accuracy in phase.accuracies.items()
+        ],
+    )
+
+
+def _plain(result: TrainingResult) -> dict[str, Any]:
+    phases = [{"name": phase.name, "accuracies": phase.accuracies} for phase in result.phases]
+    return {"checkpoint": str(result.checkpoint), "phases": phases}
