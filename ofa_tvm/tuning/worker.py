@@ -11,7 +11,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ _SAMPLE_S = 2e-3
 _HOPELESS = 3.0  # a first call this many times slower than the best known ends a trial early
 _SEED_SHARE = 0.6  # of the trials go to the template's own ranking, the others to the search
 _BATCH = 4
+_TRIALS_TO_LEARN_FROM = 16
+
+Attempt = Callable[[Schedule], list[float] | None]
+"""Builds, times and reports a schedule; seconds, or None if it failed."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,7 @@ def _tune(job: _Job, link: Link) -> None:
         link.send(event="trying", trace=trace)
         try:
             seconds = measure(sch)
-        except (
-            Exception
-        ) as error:  # whatever a candidate's build raises is a failed trial, not a failed campaign
+        except Exception as error:  # whatever a build raises is a failed trial, not a failed campaign
             reason = (str(error).strip() or repr(error)).splitlines()[-1]
             link.send(event="trial", trace=trace, times_us=[], error=reason[:300])
             return None
@@ -114,11 +116,10 @@ def _tune(job: _Job, link: Link) -> None:
     templates = schedules.design_space(job.mod, mach)
     if not left or (not templates and measured + job.known):
         return  # an elementwise kernel has one sensible schedule
-    for sch in itertools.islice(_search(job, templates, measured, attempt), left):
-        del sch
+    _search(job, templates, measured, attempt, left)
 
 
-def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: Any) -> Iterator[Schedule]:
+def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: Attempt, left: int) -> None:
     """MetaSchedule's evolutionary search over the template's designs, or over its generic space."""
     generator = (
         ms.space_generator.ScheduleFn(lambda _sch: templates, sch_rules=[], postprocs=[], mutator_probs={})
@@ -137,7 +138,9 @@ def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: 
     )
     database = ms.database.MemoryDatabase()
     workload = database.commit_workload(job.mod)
-    model = ms.cost_model.XGBModel(num_tuning_cores=1)
+    # A cost model learns nothing from a handful of trials, and its training takes as long as two of them.
+    learning = len(job.known) + job.trials >= _TRIALS_TO_LEARN_FROM
+    model = ms.cost_model.XGBModel(num_tuning_cores=1) if learning else ms.cost_model.RandomModel()
     past = [(scheduled_by_trace(job.mod, trace), [seconds]) for trace, seconds in job.known]
     arguments = ms.arg_info.ArgInfo.from_entry_func(job.mod, remove_preproc=True)
     candidates = [ms.MeasureCandidate(sch, arguments) for sch, _ in [*past, *measured]]
@@ -149,11 +152,12 @@ def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: 
     if candidates:
         model.update(context, candidates, results)
     context.pre_tuning(job.trials * 4, _BATCH, context.generate_design_space(), database, model)
-    while batch := context.generate_measure_candidates():
+    while left > 0 and (batch := context.generate_measure_candidates()):
         outcomes = []
+        batch = list(batch)[:left]
+        left -= len(batch)
         for candidate in batch:
             seconds = attempt(candidate.sch)
-            yield candidate.sch
             outcomes.append(
                 ms.runner.RunnerResult(seconds, None) if seconds else ms.runner.RunnerResult(None, "failed")
             )
@@ -161,8 +165,9 @@ def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: 
                 database.commit_tuning_record(
                     ms.database.TuningRecord(candidate.sch.trace, workload, seconds, job.target, arguments)
                 )
-        context.notify_runner_results(batch, outcomes)
-        model.update(context, batch, outcomes)
+        if left > 0:
+            context.notify_runner_results(batch, outcomes)
+            model.update(context, batch, outcomes)
 
 
 def main() -> None:
