@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +86,24 @@ def command(
     if not no_verify and not arch_only:
         _require_project(settings)
     accuracy_path = accuracy_predictor or _project_predictor(settings)
-    console.say(f"budget {budget}, {settings.describe()}, seed {console.seed}")
-    console.say(f"accuracy predictor {accuracy_path}, checkpoint {settings.checkpoint or 'none'}")
-
+    if accuracy_path is None and (no_verify or arch_only):
+        raise settings.missing(
+            "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
+        )
+    console.say(
+        f"budget {budget}, {settings.describe()}, checkpoint {settings.checkpoint or 'none'}, accuracy "
+        f"predictor {accuracy_path or 'to be learned'}, seed {console.seed}"
+    )
     from ofa_tvm.workflow.search import load_accuracy
 
-    accuracy = load_accuracy(accuracy_path, settings.space)
-    given = _given_latency(settings, latency_table, latency_predictor)
-    if no_verify:
-        _predict_only(console, settings, budget, accuracy, given)
+    accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
+    latency_model = _given_latency(settings, latency_table, latency_predictor)
+    if accuracy is not None and no_verify:
+        _predict_only(console, settings, budget, accuracy, latency_model)
         return
     if arch_only:
         console.say(_RANDOM)
-    _verified(console, settings, budget, accuracy, given, arch_only, candidates, rounds, output)
+    _verified(console, settings, budget, accuracy, latency_model, arch_only, candidates, rounds, output)
 
 
 def _require_project(settings: Settings) -> None:
@@ -113,15 +117,14 @@ def _require_project(settings: Settings) -> None:
         raise settings.missing("data", "the images that subnets are calibrated and evaluated with")
 
 
-def _project_predictor(settings: Settings) -> Path:
-    path = settings.project.accuracy_predictor
-    if path is None:
-        raise settings.missing(
-            "accuracy_predictor",
-            "a predictor of subnets' accuracies; fit one (ofa-tvm evaluate) or name one with "
-            "--accuracy-predictor",
-        )
-    return settings.project.path(path)
+def _project_predictor(settings: Settings) -> Path | None:
+    """The one that the project names, else the one that an earlier search learned for its supernet."""
+    from ofa_tvm.workflow.search import ACCURACY_MODEL
+
+    if settings.project.accuracy_predictor is not None:
+        return settings.project.path(settings.project.accuracy_predictor)
+    learned = settings.project.folder / ACCURACY_MODEL
+    return learned if settings.checkpoint is not None and learned.is_file() else None
 
 
 def _given_latency(
@@ -169,7 +172,8 @@ def _predict_only(
     arch, unit = found.archs[0], budget.unit.lower()
     console.print(
         f"predicted accuracy {found.accuracy[0]:.4f}, predicted latency {found.latency[0]:.4g} {budget.unit} "
-        f"of {budget}; {found.evaluations} subnets in {found.seconds:.1f} s; not verified",
+        f"of {budget} (not verified); best of {found.evaluations} subnets at resolutions "
+        f"{', '.join(map(str, sides))} in {found.seconds:.1f} s",
         arch.to_json(),
     )
     console.result(
@@ -189,7 +193,7 @@ def _verified(
     console: Console,
     settings: Settings,
     budget: Budget,
-    accuracy: Accuracy,
+    accuracy: Accuracy | None,
     given: Latency | LearnedLatency | None,
     arch_only: bool,
     candidates: int,
@@ -205,6 +209,7 @@ def _verified(
         AccuracyCheck,
         LearnedLatency,
         find_subnet,
+        learn_accuracy,
         search_resolutions,
         ship_best,
     )
@@ -213,18 +218,27 @@ def _verified(
     records = find_records(settings.target, [settings.logs])
     for problem in records.problems:
         console.say(f"left out: {problem}")
-    shipped = None
-    with ExitStack() as stack:
-        net = settings.supernet(random=arch_only)
-        bench = stack.enter_context(SubnetBench(net, settings.target, records))
+    folder, check, data, shipped = settings.project.folder, None, None, None
+    net = settings.supernet(random=arch_only)
+    with SubnetBench(net, settings.target, records) as bench:
+        if not arch_only:
+            data = settings.data(progress=console.progress)
+        if accuracy is None and data is not None:
+            accuracy = learn_accuracy(
+                net,
+                data,
+                folder,
+                settings.chosen_resolutions,
+                seed=console.seed,
+                progress=console.progress,
+            )
+        if accuracy is None:
+            raise RuntimeError("a search without data has an accuracy predictor")
         latency = given or _learn(console, settings, accuracy, bench)
         model = latency.model if isinstance(latency, LearnedLatency) else latency
         sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
-        check = data = None
-        if not arch_only:
-            data = settings.data(progress=console.progress)
-            cache = settings.project.folder / ACCURACY_CACHE
-            check = AccuracyCheck(net, data, accuracy, cache, seed=console.seed)
+        if data is not None:
+            check = AccuracyCheck(net, data, accuracy, folder / ACCURACY_CACHE, seed=console.seed)
         found = find_subnet(
             bench,
             accuracy,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT, Progress
@@ -219,9 +220,18 @@ def search(
     start = time.perf_counter()
     limit, resolutions, settings = _resolve(space, latency, budget, resolutions, settings)
     limits = Limits((limit, *constraints))
-    genes, scores, history, evaluations = evolve(
-        space, accuracy, limits, k=k, seed=seed, resolutions=resolutions, settings=settings, progress=progress
-    )
+    # The matrices of one generation are too small to share: waiting for a busy core costs 40 times the work.
+    with threadpool_limits(limits=1, user_api="blas"):
+        genes, scores, history, evaluations = evolve(
+            space,
+            accuracy,
+            limits,
+            k=k,
+            seed=seed,
+            resolutions=resolutions,
+            settings=settings,
+            progress=progress,
+        )
     return SearchResult(
         tuple(space.decode(genes)),
         genes,

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ofa_tvm.accuracy.evaluate import evaluate_subnets
-from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -36,8 +34,10 @@ from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.search import (
     ACCURACY_CACHE,
+    ACCURACY_MODEL,
     AccuracyCheck,
     find_subnet,
+    learn_accuracy,
     learn_latency,
     require_unit,
     ship_best,
@@ -196,11 +196,20 @@ def quickstart(
             checkpoint=trained.checkpoint.relative_to(out),
             data=data.name,
             resolutions=space.default_resolutions,
-            accuracy_predictor=Path("accuracy.model"),
+            accuracy_predictor=Path(ACCURACY_MODEL),
         )
         project.save()
     with stages.stage("learn accuracy"):
-        accuracy = _learn_accuracy(net, data, out, settings, seed, progress)
+        accuracy = learn_accuracy(
+            net,
+            data,
+            out,
+            space.default_resolutions,
+            samples=settings.accuracy_samples,
+            calibration_images=settings.training.calibration_images,
+            seed=seed,
+            progress=progress,
+        )
     with stages.stage("tune the space's kernels"):
         union = kernel_union(
             space, space.default_resolutions, target, n_classes=data.n_classes, progress=progress
@@ -271,28 +280,6 @@ def quickstart(
     )
     write_atomic(out / _SUMMARY, json.dumps(summary(result), indent=1))
     return result
-
-
-def _learn_accuracy(
-    net: Supernet, data: ImageData, out: Path, settings: QuickstartSettings, seed: int, progress: Progress
-) -> AccuracyPredictor:
-    space, rng = net.space, np.random.default_rng(seed)
-    sample = space.decode(space.sample_genes(rng, settings.accuracy_samples, space.default_resolutions))
-    ends = [end for r in space.default_resolutions for end in (space.min_arch(r), space.max_arch(r))]
-    archs = list(dict.fromkeys([*ends, *sample]))
-    accuracies = evaluate_subnets(
-        net,
-        archs,
-        data,
-        "val",
-        calibration_images=settings.training.calibration_images,
-        cache_path=out / ACCURACY_CACHE,
-        seed=seed,
-        progress=progress,
-    )
-    predictor = AccuracyPredictor(space).fit(archs, accuracies)
-    predictor.save(out / "accuracy.model")
-    return predictor
 
 
 def _default_budget(bench: SubnetBench, out: Path) -> Budget:

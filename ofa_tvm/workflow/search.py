@@ -35,7 +35,8 @@ Accuracy = AccuracyPredictor | OfficialPredictor
 Latency = LatencyRegressor | LookupTable
 
 LATENCY_SAMPLES = 40
-ACCURACY_CACHE = "accuracy.jsonl"
+ACCURACY_SAMPLES = 80
+ACCURACY_CACHE, ACCURACY_MODEL = "accuracy.jsonl", "accuracy.model"  # in the project's folder
 _KNOWN_NOISE = 0.02  # of a latency that was measured earlier
 _SHIP_TRIES = 6
 
@@ -149,6 +150,58 @@ def search_resolutions(
                 f"both know {', '.join(map(str, known))}"
             )
     return tuple(asked or known)
+
+
+def learn_accuracy(
+    net: Supernet,
+    data: ImageData,
+    folder: Path,
+    resolutions: Sequence[int],
+    *,
+    samples: int = ACCURACY_SAMPLES,
+    calibration_images: int = 2000,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> AccuracyPredictor:
+    """Evaluate random subnets and the extreme ones, and fit a predictor; both are kept in the folder.
+
+    Parameters
+    ----------
+    net, data
+        Supernet and images, whose validation split counts.
+    folder
+        The project's; evaluations that are there are not repeated.
+    resolutions
+        Of the subnets.
+    samples
+        Random subnets.
+    calibration_images, seed
+        Of the batch-norm statistics; the seed also draws the subnets.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be read or written.
+    """
+    from ofa_tvm.accuracy.evaluate import evaluate_subnets
+
+    space, rng = net.space, np.random.default_rng(seed)
+    sample = space.decode(space.sample_genes(rng, samples, resolutions))
+    ends = [end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))]
+    archs = list(dict.fromkeys([*ends, *sample]))
+    accuracies = evaluate_subnets(
+        net,
+        archs,
+        data,
+        "val",
+        calibration_images=calibration_images,
+        cache_path=folder / ACCURACY_CACHE,
+        seed=seed,
+        progress=progress,
+    )
+    predictor = AccuracyPredictor(space).fit(archs, accuracies)
+    predictor.save(folder / ACCURACY_MODEL)
+    return predictor
 
 
 def learn_latency(

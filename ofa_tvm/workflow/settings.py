@@ -79,7 +79,7 @@ class Settings:
         """One line for people."""
         file = self.project.folder / NAME
         origin = str(file) if file.is_file() else f"no {NAME} here or above: stated defaults"
-        sides = ", ".join(map(str, self.chosen_resolutions))
+        sides = ", ".join(map(str, self.chosen_resolutions)) + ("" if self.resolutions else " (default)")
         return (
             f"space {self.space.name}, resolutions {sides}, {self.describe_target()}, tuning logs in "
             f"{self.logs} ({origin})"
