@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -91,8 +92,21 @@ def _read_file(file: Path, problems: list[str]) -> Iterator[Record]:
                         yield Record.from_line(line)
                     except ValueError as error:
                         problems.append(f"{file}, line {number} is left out: {error}")
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         problems.append(f"{file} cannot be read to its end: {error}")
+
+
+def _takes_records(path: Path) -> bool:
+    """Whether what is appended to a log will be read again: it is new, or has a header of this version."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            header = handle.readline()
+    except FileNotFoundError:
+        return True
+    try:
+        return not header or bool(Header.from_line(header))
+    except ValueError:
+        return False
 
 
 def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
@@ -157,9 +171,13 @@ class LogWriter:
             path = self.folder / f"tuning{'' if number == 1 else f'-{number}'}.jsonl"
             lock = FileLock(path.with_suffix(".lock"), timeout=0)
             try:
-                self._stack.enter_context(lock)
+                lock.acquire()
             except Timeout:
                 continue
+            if not _takes_records(path):
+                lock.release()
+                continue
+            self._stack.callback(lock.release)
             if not path.exists() or not path.stat().st_size:
                 append_line(path, self._header.to_line())
             self._path = path

@@ -1,0 +1,341 @@
+"""Tuning logs: whatever happens to a file, what is good in it is kept and what is not is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import data_dir
+from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, find_records, log_name, read_folder
+from ofa_tvm.targets import Target, get_target
+
+HEADER = Header(
+    target="x86-64-v3",
+    tvm_target={"kind": "llvm"},
+    machine="a machine",
+    versions={"tvm": "0"},
+    date="2026-01-01",
+)
+
+
+@pytest.fixture
+def target() -> Target:
+    return get_target("x86-64-v3")
+
+
+def record(kernel: str = "k", *times: float, trace: object = None) -> Record:
+    return Record(kernel, "matmul 1x2,2x3->1x3", trace or [[["GetSBlock", [], [], []]], []], times)
+
+
+def write(root: Path, target: Target, *records: Record) -> Path:
+    with LogWriter(root, target, HEADER) as log:
+        for one in records:
+            log.append(one)
+    return log.folder / "tuning.jsonl"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    kernel=st.text(),
+    trace=json_values,
+    times=st.lists(st.floats(0.001, 1e6)),
+    error=st.text(),
+)
+def test_records_survive_the_round_trip(kernel: str, trace: object, times: list[float], error: str) -> None:
+    made = Record(kernel, "name", trace, tuple(round(t, 4) for t in times), error)
+    line = made.to_line()
+    assert "\n" not in line
+    assert Record.from_line(line) == made
+    assert Record.from_line(line + "\n") == made
+
+
+def test_headers_survive_the_round_trip() -> None:
+    assert Header.from_line(HEADER.to_line()) == HEADER
+
+
+def test_median_is_the_time() -> None:
+    assert record("k", 3.0, 1.0, 2.0).time_us == 2.0
+    assert record("k").time_us == float("inf")
+
+
+def test_best_record_is_the_fastest(tmp_path: Path, target: Target) -> None:
+    slow, fast, failed = record("a", 9.0), record("a", 3.0, 4.0, 3.5), record("a")
+    write(tmp_path, target, slow, failed, fast, record("b", 1.0))
+    table = read_folder(tmp_path / "x86-64-v3")
+    assert table.best("a") == fast
+    assert table.records["a"] == [fast, slow]
+    assert table.trials == {"a": 3, "b": 1}
+    assert table.best("c") is None
+    assert not table.problems
+
+
+def test_appending_goes_on_in_the_same_file(tmp_path: Path, target: Target) -> None:
+    for time_us in (2.0, 1.0):
+        path = write(tmp_path, target, record("a", time_us))
+    assert len(path.read_text().splitlines()) == 3
+    assert read_folder(path.parent).trials == {"a": 2}
+
+
+def test_torn_last_line_is_named_and_closed(tmp_path: Path, target: Target) -> None:
+    path = write(tmp_path, target, record("a", 1.0), record("b", 2.0))
+    path.write_bytes(path.read_bytes()[:-20])
+    table = read_folder(path.parent)
+    assert table.trials == {"a": 1}
+    assert len(table.problems) == 1
+    assert f"{path}, line 3 is left out" in table.problems[0]
+    write(tmp_path, target, record("c", 3.0))  # must not be swallowed by the torn line
+    table = read_folder(path.parent)
+    assert table.trials == {"a": 1, "c": 1}
+    assert len(table.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"times_us":[2.0]', '"times_us":[0.1]'),
+        ('"GetSBlock"', '"Unroll"'),
+        ('"kernel":"b"', '"kernel":"a"'),
+        ('"times_us":[2.0]', '"times_us":["fast"]'),
+        ('"trace":', '"tarce":'),
+        ("{", ""),
+    ],
+)
+def test_edited_lines_are_named(old: str, new: str, tmp_path: Path, target: Target) -> None:
+    path = write(tmp_path, target, record("a", 1.0), record("b", 2.0), record("c", 3.0))
+    lines = path.read_text().splitlines()
+    assert old in lines[2]
+    lines[2] = lines[2].replace(old, new, 1)
+    path.write_text("\n".join(lines) + "\n")
+    table = read_folder(path.parent)
+    assert table.trials == {"a": 1, "c": 1}
+    (problem,) = table.problems
+    assert f"{path}, line 3 is left out" in problem
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xff\xfe", b"[1, 2]", b'"text"', b"null", b"{}"])
+def test_lines_of_other_things_are_named(damage: bytes, tmp_path: Path, target: Target) -> None:
+    path = write(tmp_path, target, record("a", 1.0))
+    with path.open("ab") as handle:
+        handle.write(damage + b"\n\n")
+    write(tmp_path, target, record("b", 1.0))
+    table = read_folder(path.parent)
+    assert table.trials == {"a": 1, "b": 1}
+    assert ["line 3" in problem for problem in table.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ('{"format": "ofa-tvm tuning log", "version": 99}', "version 99; this ofa-tvm reads version 1"),
+        ('{"format": "something"}', "not the header"),
+        ('{"format": "ofa-tvm tuning log", "version": 1}', "lacks 'target'"),
+        ("[]", "not the header"),
+        ("nothing", "not whole JSON"),
+    ],
+)
+def test_files_with_another_header_are_left_out_and_left_alone(
+    header: str, said: str, tmp_path: Path, target: Target
+) -> None:
+    folder = tmp_path / "x86-64-v3"
+    folder.mkdir()
+    old = folder / "tuning.jsonl"
+    old.write_text(header + "\n" + record("a", 1.0).to_line() + "\n")
+    before = old.read_bytes()
+    table = read_folder(folder)
+    assert not table.records
+    assert f"{old} is left out" in table.problems[0]
+    assert said in table.problems[0]
+    write(tmp_path, target, record("b", 1.0))  # in a file that will be read
+    assert old.read_bytes() == before
+    assert read_folder(folder).trials == {"b": 1}
+
+
+def test_header_cut_by_a_kill(tmp_path: Path, target: Target) -> None:
+    folder = tmp_path / "x86-64-v3"
+    folder.mkdir()
+    (folder / "tuning.jsonl").write_text(HEADER.to_line()[:30])
+    write(tmp_path, target, record("a", 1.0))
+    assert read_folder(folder).trials == {"a": 1}
+
+
+def test_empty_file_gets_its_header(tmp_path: Path, target: Target) -> None:
+    folder = tmp_path / "x86-64-v3"
+    folder.mkdir()
+    (folder / "tuning.jsonl").touch()
+    assert not read_folder(folder).problems
+    path = write(tmp_path, target, record("a", 1.0))
+    assert Header.from_line(path.read_text().splitlines()[0]) == HEADER
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [(".gz", gzip.open), (".xz", lzma.open)])
+def test_compressed_logs(suffix: str, opener: object, tmp_path: Path, target: Target) -> None:
+    path = write(tmp_path, target, record("a", 1.0), *(record(f"b{i}", 1.0 + i) for i in range(200)))
+    packed = path.with_name(f"shipped.jsonl{suffix}")
+    with opener(packed, "wt") as handle:  # type: ignore[operator]
+        handle.write(path.read_text())
+    path.unlink()
+    table = read_folder(path.parent)
+    assert len(table.records) == 201
+    assert not table.problems
+    write(tmp_path, target, record("a", 0.5))  # beside the shipped one
+    assert read_folder(path.parent).trials["a"] == 2
+    packed.write_bytes(packed.read_bytes()[:-40])
+    table = read_folder(path.parent)
+    assert table.trials["a"] >= 1
+    assert any(str(packed) in problem for problem in table.problems)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+def test_damaged_compressed_logs(suffix: str, tmp_path: Path) -> None:
+    text = "\n".join([HEADER.to_line(), *(record(f"k{i}", 1.0).to_line() for i in range(500))]).encode()
+    content = bytearray((gzip if suffix == ".gz" else lzma).compress(text))
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    for name, data in (("damaged", bytes(content)), ("garbage", b"garbage" * 9)):
+        (tmp_path / f"{name}.jsonl{suffix}").write_bytes(data)
+    table = read_folder(tmp_path)
+    for name in ("damaged", "garbage"):
+        assert any(f"{name}.jsonl{suffix}" in problem for problem in table.problems)
+
+
+def test_two_writers_use_two_files(tmp_path: Path, target: Target) -> None:
+    with LogWriter(tmp_path, target, HEADER) as first, LogWriter(tmp_path, target, HEADER) as second:
+        for number in range(5):
+            first.append(record("a", 10.0 + number))
+            second.append(record("a", 20.0 + number))
+    files = sorted(path.name for path in first.folder.glob("*.jsonl"))
+    assert files == ["tuning-2.jsonl", "tuning.jsonl"]
+    table = read_folder(first.folder)
+    assert table.trials == {"a": 10}
+    assert not table.problems
+    with LogWriter(tmp_path, target, HEADER) as third:
+        third.append(record("a", 1.0))
+    assert sorted(path.name for path in first.folder.glob("*.jsonl")) == files
+
+
+def test_kill_while_appending(tmp_path: Path, target: Target) -> None:
+    """Killed at any moment, at most the line in flight is lost, and the next writer goes on."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from test_log import *\n"
+        "with LogWriter(Path(sys.argv[1]), get_target('x86-64-v3'), HEADER) as log:\n"
+        "    for number in range(10**6):\n"
+        "        log.append(record(f'{sys.argv[2]}-{number}', 1.0, trace=['x' * 5000]))\n"
+        "        print(number, flush=True)\n"
+    )
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(here), str(here.parents[1])])
+    for attempt in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), str(attempt)],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            text=True,
+        )
+        assert writer.stdout is not None
+        while int(writer.stdout.readline()) < 5:
+            pass
+        time.sleep(0.003 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        reported = [int(line) for line in writer.stdout]
+        writer.wait()
+        table = read_folder(tmp_path / "x86-64-v3")
+        for number in range(max(reported, default=5)):
+            assert f"{attempt}-{number}" in table.records
+        assert len(table.problems) <= attempt + 1
+    assert len(list((tmp_path / "x86-64-v3").glob("*.jsonl"))) == 1
+
+
+def test_unwritable_root(tmp_path: Path, target: Target) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="cannot write tuning logs to"),
+        LogWriter(tmp_path / "file", target, HEADER),
+    ):
+        pass
+
+
+def test_writing_outside_the_context_is_a_mistake(tmp_path: Path, target: Target) -> None:
+    with pytest.raises(RuntimeError, match="context manager"):
+        LogWriter(tmp_path, target, HEADER).append(record("a", 1.0))
+
+
+def test_own_records_come_before_compatible_ones(tmp_path: Path, target: Target) -> None:
+    """A kernel's records all come from the nearest folder that knows it; times of two targets never mix."""
+    own, compatible = record("both", 5.0), record("both", 1.0)
+    write(tmp_path, target, own)
+    write(tmp_path, replace(target, name="x86-64-v2"), compatible, record("only there", 2.0))
+    write(tmp_path, replace(target, name="unrelated"), record("unrelated", 2.0))
+    table = find_records(target, [tmp_path])
+    assert table.records["both"] == [own]
+    assert table.records["only there"][0].time_us == 2.0
+    assert "unrelated" not in table.records
+
+
+def test_compatible_list_is_in_order(tmp_path: Path, target: Target) -> None:
+    chain = replace(target, name="new", compatible=("first", "second"))
+    for name, time_us in (("second", 1.0), ("first", 2.0)):
+        write(tmp_path, replace(target, name=name), record("k", time_us), record(name, 1.0))
+    table = find_records(chain, [tmp_path])
+    assert table.records["k"][0].time_us == 2.0
+    assert {"first", "second"} <= table.records.keys()
+
+
+def test_earlier_folders_come_first(tmp_path: Path, target: Target) -> None:
+    write(tmp_path / "a", target, record("k", 9.0))
+    write(tmp_path / "b", target, record("k", 1.0), record("other", 1.0))
+    table = find_records(target, [tmp_path / "a", tmp_path / "b"])
+    assert table.records["k"][0].time_us == 9.0
+    assert "other" in table.records
+
+
+def test_threads_have_logs_of_their_own(tmp_path: Path, target: Target) -> None:
+    two = target.with_threads(2)
+    assert (log_name(target), log_name(two)) == ("x86-64-v3", "x86-64-v3-2threads")
+    write(tmp_path, two, record("k", 1.0))
+    assert find_records(target, [tmp_path]).best("k") is None
+    assert find_records(two, [tmp_path]).best("k") is not None
+
+
+def test_a_probed_target_logs_under_its_cpu(target: Target) -> None:
+    assert log_name(replace(target, name="x86", probed=True, compatible=("znver5", "x86-64-v4"))) == "znver5"
+
+
+def test_missing_folder_is_no_records(tmp_path: Path) -> None:
+    assert read_folder(tmp_path / "absent") == KernelTable()
+
+
+def test_shipped_logs_are_whole() -> None:
+    for folder in data_dir("tuning_logs").iterdir():
+        if folder.is_dir():
+            assert not read_folder(folder).problems
+
+
+def test_lines_are_json(tmp_path: Path, target: Target) -> None:
+    """The log is a table that other programs can read."""
+    path = write(tmp_path, target, record("a", 1.0))
+    header, line = (json.loads(text) for text in path.read_text().splitlines())
+    assert header["machine"] == "a machine"
+    assert line["times_us"] == [1.0]
