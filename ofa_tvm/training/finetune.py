@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ofa_tvm.errors import UsageError
@@ -14,6 +15,7 @@ from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Network, Supernet
 from ofa_tvm.supernet.batchnorm import calibrate
 from ofa_tvm.supernet.checkpoint import weights_hash
+from ofa_tvm.supernet.supernet import initialise
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.loop import Setting, TrainingLoop, TrainingResult, run_training
@@ -27,6 +29,7 @@ def finetune(
     data: ImageData,
     out_dir: str | Path,
     *,
+    from_scratch: bool = False,
     progress: Progress = SILENT,
     seed: int = 0,
 ) -> TrainingResult:
@@ -41,6 +44,8 @@ def finetune(
         above 0.
     config
         `finetune_config(space)`; its phases open nothing.
+    from_scratch
+        Begin with fresh weights: what the subnet reaches alone.
     out_dir
         Receives `subnet.pt`, `metrics.jsonl` and `checkpoints/`.
 
@@ -62,7 +67,9 @@ def finetune(
             raise UsageError(f"phase {phase.name} opens {', '.join(phase.open)}; one subnet has no choices")
     if config.resolutions not in (None, (arch.r,)):
         raise UsageError(f"the subnet is trained at its own resolution {arch.r}; leave resolutions out")
-    return run_training(lambda s: _FineTuning(s, net, arch), config, data, out_dir, progress, seed)
+    return run_training(
+        lambda s: _FineTuning(s, net, arch, from_scratch), config, data, out_dir, progress, seed
+    )
 
 
 class _FineTuning(TrainingLoop):
@@ -71,14 +78,21 @@ class _FineTuning(TrainingLoop):
     result_name = "subnet.pt"
     net: Network
 
-    def __init__(self, setting: Setting, supernet: Supernet, arch: Arch) -> None:
-        self.supernet, self.arch = supernet, arch
-        origin = {"supernet": weights_hash(supernet), "arch": json.loads(arch.to_json())}
+    def __init__(self, setting: Setting, supernet: Supernet, arch: Arch, from_scratch: bool) -> None:
+        self.supernet, self.arch, self.from_scratch = supernet, arch, from_scratch
+        origin = {
+            "supernet": None if from_scratch else weights_hash(supernet),
+            "arch": json.loads(arch.to_json()),
+        }
         super().__init__(setting, supernet.space, origin)
 
     def build(self) -> Network:
         net = self.supernet.extract(self.arch)
         net.dropout = self.config.dropout
+        if self.from_scratch:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                initialise(net)
         return self.placed(net)
 
     def resolutions(self) -> tuple[int, ...]:
