@@ -119,9 +119,13 @@ class WorkerProcess:
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"ended its process with exit code {code}: {lines[-1] if lines else 'no message'}"
 
-    def stop(self) -> None:
-        """End the process at once."""
+    def kill(self) -> None:
+        """End the process at once; whoever waits for its answer learns that it died."""
         self._process.kill()
+
+    def stop(self) -> None:
+        """End the process at once and let go of its pipes."""
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:

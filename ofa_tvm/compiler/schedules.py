@@ -125,6 +125,14 @@ def ranked_schedules(mod: tvm.IRModule, mach: Machine) -> Iterator[Schedule]:
         yield elementwise
 
 
+def count(mod: tvm.IRModule, mach: Machine) -> int | None:
+    """How many schedules there are to try; None for a kernel that no template covers, where it is open."""
+    anatomy = analyse(Schedule(mod))
+    if anatomy is not None:
+        return len(tilings(anatomy, mach))
+    return None if _elementwise(mod, mach) is None else 1
+
+
 def analyse(sch: Schedule) -> Anatomy | None:
     """Anatomy of a kernel with exactly one reduction, else None.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import lzma
 import zlib
@@ -40,23 +41,26 @@ class KernelTable:
     ----------
     records
         Successful records of each kernel, fastest first.
-    trials
-        Trials of each kernel, failed ones included.
+    failures
+        Failed records of each kernel.
     problems
         Lines and files that were skipped, one sentence each.
     """
 
     records: dict[str, list[Record]] = field(default_factory=dict)
-    trials: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, list[Record]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take one record in."""
-        self.trials[record.kernel] = self.trials.get(record.kernel, 0) + 1
         if record.times_us:
-            known = self.records.setdefault(record.kernel, [])
-            known.append(record)
-            known.sort(key=lambda r: r.time_us)
+            bisect.insort(self.records.setdefault(record.kernel, []), record, key=lambda r: r.time_us)
+        else:
+            self.failures.setdefault(record.kernel, []).append(record)
+
+    def trials(self, kernel: str) -> int:
+        """Trials of a kernel, failed ones included."""
+        return len(self.records.get(kernel, ())) + len(self.failures.get(kernel, ()))
 
     def best(self, kernel: str) -> Record | None:
         """Fastest record of a kernel."""
@@ -132,7 +136,6 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
             for kernel, records in table.records.items():
                 if kernel not in merged.records:
                     merged.records[kernel] = records
-                    merged.trials[kernel] = table.trials[kernel]
     return merged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from typing import Any
 
 import tvm
 
+from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
@@ -112,14 +113,13 @@ def tune_kernels(
     with LogWriter(root, target, header) as log:
         table = read_folder(log.folder)
         jobs: queue.SimpleQueue[Kernel] = queue.SimpleQueue()
-        waiting = [k for k in kernels if table.trials.get(k.key, 0) < trials]
+        waiting = [k for k in kernels if trials_left(k, table, target, trials)]
         for kernel in sorted(waiting, key=lambda k: -k.calls * k.flops):
             jobs.put(kernel)
         with progress.task("tuning kernels", len(waiting)) as task:
             campaign = _Campaign(
-                jobs, table, log, task, target.tvm_dict(), trials, seed,
-                None if seconds is None else start + seconds,
-            )  # fmt: skip
+                jobs, table, log, task, target, trials, seed, None if seconds is None else start + seconds
+            )
             campaign.run(target.threads)
     return TuningResult(
         kernels=len(kernels),
@@ -132,6 +132,17 @@ def tune_kernels(
     )
 
 
+def trials_left(kernel: Kernel, table: KernelTable, target: Target, trials: int) -> int:
+    """Trials that a campaign of `trials` a kernel still has to make: no more than there are schedules."""
+    left = trials - table.trials(kernel.key)
+    if left <= 0:
+        return 0
+    schedules_in_all = schedules.count(kernel.mod, schedules.machine(target.tvm_target()))
+    return (
+        left if schedules_in_all is None else max(0, min(left, schedules_in_all - table.trials(kernel.key)))
+    )
+
+
 class _Campaign:
     """Threads that each feed one worker process; shared state is touched under one lock."""
 
@@ -141,7 +152,7 @@ class _Campaign:
         table: KernelTable,
         log: LogWriter,
         task: Task,
-        tvm_target: Mapping[str, Any],
+        target: Target,
         trials: int,
         seed: int,
         deadline: float | None,
@@ -149,7 +160,8 @@ class _Campaign:
         self.done = self.failed = 0
         self.out_of_time = False
         self._jobs, self._table, self._log, self._task = jobs, table, log, task
-        self._tvm_target, self._trials, self._seed, self._deadline = tvm_target, trials, seed, deadline
+        self._target, self._trials, self._seed, self._deadline = target, trials, seed, deadline
+        self._workers: set[WorkerProcess] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -167,6 +179,9 @@ class _Campaign:
                     feeder.join(0.2)
         finally:
             self._stop.set()
+            with self._lock:
+                for worker in self._workers:
+                    worker.kill()  # its feeder waits for an event, perhaps for long
             for feeder in feeders:
                 feeder.join()
         if self._error is not None:
@@ -192,27 +207,40 @@ class _Campaign:
                     return
                 crashes = 0
                 while crashes < _MOST_CRASHES and not self._stop.is_set():
-                    worker = worker or WorkerProcess("ofa_tvm.tuning.worker", [",".join(map(str, cpus))])
+                    worker = worker or self._start_worker(cpus)
                     try:
                         self._tune(worker, kernel)
                         break
                     except (WorkerDied, WorkerHung):
+                        self._discard(worker)
                         worker, crashes = None, crashes + 1
                 with self._lock:
                     self._task.advance(1, kernel.name.split(" ")[0])
         finally:
             if worker is not None:
-                worker.stop()
+                self._discard(worker)
+
+    def _start_worker(self, cpus: Sequence[int]) -> WorkerProcess:
+        with self._lock:
+            worker = WorkerProcess("ofa_tvm.tuning.worker", [",".join(map(str, cpus))])
+            self._workers.add(worker)
+            return worker
+
+    def _discard(self, worker: WorkerProcess) -> None:
+        with self._lock:
+            self._workers.discard(worker)
+            worker.stop()
 
     def _tune(self, worker: WorkerProcess, kernel: Kernel) -> None:
-        left = self._trials - self._table.trials.get(kernel.key, 0)
+        left = trials_left(kernel, self._table, self._target, self._trials)
         if left <= 0:
             return
         known = self._table.records.get(kernel.key, [])
         request = {
             "mod": tvm.ir.save_json(kernel.mod),
-            "target": self._tvm_target,
+            "target": self._target.tvm_dict(),
             "known": [[record.trace, record.time_us] for record in known],
+            "failed": [record.trace for record in self._table.failures.get(kernel.key, [])],
             "trials": left,
             "seed": self._seed,
         }
@@ -220,7 +248,6 @@ class _Campaign:
         try:
             for event in worker.ask(request, TRIAL_LIMIT_S):
                 if self._stop.is_set():
-                    worker.stop()
                     raise WorkerDied("was stopped")
                 if event["event"] == "trying":
                     trying = event["trace"]

@@ -21,6 +21,7 @@ without_torch()
 
 import numpy as np  # noqa: E402
 import tvm  # noqa: E402
+import tvm_ffi  # noqa: E402
 from tvm.s_tir import Schedule  # noqa: E402
 from tvm.s_tir import meta_schedule as ms  # noqa: E402
 
@@ -43,11 +44,12 @@ Attempt = Callable[[Schedule], list[float] | None]
 
 @dataclass(frozen=True)
 class _Job:
-    """One kernel to tune."""
+    """One kernel to tune; `known` are its schedules so far with their seconds, `failed` those that failed."""
 
     mod: tvm.IRModule
     target: tvm.target.Target
-    known: list[tuple[Any, float]]
+    known: list[tuple[Schedule, float]]
+    failed: list[Schedule]
     trials: int
     seed: int
 
@@ -56,11 +58,12 @@ class _Timer:
     """Builds and times schedules of one kernel on random data."""
 
     def __init__(self, job: _Job) -> None:
+        # Values from 0 to 1: integers are valid indices, and no root or logarithm is invalid.
         rng = np.random.default_rng(0)
         self._job = job
         function = job.mod["main"]
         self._arguments = [
-            tvm.runtime.tensor(rng.standard_normal(shape).astype(str(buffer.dtype)))
+            tvm.runtime.tensor(rng.random(shape).astype(str(buffer.dtype)))
             for shape, buffer in zip(shapes(function), function.params, strict=True)
         ]
         self.best_s = min((seconds for _, seconds in job.known), default=float("inf"))
@@ -89,12 +92,12 @@ def _tune(job: _Job, link: Link) -> None:
     """Spend the job's trials, telling the parent before and after each."""
     mach = schedules.machine(job.target)
     measure = _Timer(job)
-    tried = [trace for trace, _ in job.known]
+    tried = {_identity(sch) for sch in [*(sch for sch, _ in job.known), *job.failed]}
     left = job.trials
 
     def attempt(sch: Schedule) -> list[float] | None:
         trace = trace_json(sch)
-        tried.append(trace)
+        tried.add(_identity(sch))
         link.send(event="trying", trace=trace)
         try:
             seconds = measure(sch)
@@ -109,17 +112,27 @@ def _tune(job: _Job, link: Link) -> None:
     ranked = schedules.ranked_schedules(job.mod, mach)
     seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
     for sch in itertools.islice(ranked, seeds):
-        if left and trace_json(sch) not in tried:
+        if left and _identity(sch) not in tried:
             left -= 1
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
-    templates = schedules.design_space(job.mod, mach)
-    if not left or (not templates and measured + job.known):
-        return  # an elementwise kernel has one sensible schedule
-    _search(job, templates, measured, attempt, left)
+    if left and schedules.count(job.mod, mach) != 1:  # an elementwise kernel has one sensible schedule
+        _search(job, schedules.design_space(job.mod, mach), measured, tried, attempt, left)
 
 
-def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: Attempt, left: int) -> None:
+def _identity(sch: Schedule) -> int:
+    """Equal for schedules that lead to the same code, by whatever trace."""
+    return int(tvm_ffi.structural_hash(sch.mod))
+
+
+def _search(
+    job: _Job,
+    templates: list[Schedule],
+    measured: list[tuple[Schedule, list[float]]],
+    tried: set[int],
+    attempt: Attempt,
+    left: int,
+) -> None:
     """MetaSchedule's evolutionary search over the template's designs, or over its generic space."""
     generator = (
         ms.space_generator.ScheduleFn(lambda _sch: templates, sch_rules=[], postprocs=[], mutator_probs={})
@@ -141,7 +154,7 @@ def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: 
     # A cost model learns nothing from a handful of trials, and its training takes as long as two of them.
     learning = len(job.known) + job.trials >= _TRIALS_TO_LEARN_FROM
     model = ms.cost_model.XGBModel(num_tuning_cores=1) if learning else ms.cost_model.RandomModel()
-    past = [(scheduled_by_trace(job.mod, trace), [seconds]) for trace, seconds in job.known]
+    past = [(sch, [seconds]) for sch, seconds in job.known]
     arguments = ms.arg_info.ArgInfo.from_entry_func(job.mod, remove_preproc=True)
     candidates = [ms.MeasureCandidate(sch, arguments) for sch, _ in [*past, *measured]]
     results = [ms.runner.RunnerResult(seconds, None) for _, seconds in [*past, *measured]]
@@ -154,10 +167,11 @@ def _search(job: _Job, templates: list[Schedule], measured: list[Any], attempt: 
     context.pre_tuning(job.trials * 4, _BATCH, context.generate_design_space(), database, model)
     while left > 0 and (batch := context.generate_measure_candidates()):
         outcomes = []
-        batch = list(batch)[:left]
-        left -= len(batch)
         for candidate in batch:
-            seconds = attempt(candidate.sch)
+            seconds = None
+            if left > 0 and _identity(candidate.sch) not in tried:
+                left -= 1
+                seconds = attempt(candidate.sch)
             outcomes.append(
                 ms.runner.RunnerResult(seconds, None) if seconds else ms.runner.RunnerResult(None, "failed")
             )
@@ -176,15 +190,32 @@ def main() -> None:
     pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
     load_cpu_intrinsics()
     for request in requests():
+        mod = tvm.ir.load_json(request["mod"])
+        known = [(_fitting(mod, trace), microseconds * 1e-6) for trace, microseconds in request["known"]]
         job = _Job(
-            mod=tvm.ir.load_json(request["mod"]),
+            mod=mod,
             target=tvm.target.Target(request["target"]),
-            known=[(trace, microseconds * 1e-6) for trace, microseconds in request["known"]],
+            known=[(sch, seconds) for sch, seconds in known if sch is not None],
+            failed=[sch for trace in request["failed"] if (sch := _fitting(mod, trace)) is not None],
             trials=int(request["trials"]),
             seed=int(request["seed"]),
         )
-        _tune(job, link)
-        link.send(event="done")
+        try:
+            _tune(job, link)
+        except (
+            Exception
+        ) as error:  # a search that TVM gives up on is the end of this kernel, not of the worker
+            link.send(event="failed", error=(str(error).strip() or repr(error)).splitlines()[-1][:300])
+        else:
+            link.send(event="done")
+
+
+def _fitting(mod: tvm.IRModule, trace: Any) -> Schedule | None:
+    """Schedule of a trace, None if another version of the compiler made it."""
+    try:
+        return scheduled_by_trace(mod, trace)
+    except ValueError:
+        return None
 
 
 if __name__ == "__main__":

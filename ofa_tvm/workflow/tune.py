@@ -15,7 +15,7 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.logs import log_name, read_folder
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
-from ofa_tvm.tuning import TuningResult, tune_kernels
+from ofa_tvm.tuning import TuningResult, trials_left, tune_kernels
 
 DEFAULT_TRIAL_S = 0.25
 """Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
@@ -117,8 +117,6 @@ def model_kernels(path: Path, target: Target, shapes: Shapes | None = None) -> t
 def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: int) -> TuningPlan:
     """Count what `tune` with the same arguments would do.
 
-    Elementwise kernels have one sensible schedule, so they may take fewer trials than are counted.
-
     Parameters
     ----------
     kernels
@@ -141,7 +139,7 @@ def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: i
             len(members),
             sum(kernel.calls for kernel in members),
             sum(table.best(kernel.key) is not None for kernel in members),
-            sum(max(trials - table.trials.get(kernel.key, 0), 0) for kernel in members),
+            sum(trials_left(kernel, table, target, trials) for kernel in members),
         )
         for kind, members in by_kind.items()
     ]
