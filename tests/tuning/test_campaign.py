@@ -1,0 +1,282 @@
+"""Campaigns on this machine with real kernels: resuming, kills, candidates that crash or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+import tvm
+from tvm import te
+
+import ofa_tvm
+from ofa_tvm.compiler.build import kernels_of, lower_onnx
+from ofa_tvm.compiler.kernels import Kernel, make_kernel
+from ofa_tvm.compiler.traces import scheduled_by_trace
+from ofa_tvm.errors import UserError
+from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
+from ofa_tvm.targets import Target, get_target
+from ofa_tvm.tuning import campaign, trials_left, tune_kernels
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def target() -> Target:
+    return get_target("x86")
+
+
+def network() -> onnx.ModelProto:
+    """Pointwise and depthwise convolution, squeeze and a classifier: seven kernels."""
+    rng = np.random.default_rng(0)
+    value = {
+        "w0": rng.standard_normal((24, 8, 1, 1)),
+        "w1": rng.standard_normal((24, 1, 3, 3)),
+        "w2": rng.standard_normal((24, 10)),
+    }
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node("HardSwish", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], group=24, pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "w2"], ["f"]),
+        helper.make_node("Softmax", ["f"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 8, 12, 12])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 10])],
+        [onnx.numpy_helper.from_array(v.astype(np.float32), name) for name, v in value.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def kernels(target: Target) -> list[Kernel]:
+    return list(kernels_of(lower_onnx(network(), target)).values())
+
+
+def trials_made(table: KernelTable, found: Sequence[Kernel]) -> list[int]:
+    return [table.trials(kernel.key) for kernel in found]
+
+
+def assert_nothing_twice(table: KernelTable, found: Sequence[Kernel]) -> None:
+    """No schedule of a kernel was tried twice, and every logged trace fits."""
+    import tvm_ffi
+
+    for kernel in found:
+        records = [*table.records.get(kernel.key, []), *table.failures.get(kernel.key, [])]
+        made = {int(tvm_ffi.structural_hash(scheduled_by_trace(kernel.mod, r.trace).mod)) for r in records}
+        assert len(made) == len(records), kernel.name
+
+
+def test_a_campaign_tunes_every_kernel_and_resumes(target: Target, tmp_path: Path) -> None:
+    found = kernels(target)
+    first = tune_kernels(found, target, tmp_path, trials=3)
+    assert (first.kernels, first.tuned, first.failed, first.complete) == (len(found), len(found), 0, True)
+    assert first.trials == sum(trials_made(first.records, found))
+    for kernel in found:
+        assert 1 <= first.records.trials(kernel.key) <= 3
+        assert trials_left(kernel, first.records, target, 3) == 0
+        best = first.records.best(kernel.key)
+        assert best is not None
+        assert 0 < best.time_us < 1e4
+
+    again = tune_kernels(found, target, tmp_path, trials=3)
+    assert (again.trials, again.tuned) == (0, len(found))
+    assert again.seconds < first.seconds
+
+    more = tune_kernels(found, target, tmp_path, trials=6, seed=1)
+    assert more.trials > 0
+    assert max(trials_made(more.records, found)) == 6
+    table = read_folder(tmp_path / log_name(target))
+    assert not table.problems
+    assert trials_made(table, found) == trials_made(more.records, found)
+    assert_nothing_twice(table, found)
+
+    compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", logs=[tmp_path])
+    assert compiled.tuned_fraction == 1
+    assert {use.origin for use in compiled.kernels} == {"tuned"}
+    assert {use.name: use.time_us for use in compiled.kernels} == {
+        kernel.name: best.time_us for kernel in found if (best := table.best(kernel.key))
+    }
+    x = np.random.default_rng(0).standard_normal((1, 8, 12, 12)).astype(np.float32)
+    ofa_tvm.compile(network(), target, tmp_path / "default.so")
+    np.testing.assert_allclose(
+        ofa_tvm.load(tmp_path / "m.so")(x), ofa_tvm.load(tmp_path / "default.so")(x), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_time_limit_ends_a_campaign(target: Target, tmp_path: Path) -> None:
+    result = tune_kernels(kernels(target), target, tmp_path, trials=2, seconds=0.0)
+    assert not result.complete
+    assert result.trials == 0
+
+
+def test_part_of_the_kernels_tuned(target: Target, tmp_path: Path) -> None:
+    (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
+    tune_kernels([pointwise], target, tmp_path, trials=1)
+    compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", logs=[tmp_path])
+    assert 0 < compiled.tuned_fraction < 1
+    origins = {use.name: use.origin for use in compiled.kernels}
+    assert origins[pointwise.name] == "tuned"
+    assert "default" in origins.values()
+
+
+def test_records_that_do_not_fit_are_passed_over(target: Target, tmp_path: Path) -> None:
+    """As after an upgrade that changed the templates."""
+    found = kernels(target)
+    tuned = tune_kernels(found[1:3], target, tmp_path / "log", trials=1).records
+    swapped = KernelTable()
+    for kernel, other in (found[1:3], found[2:0:-1]):
+        (record,) = tuned.records[other.key]
+        swapped.add(Record(kernel.key, kernel.name, record.trace, (0.001,)))
+    compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", records=swapped)
+    assert "tuned" not in {use.origin for use in compiled.kernels}
+    with LogWriter(tmp_path / "log", target, Header("x86", {}, "", {}, "")) as log:
+        for records in swapped.records.values():
+            for record in records:
+                log.append(record)
+    result = tune_kernels(found[1:3], target, tmp_path / "log", trials=4)
+    assert (result.trials, result.failed) == (4, 0)
+
+
+def broken(kind: str) -> Kernel:
+    """A kernel whose every schedule crashes, hangs or does not build."""
+    x = te.placeholder((16,), name="x")
+    if kind == "crashes":
+        y = te.compute((16,), lambda i: x[i + 10**12], name="y")
+    elif kind == "hangs":
+        n = te.reduce_axis((0, 10**6), "n")
+        m = te.reduce_axis((0, 10**7), "m")
+        y = te.compute((16,), lambda i: te.max(tvm.tirx.sin(x[i] + n + m), axis=[n, m]), name="y")
+    else:
+        y = te.compute(
+            (16,), lambda i: tvm.tirx.call_pure_extern("float32", "no_such_function", x[i]), name="y"
+        )
+    return make_kernel(te.create_prim_func([x, y]), kind)
+
+
+def test_candidates_that_crash_are_recorded_and_the_campaign_goes_on(target: Target, tmp_path: Path) -> None:
+    found = [broken("crashes"), *kernels(target)[:3]]
+    result = tune_kernels(found, target, tmp_path, trials=2)
+    assert result.complete
+    assert result.tuned == 3
+    assert result.failed == 1
+    (failure,) = result.records.failures[found[0].key]
+    assert "crashed (SIGSEGV)" in failure.error
+    again = tune_kernels(found, target, tmp_path, trials=2)
+    assert again.trials == 0  # a schedule that crashed is not tried again
+
+
+@pytest.mark.slow
+def test_candidates_that_hang_are_stopped(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "TRIAL_LIMIT_S", 3.0)
+    found = [broken("hangs"), *kernels(target)[:3]]
+    result = tune_kernels(found, target, tmp_path, trials=1)
+    assert result.tuned == 3
+    (failure,) = result.records.failures[found[0].key]
+    assert "gave no sign for 3 s and was stopped" in failure.error
+
+
+def test_candidates_that_do_not_build_are_recorded(target: Target, tmp_path: Path) -> None:
+    found = [broken("links to nothing"), *kernels(target)[:3]]
+    result = tune_kernels(found, target, tmp_path, trials=2)
+    assert result.tuned == 3
+    assert result.failed >= 1
+    assert result.records.failures[found[0].key][0].error
+
+
+def test_targets_that_cannot_be_tuned_here(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cortex-a72"):
+        tune_kernels([], get_target("cortex-a72"), tmp_path)
+
+
+PROGRAM = """\
+import sys
+from pathlib import Path
+from test_campaign import get_target, kernels, tune_kernels
+target = get_target("x86")
+print("begins", flush=True)
+result = tune_kernels(kernels(target), target, Path(sys.argv[1]), trials=40)
+print(result.trials)
+"""
+
+
+def start_campaign(root: Path) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(root)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_trials(log: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_campaign_that_was_ended_resumes(how: signal.Signals, target: Target, tmp_path: Path) -> None:
+    log = tmp_path / log_name(target) / "tuning.jsonl"
+    process = start_campaign(tmp_path)
+    wait_for_trials(log, 6)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal does: to the workers as well
+    else:
+        process.kill()
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if how == signal.SIGINT:
+        assert time.monotonic() - begun < 10
+        assert "KeyboardInterrupt" in errors
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive, "workers outlive their campaign"
+
+    found = kernels(target)
+    before = read_folder(log.parent)
+    made = sum(trials_made(before, found))
+    assert made >= 6
+    assert not before.failures  # what was in flight does not count as a failure
+    result = tune_kernels(found, target, tmp_path, trials=4)
+    assert result.tuned == len(found)
+    table = read_folder(log.parent)
+    assert len(table.problems) <= 1  # a torn line
+    assert sum(trials_made(table, found)) == made + result.trials
+    assert_nothing_twice(table, found)
+
+
+@pytest.mark.slow
+def test_two_campaigns_at_once(target: Target, tmp_path: Path) -> None:
+    first = start_campaign(tmp_path)
+    wait_for_trials(tmp_path / log_name(target) / "tuning.jsonl", 1)
+    found = kernels(target)
+    result = tune_kernels(found, target, tmp_path, trials=3)
+    assert result.tuned == len(found)
+    first.kill()
+    first.communicate()
+    folder = tmp_path / log_name(target)
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == ["tuning-2.jsonl", "tuning.jsonl"]
+    assert len(read_folder(folder).problems) <= 1
