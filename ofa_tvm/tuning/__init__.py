@@ -1,6 +1,23 @@
-"""Tuning: the kernel union of a space, and campaigns that fill a target's log."""
+"""Tuning: the kernel union of a space, and campaigns that fill a target's log.
 
-from ofa_tvm.tuning.campaign import TuningResult, trials_left, tune_kernels
-from ofa_tvm.tuning.union import KernelUnion, kernel_union
+Names are loaded on first use, because the worker is a module of this package and has to keep torch out
+before tvm is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ofa_tvm.tuning.campaign import TuningResult, trials_left, tune_kernels
+    from ofa_tvm.tuning.union import KernelUnion, kernel_union
 
 __all__ = ["KernelUnion", "TuningResult", "kernel_union", "trials_left", "tune_kernels"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "union" if "union" in name.lower() else "campaign"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

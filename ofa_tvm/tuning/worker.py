@@ -110,6 +110,8 @@ def _tune(job: _Job, link: Link) -> None:
 
     measured: list[tuple[Schedule, list[float]]] = []
     ranked = schedules.ranked_schedules(job.mod, mach)
+    if schedules.count(job.mod, mach) is None:
+        ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
     seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
     for sch in itertools.islice(ranked, seeds):
         if left and _identity(sch) not in tried:
