@@ -34,6 +34,12 @@ def target() -> Target:
     return get_target("x86")
 
 
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a worker takes two seconds of CPU time, most of these campaigns."""
+    monkeypatch.setattr(campaign, "_allowed_cpus", lambda: {0})
+
+
 def network() -> onnx.ModelProto:
     """Pointwise and depthwise convolution, squeeze and a classifier: seven kernels."""
     rng = np.random.default_rng(0)
@@ -199,14 +205,30 @@ def test_candidates_that_do_not_build_are_recorded(target: Target, tmp_path: Pat
     assert result.records.failures[found[0].key][0].error
 
 
+def test_plain_loops_are_a_candidate_where_no_template_fits(target: Target, tmp_path: Path) -> None:
+    (softmax,) = (k for k in kernels(target) if k.name.startswith("softmax"))
+    result = tune_kernels([softmax], target, tmp_path, trials=1)
+    (record,) = result.records.records[softmax.key]
+    assert record.trace == [[], []]
+
+
+def test_workers_load_only_what_they_need() -> None:
+    program = "import sys, ofa_tvm.tuning.worker; print([m for m in ('torch', 'onnx') if sys.modules.get(m)])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=HERE.parents[1]
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_targets_that_cannot_be_tuned_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cortex-a72"):
         tune_kernels([], get_target("cortex-a72"), tmp_path)
 
 
 PROGRAM = """\
-import sys
+import os, sys
 from pathlib import Path
+os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 from test_campaign import get_target, kernels, tune_kernels
 target = get_target("x86")
 print("begins", flush=True)
