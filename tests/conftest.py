@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_project import demo  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="session")

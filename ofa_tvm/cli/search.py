@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,15 @@ _FILE = click.Path(path_type=Path)
 _RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a prediction, nothing is shipped"
 
 
+@dataclass(frozen=True)
+class _Effort:
+    """How much a verified search measures."""
+
+    candidates: int
+    rounds: int
+    latency_samples: int
+
+
 @click.command(short_help="Find, verify and ship the most accurate subnet within a latency budget.")
 @click.option("--latency", required=True, help="Budget with its unit: 25ms, 800us, or 120Minstr if emulated.")
 @target_option
@@ -45,6 +55,10 @@ _RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a pr
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Of searching and measuring."
 )
+@click.option(
+    "--latency-samples", type=click.IntRange(min=2), default=40, show_default=True,
+    help="Measured to learn a latency model where there is none.",
+)  # fmt: skip
 @click.option("-o", "--output", type=_FILE, help="Folder of the artefact; without it nothing is shipped.")
 @common_options
 def command(
@@ -61,6 +75,7 @@ def command(
     arch_only: bool,
     candidates: int,
     rounds: int,
+    latency_samples: int,
     output: Path | None,
 ) -> None:
     """Search the space for the most accurate subnet whose latency is within the budget.
@@ -103,7 +118,8 @@ def command(
         return
     if arch_only:
         console.say(_RANDOM)
-    _verified(console, settings, budget, accuracy, latency_model, arch_only, candidates, rounds, output)
+    effort = _Effort(candidates, rounds, latency_samples)
+    _verified(console, settings, budget, accuracy, latency_model, arch_only, effort, output)
 
 
 def _require_project(settings: Settings) -> None:
@@ -196,8 +212,7 @@ def _verified(
     accuracy: Accuracy | None,
     given: Latency | LearnedLatency | None,
     arch_only: bool,
-    candidates: int,
-    rounds: int,
+    effort: _Effort,
     output: Path | None,
 ) -> None:
     import time
@@ -234,7 +249,7 @@ def _verified(
             )
         if accuracy is None:
             raise RuntimeError("a search without data has an accuracy predictor")
-        latency = given or _learn(console, settings, accuracy, bench)
+        latency = given or _learn(console, settings, accuracy, bench, effort.latency_samples)
         model = latency.model if isinstance(latency, LearnedLatency) else latency
         sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
         if data is not None:
@@ -246,8 +261,8 @@ def _verified(
             budget,
             sides,
             check=check,
-            candidates=candidates,
-            rounds=rounds,
+            candidates=effort.candidates,
+            rounds=effort.rounds,
             seed=console.seed,
             progress=console.progress,
         )
@@ -256,10 +271,12 @@ def _verified(
     _report(console, settings, budget, found, shipped, arch_only, time.monotonic() - start)
 
 
-def _learn(console: Console, settings: Settings, accuracy: Accuracy, bench: SubnetBench) -> LearnedLatency:
+def _learn(
+    console: Console, settings: Settings, accuracy: Accuracy, bench: SubnetBench, samples: int
+) -> LearnedLatency:
     """The project's latency model, learned from the tuning log and some measurements."""
     from ofa_tvm.tuning import kernel_union
-    from ofa_tvm.workflow.search import LATENCY_SAMPLES, covered_resolutions, latency_file, learn_latency
+    from ofa_tvm.workflow.search import covered_resolutions, latency_file, learn_latency
 
     space, target = settings.space, settings.target
     if not bench.records.records:
@@ -276,12 +293,18 @@ def _learn(console: Console, settings: Settings, accuracy: Accuracy, bench: Subn
             "with --resolutions"
         )
     console.say(
-        f"learning the latency of {target.name} from the tuning log and {LATENCY_SAMPLES} measured subnets, "
+        f"learning the latency of {target.name} from the tuning log and {samples} measured subnets, "
         f"into {latency_file(settings.project.folder, target, '.model')}"
     )
     union = kernel_union(space, sides, target, n_classes=bench.net.n_classes, progress=console.progress)
     return learn_latency(
-        bench, union, settings.project.folder, sides, seed=console.seed, progress=console.progress
+        bench,
+        union,
+        settings.project.folder,
+        sides,
+        samples=samples,
+        seed=console.seed,
+        progress=console.progress,
     )
 
 
@@ -314,7 +337,7 @@ def _report(
                 checked.round or "earlier",
                 checked.arch.r,
                 " ".join(map(str, checked.arch.d)),
-                f"{checked.accuracy:.2%}",
+                f"{min(checked.accuracy, 1.0):.2%}",
                 "-" if checked.measured_accuracy is None else f"{checked.measured_accuracy:.2%}",
                 checked.predicted,
                 checked.measured,
@@ -341,7 +364,7 @@ def _report(
             "space": settings.space.name,
             "target": settings.target.name,
             "arch": json.loads(arch.to_json()),
-            "predicted_accuracy": winner.accuracy,
+            "predicted_accuracy": min(winner.accuracy, 1.0),
             "validation_accuracy": winner.measured_accuracy,
             f"predicted_latency_{unit}": winner.predicted,
             f"measured_latency_{unit}": winner.measured if shipped is None else shipped.measurement.cost,
@@ -373,7 +396,7 @@ def _checked(checked: Checked, unit: str) -> dict[str, Any]:
     return {
         "arch": json.loads(checked.arch.to_json()),
         "round": checked.round,
-        "predicted_accuracy": checked.accuracy,
+        "predicted_accuracy": min(checked.accuracy, 1.0),
         "validation_accuracy": checked.measured_accuracy,
         f"predicted_latency_{unit}": checked.predicted,
         f"measured_latency_{unit}": checked.measured,

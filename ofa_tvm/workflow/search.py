@@ -242,7 +242,9 @@ def learn_latency(
     space, target, n_classes = bench.net.space, bench.target, bench.net.n_classes
     kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes)
     table = latency_file(folder, target, ".csv")
-    measured = collect(bench, table, samples, resolutions, seed=seed, progress=progress).measured
+    every = collect(bench, table, samples, resolutions, seed=seed, progress=progress).measured
+    # The kernel sum holds for the union's resolutions only; the table may have more.
+    measured = {arch: cost for arch, cost in every.items() if arch.r in resolutions}
     archs, costs = list(measured), np.array(list(measured.values()))
     model = LatencyRegressor(
         space,
@@ -430,7 +432,7 @@ def ship_best(
             folder,
             budget=budget,
             predicted=checked.predicted,
-            predicted_accuracy=checked.accuracy,
+            predicted_accuracy=min(checked.accuracy, 1.0),
             calibration_images=calibration_images,
             seed=seed,
         )

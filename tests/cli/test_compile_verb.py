@@ -1,0 +1,53 @@
+"""ofa-tvm compile and ofa-tvm tune MODEL, in a process without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_module import SIZE, write_small_onnx
+from verbs import without_torch
+
+from ofa_tvm.deploy import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_small_onnx(tmp_path / "small.onnx")
+    return tmp_path
+
+
+def test_compile_writes_a_module_that_runs(folder: Path) -> None:
+    done = without_torch(folder, "compile", "small.onnx", "--target", "x86", "--verbose")
+    assert done.code == 0, done.err
+    assert "small.so: 4 kernels" in done.out and "conv2d" in done.out and "% of time" in done.out
+    assert "target x86" in done.err, "the resolved settings are told before the work"
+    y = load(folder / "small.so")(np.zeros((1, 3, SIZE, SIZE), np.float32))
+    assert np.asarray(y).shape == (1, 4)
+
+
+def test_a_tuned_models_kernels_have_time_shares(folder: Path) -> None:
+    plan = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
+    assert plan["kernels"] == 4 and plan["logged"] == 0 and plan["trials_left"] == 4
+    assert not plan["timed"] and not (folder / "tuning_logs").exists()
+    tuned = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--json").out)
+    assert tuned["tuned"] == 4 and tuned["complete"]
+    done = without_torch(folder, "compile", "small.onnx", "-o", "m.so", "--json")
+    compiled = json.loads(done.out)
+    assert compiled["tuned_fraction"] == 1.0 and "to tune the rest" not in done.err
+    assert {kernel["schedule"] for kernel in compiled["kernels"]} == {"tuned"}
+    assert sum(kernel["share"] for kernel in compiled["kernels"]) == pytest.approx(1.0)
+    again = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
+    assert again["logged"] == 4 and again["trials_left"] == 0 and again["timed"]
+
+
+def test_compile_refuses_what_it_cannot_do(folder: Path) -> None:
+    assert "there is no ONNX file" in without_torch(folder, "compile", "none.onnx").error(2)
+    model = ("compile", "small.onnx")
+    assert "is not a shape" in without_torch(folder, *model, "--shape", "input=1x3xa").error(2)
+    assert "no input 'image'" in without_torch(folder, *model, "--shape", "image=1x3x16x16").error(2)
+    assert "name a .so file" in without_torch(folder, *model, "-o", ".").error(2)
+    assert "unknown target" in without_torch(folder, *model, "--target", "x87").error(2)
+    assert not list(folder.glob("*.so"))

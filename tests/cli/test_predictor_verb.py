@@ -1,0 +1,91 @@
+"""ofa-tvm predictor fit, eval and predict on tables whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from verbs import Verbs
+
+from ofa_tvm.latency.dataset import Column, LatencyWriter
+from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import block_structure
+
+SPACE = get_space("ofa_digits")
+TRUTH = block_structure(SPACE, 10).tables(lambda layers: sum(la.macs for la in layers) / 1e8 + 0.001)
+
+
+def write_table(path: Path, n: int, seed: int) -> Path:
+    genes = SPACE.sample_genes(np.random.default_rng(seed), n)
+    writer = LatencyWriter(path, SPACE, Column("x86"))
+    for arch, value in zip(SPACE.decode(genes), TRUTH(genes), strict=True):
+        if arch not in writer.measured:
+            writer.append(arch, float(value), n_classes=10)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ofa: Verbs) -> Path:
+    write_table(tmp_path / "train.csv", 60, seed=0)
+    write_table(tmp_path / "test.csv", 40, seed=1)
+    done = ofa(tmp_path, "predictor", "fit", "--data", "train.csv", "-o", "p.model")
+    assert done.code == 0, done.err
+    assert "column x86_ms" in done.err and "10 classes" in done.err
+    return tmp_path
+
+
+def test_eval_gives_an_object_a_target(ofa: Verbs, folder: Path) -> None:
+    done = ofa(folder, "predictor", "eval", "--model", "p.model", "--data", "test.csv", "--json")
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)["x86"]
+    assert scores["n"] == 40
+    assert {"mae_ms", "rmse_ms", "mape", "spearman", "kendall", "within5", "within10"} < scores.keys()
+    assert scores["mape"] < 0.05 and scores["spearman"] > 0.98 and 0.9 < scores["kendall"] <= 1.0
+    assert scores["within5"] <= scores["within10"] == 1.0
+    assert scores["mae_ms"] <= scores["rmse_ms"]
+    own = ofa(folder, "predictor", "eval", "--model", "p.model", "--data", "train.csv")
+    assert own.code == 0 and "60 of them are among those that it was fitted to" in own.err
+
+
+def test_a_column_is_picked_by_name(ofa: Verbs, folder: Path) -> None:
+    rows = (folder / "test.csv").read_text().splitlines()
+    table = [f"{rows[0]},other_ms", *(f"{row},{1.5 * float(row.rpartition(',')[2])}" for row in rows[1:])]
+    (folder / "two.csv").write_text("\n".join(table) + "\n")
+    evaluate = ("predictor", "eval", "--model", "p.model", "--data", "two.csv", "--json")
+    assert "x86" in json.loads(ofa(folder, *evaluate).out), "the column of the model's own target"
+    other = json.loads(ofa(folder, *evaluate, "--target-column", "other_ms").out)["other"]
+    assert other["mape"] == pytest.approx(1 / 3, abs=0.05)
+    fit = ("predictor", "fit", "--data", "two.csv", "--space", "ofa_digits", "-o", "q.model")
+    assert "several columns" in ofa(folder, *fit).error(2)
+    assert ofa(folder, *fit, "--target-column", "other").code == 0
+    assert "has no column third" in ofa(folder, *fit, "--target-column", "third").error(2)
+
+
+def test_predict(ofa: Verbs, folder: Path) -> None:
+    archs = SPACE.decode(SPACE.sample_genes(np.random.default_rng(2), 3))
+    (folder / "archs.jsonl").write_text("\n".join(arch.to_json() for arch in archs) + "\n")
+    predict = ("predictor", "predict", "--model", "p.model", "--archs", "archs.jsonl")
+    answers = json.loads(ofa(folder, *predict, "--json").out)["predictions"]
+    values = np.array([answer["predicted_ms"] for answer in answers])
+    assert np.allclose(values, TRUTH(SPACE.encode(archs)), rtol=0.1)
+    assert all(answer["deviation_ms"] > 0 for answer in answers)
+    assert ofa(folder, *predict).out.count("\n") == 4
+    with (folder / "archs.jsonl").open("a") as file:
+        file.write('{"ks": [3]}\n')
+    assert "archs.jsonl, line 4: " in ofa(folder, *predict).error(1)
+    (folder / "archs.jsonl").write_text("")
+    assert "holds no architectures" in ofa(folder, *predict).error(1)
+
+
+def test_bad_files(ofa: Verbs, folder: Path) -> None:
+    fit = ("predictor", "fit", "-o", "q.model", "--data")
+    assert "cannot read none.csv" in ofa(folder, *fit, "none.csv").error(1)
+    (folder / "bad.csv").write_text("arch,x86_ms\n" + '"{""ks"":[3]}",1.0\n')
+    assert "does not say which space" in ofa(folder, *fit, "bad.csv").error(2)
+    assert "row 2" in ofa(folder, *fit, "bad.csv", "--space", "ofa_digits").error(1)
+    assert not (folder / "q.model").exists()
+    (folder / "no.model").write_bytes(b"nothing")
+    broken = ("predictor", "eval", "--model", "no.model", "--data", "test.csv")
+    assert "is not a model file" in ofa(folder, *broken).error(1)

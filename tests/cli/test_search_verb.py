@@ -1,0 +1,105 @@
+"""ofa-tvm search: the published tutorial, and a quickstart's project searched again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from demo_project import DemoProject
+from verbs import Verbs
+
+from ofa_tvm.deploy import Artefact
+from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.spaces import Arch, get_space
+
+
+@pytest.fixture
+def folder(demo: DemoProject, tmp_path: Path) -> Path:
+    copy = tmp_path / "demo"
+    shutil.copytree(demo.folder, copy)
+    return copy
+
+
+@pytest.mark.parametrize("budget, least", [(15, 0.78495), (25, 0.81788), (35, 0.83170)])
+def test_the_published_search(
+    ofa: Verbs, shared_data: Path, tmp_path: Path, budget: int, least: float
+) -> None:
+    done = ofa(
+        tmp_path, "search", "--space", "ofa_mbv3_w1.2", "--latency-table", shared_data / "luts/note10",
+        "--accuracy-predictor", shared_data / "accuracy/acc_predictor.pth",
+        "--latency", f"{budget}ms", "--no-verify", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    space = get_space("ofa_mbv3_w1.2")
+    arch = Arch.from_json(json.dumps(report["arch"]))
+    space.validate(arch)
+    table = LookupTable.read(shared_data / "luts/note10", space)
+    assert table.predict([arch])[0] == pytest.approx(report["predicted_latency_ms"])
+    assert report["predicted_latency_ms"] <= budget
+    assert report["predicted_accuracy"] > least - 0.001, "what the published finder reaches on average"
+    assert report["seconds"] > 0 and not report["verified"]
+
+
+@pytest.mark.slow
+def test_a_project_is_searched_verified_and_shipped(ofa: Verbs, demo: DemoProject, folder: Path) -> None:
+    budget = 1.3 * demo.result.budget.value
+    done = ofa(
+        folder, "search", "--target", "x86", "--latency", f"{budget * 1e3}us", "-o", "deploy2/",
+        "--rounds", 1, "--candidates", 2, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    artefact = Artefact.open(folder / "deploy2")
+    assert artefact.manifest["arch"] == report["arch"]
+    assert artefact.manifest["latency"]["measured"] == report["measured_latency_ms"] <= budget
+    assert artefact.manifest["accuracy"]["measured"] == report["test_accuracy"]
+    assert report["verified"] and report["validation_accuracy"] is not None
+    assert all(
+        c["within"] == (c["measured_latency_ms"] + c["noise_ms"] <= budget) for c in report["candidates"]
+    )
+
+
+@pytest.mark.slow
+def test_without_a_latency_model_one_is_learned(ofa: Verbs, demo: DemoProject, folder: Path) -> None:
+    (folder / "latency-x86.model").unlink()
+    done = ofa(
+        folder, "search", "--latency", f"{2 * demo.result.budget.value}ms",
+        "--arch-only", "-o", "deploy3", "--rounds", 1, "--candidates", 1,
+        "--latency-samples", 3, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "learning the latency of x86" in done.err and "random weights" in done.err
+    assert (folder / "latency-x86.model").is_file()
+    report = json.loads(done.out)
+    assert report["random_weights"] and report["artefact"] is None
+    assert not (folder / "deploy3").exists()
+
+
+@pytest.mark.slow
+def test_an_impossible_budget_names_what_is_possible(ofa: Verbs, folder: Path) -> None:
+    message = ofa(folder, "search", "--latency", "1us", "-o", "deploy2").error(2)
+    assert "the smallest it can reach is 0.0" in message and "ms" in message
+    assert not (folder / "deploy2").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--latency", "25"], "lacks its unit; type 25ms"),
+        (["--latency", "0ms"], "must be above 0"),
+        (["--latency=-5ms"], "must be above 0"),
+        (["--latency", "fast"], "not a number with a unit"),
+        (["--latency", "25ms"], "the key `checkpoint`"),
+        (["--latency", "25ms", "--target", "arm"], "type the budget in millions of instructions"),
+        (["--latency", "25ms", "--no-verify", "-o", "deploy"], "-o ships only what was measured"),
+        (["--latency", "25ms", "--arch-only"], "the key `accuracy_predictor`"),
+        (["--latency", "25ms", "--latency-table", "a", "--latency-predictor", "b"], "not both"),
+        ([], "Missing option '--latency'"),
+    ],
+)
+def test_usage_errors(ofa: Verbs, tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert message in ofa(tmp_path, "search", *arguments).error(2)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,127 @@
+"""What searches share: predictors of a project, accuracies that are measured, and what is said without."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo_project import DemoProject
+
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import block_structure
+from ofa_tvm.targets import get_target
+from ofa_tvm.workflow import search
+from ofa_tvm.workflow.settings import resolve
+
+SPACE = get_space("ofa_digits")
+
+
+def accuracy_predictor(resolutions: tuple[int, ...]) -> AccuracyPredictor:
+    genes = SPACE.sample_genes(np.random.default_rng(0), 12, resolutions)
+    return AccuracyPredictor(SPACE).fit(genes, SPACE.macs_batch(genes) / 1e8)
+
+
+def latency_model(resolutions: tuple[int, ...]) -> LatencyRegressor:
+    truth = block_structure(SPACE).tables(lambda layers: sum(la.macs for la in layers) / 1e8)
+    genes = SPACE.sample_genes(np.random.default_rng(1), 30, resolutions)
+    return LatencyRegressor(SPACE, target="x86").fit(genes, truth(genes))
+
+
+def test_a_search_keeps_to_resolutions_that_its_models_know() -> None:
+    models = [accuracy_predictor((32, 40)), latency_model((40, 48))]
+    assert search.search_resolutions(SPACE, models, None) == (40,)
+    assert search.search_resolutions(SPACE, models, [40]) == (40,)
+    with pytest.raises(UsageError, match="resolution 48; both know 40"):
+        search.search_resolutions(SPACE, models, [40, 48])
+    with pytest.raises(UsageError, match="no common resolution"):
+        search.covered_resolutions(SPACE, [accuracy_predictor((32,)), latency_model((48,))])
+
+
+def test_predictors_of_another_space_are_refused(tmp_path: Path) -> None:
+    accuracy_predictor((32,)).save(tmp_path / "accuracy.model")
+    latency_model((32,)).save(tmp_path / "latency.model")
+    other = get_space("ofa_mbv3_w1.0")
+    assert isinstance(search.load_accuracy(tmp_path / "accuracy.model", SPACE), AccuracyPredictor)
+    with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
+        search.load_accuracy(tmp_path / "accuracy.model", other)
+    with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
+        search.load_latency(tmp_path / "latency.model", other)
+    with pytest.raises(UserError, match="there is no accuracy predictor"):
+        search.load_accuracy(tmp_path / "none.model", SPACE)
+    with pytest.raises(UsageError, match="holds a latency_regressor"):
+        search.load_accuracy(tmp_path / "latency.model", SPACE)
+
+
+def test_a_budget_needs_the_targets_unit() -> None:
+    search.require_unit(Budget(25.0), get_target("x86"))
+    search.require_unit(Budget(25.0, "Minstr"), get_target("cortex-a72"))
+    with pytest.raises(UsageError, match=r"emulated.*120Minstr"):
+        search.require_unit(Budget(25.0), get_target("cortex-a72"))
+    with pytest.raises(UsageError, match="in ms"):
+        search.require_unit(Budget(25.0, "Minstr"), get_target("x86"))
+
+
+def test_threads_have_latencies_of_their_own(tmp_path: Path) -> None:
+    one = get_target("x86-64-v2")
+    two = one.with_threads(2)
+    assert search.latency_file(tmp_path, one, ".csv").name == "latency-x86-64-v2.csv"
+    assert search.latency_file(tmp_path, two, ".csv").name == "latency-x86-64-v2-2threads.csv"
+    assert search.stored_latency(tmp_path, one, SPACE) is None
+
+
+@pytest.mark.slow
+def test_measured_accuracies_correct_own_and_foreign_predictors(demo: DemoProject, tmp_path: Path) -> None:
+    settings = resolve("x86", start=demo.folder)
+    net, data = settings.supernet(), settings.data()
+    rng = np.random.default_rng(5)
+    archs = SPACE.decode(SPACE.sample_genes(rng, 4, (32,)))
+    genes = SPACE.encode(archs)
+    own = search.load_accuracy(demo.folder / "accuracy.model", SPACE)
+
+    class Foreign:
+        """As a published predictor: of the right rank perhaps, of the wrong level."""
+
+        def __call__(self, population: np.ndarray) -> np.ndarray:
+            return np.full(len(population), 0.95)
+
+    for predictor in (own, Foreign()):
+        check = search.AccuracyCheck(
+            net,
+            data,
+            predictor,  # type: ignore[arg-type]
+            tmp_path / "cache.jsonl",
+            calibration_images=64,
+        )
+        first, corrected = check(archs[:1])
+        assert 0.0 <= first[0] <= 1.0
+        values, corrected = check(archs[1:])
+        every = np.concatenate([first, values])
+        assert np.abs(corrected(genes) - every).mean() < np.abs(predictor(genes) - every).mean() + 1e-9
+    assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == len(archs), "evaluated once"
+
+
+@pytest.mark.slow
+def test_an_accuracy_predictor_is_learned_where_there_is_none(demo: DemoProject, tmp_path: Path) -> None:
+    settings = resolve("x86", start=demo.folder)
+    copy = tmp_path / "project"
+    copy.mkdir()
+    shutil.copy(demo.folder / "accuracy.jsonl", copy)
+    before = (copy / "accuracy.jsonl").read_text()
+    learned = search.learn_accuracy(
+        settings.supernet(),
+        settings.data(),
+        copy,
+        SPACE.default_resolutions,
+        samples=4,
+        calibration_images=64,
+    )
+    assert (copy / "accuracy.jsonl").read_text() == before, "the quickstart's own evaluations serve"
+    again = search.load_accuracy(copy / "accuracy.model", SPACE)
+    probe = SPACE.sample_genes(np.random.default_rng(0), 5)
+    assert np.allclose(again(probe), learned(probe), rtol=1e-3)

@@ -1,0 +1,56 @@
+"""The whole loop at its smallest size."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from demo_project import DemoProject, tiny_settings
+
+from ofa_tvm.deploy import Artefact
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.targets import get_target
+from ofa_tvm.workflow.project import read_project
+from ofa_tvm.workflow.quickstart import quickstart, summary
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_ships_was_measured_within_the_budget(demo: DemoProject) -> None:
+    result = demo.result
+    artefact = Artefact.open(demo.folder / "deploy")
+    latency = artefact.manifest["latency"]
+    assert latency["measured"] == result.shipped.measurement.cost <= result.budget.value
+    assert artefact.manifest["accuracy"]["measured"] == result.shipped.accuracy
+    assert result.shipped.difference.max_rel < 1e-3
+    predictions = artefact.classify(result.images)
+    assert all(p[0].label in map(str, range(10)) for p in predictions)
+    assert {row.name for row in result.rows} == {"largest", "smallest", "chosen"}
+    assert summary(result)["budget"]["value"] == result.budget.value
+
+
+def test_it_leaves_a_project_that_verbs_can_use(demo: DemoProject) -> None:
+    project = read_project(demo.folder / "ofa-tvm.yaml")
+    assert project.space == "ofa_digits" and project.data == "digits"
+    for path in (project.checkpoint, project.accuracy_predictor, project.tuning_logs):
+        assert path is not None and not path.is_absolute() and project.path(path).exists()
+
+
+def test_the_same_call_goes_on_and_repeats_nothing(demo: DemoProject, tmp_path: Path) -> None:
+    copy = tmp_path / "demo"
+    shutil.copytree(demo.folder, copy)
+    before = {name: (copy / name).read_text() for name in ("latency-x86.csv", "budget-x86.json")}
+    again = quickstart(copy, get_target("x86"), settings=tiny_settings())
+    assert again.budget == demo.result.budget
+    assert {name: (copy / name).read_text() for name in before} == before
+    added = again.stages["train the supernet"] - demo.result.stages["train the supernet"]
+    assert 0 < added < 0.5 * demo.result.stages["train the supernet"]
+
+
+def test_a_budget_in_another_unit_is_refused_before_any_work(tmp_path: Path) -> None:
+    from ofa_tvm.errors import UsageError
+
+    with pytest.raises(UsageError, match="measured in ms"):
+        quickstart(tmp_path / "demo", get_target("x86"), budget=Budget(120.0, "Minstr"))
+    assert not (tmp_path / "demo").exists()
