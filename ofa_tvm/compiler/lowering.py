@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
+import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.layout import static_shape
+from ofa_tvm.compiler.schedules import machine
 
 
 def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -13,7 +18,10 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     passes = tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
-            relax.transform.LegalizeOps({"relax.nn.conv2d": _conv2d}, skip_ops=["relax.reshape"]),
+            relax.transform.LegalizeOps(
+                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, machine(target).lanes)},
+                skip_ops=["relax.reshape"],
+            ),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
@@ -22,6 +30,37 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     )
     with target:
         return passes(mod)
+
+
+def _matmul(lanes: int, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Products with constant matrices on packed panels; all others with TVM's definition.
+
+    In a network a kernel finds its weights in the last-level cache at best. Read in panels one vector wide
+    they are sequential streams, which the prefetchers follow; rows of the matrix are not.
+    """
+    left, right = call.args[0], call.args[1]
+    shape = static_shape(left)
+    if not isinstance(right, tvm.ir.GenericConst) or shape is None or len(shape) != 2:
+        return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
+    matrix = right.value.numpy()
+    panel = math.gcd(matrix.shape[-1], lanes)
+    if matrix.ndim != 2 or 2 * panel < lanes or call.attrs.out_dtype not in (None, "", left.ty.dtype):
+        return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
+    depth, width = matrix.shape
+    packed = np.ascontiguousarray(matrix.reshape(depth, width // panel, panel).transpose(1, 0, 2))
+    return bb.call_te(_packed_matmul, left, relax.const(packed), primfunc_name_hint="matmul")
+
+
+def _packed_matmul(left: te.Tensor, right: te.Tensor) -> te.Tensor:
+    """(m, k) times a (k, n) matrix that is stored as (n / panel, k, panel)."""
+    rows, depth = left.shape
+    panels, _, panel = (int(extent) for extent in right.shape)
+    k = te.reduce_axis((0, depth), name="k")
+    return te.compute(
+        (rows, panels * panel),
+        lambda i, j: te.sum(left[i, k] * right[j // panel, k, j % panel], axis=k),
+        name="matmul",
+    )
 
 
 def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
