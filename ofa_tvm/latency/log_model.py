@@ -34,7 +34,7 @@ def kernel_sum_from_log(
     pace = statistics.median(us / max(flops[key], 1.0) for key, us in known.items())
 
     def block_ms(layers: tuple[Layer, ...]) -> float:
-        keys = union.by_block.get(layers, ())
+        keys = union.of_block(layers)
         return sum(known[key] if key in known else flops[key] * pace for key in keys) / 1e3
 
     return KernelSum(space, block_ms, n_classes=n_classes)

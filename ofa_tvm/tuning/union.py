@@ -33,11 +33,15 @@ class KernelUnion:
         Every kernel; `calls` counts how often it occurs in the covering subnets, where every form of a block
         occurs about equally often.
     by_block
-        Keys of the kernels that a block's layers become, in order, by those layers.
+        Keys of the kernels that a block's layers become, in order, by the shapes of those layers.
     """
 
     kernels: tuple[Kernel, ...]
     by_block: dict[tuple[Layer, ...], tuple[str, ...]]
+
+    def of_block(self, layers: Sequence[Layer]) -> tuple[str, ...]:
+        """Keys of the kernels that a block's layers become; none for a block outside the union."""
+        return self.by_block.get(_nameless(layers), ())
 
 
 def kernel_union(
@@ -95,6 +99,11 @@ def kernel_union(
     return KernelUnion(tuple(found.values()), by_block)
 
 
+def _nameless(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Layers without what depends on their place in the network: the depth of earlier stages shifts names."""
+    return tuple(replace(layer, name="", stage=-1, block=0) for layer in layers)
+
+
 def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Layer, ...], tuple[str, ...]]:
     """Cut the sequence of kernel calls where blocks end: behind the kernel of a block's last product."""
     result: dict[tuple[Layer, ...], tuple[str, ...]] = {}
@@ -107,5 +116,5 @@ def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Laye
             kernel = rest.pop(0)
             taken.append(kernel.key)
             wanted -= any(anchor in kernel.name.split(" ")[0] for anchor in _ANCHORS)
-        result[group] = tuple(taken)
+        result[_nameless(group)] = tuple(taken)
     return result
