@@ -74,11 +74,14 @@ def kernel_union(
     from ofa_tvm.supernet import build_supernet
 
     structure = block_structure(space, n_classes)
-    depth = space.columns("d")
-    fixed = {*range(depth.start, depth.stop), space.columns("r").start}
+    depths = set(range(*space.columns("d").indices(len(space.cardinalities))))
+    # A depth hides blocks, or changes one that is always there (ResNet-50's stem).
+    hiding = depths - {g for block in structure.blocks if all(block.contexts) for g in block.genes}
+    fixed = {*hiding, space.columns("r").start}
     groups = sorted({tuple(g for g in block.genes if g not in fixed) for block in structure.blocks})
     population = covering_population(space, groups)
-    population[:, depth] = space.cardinalities[depth] - 1  # at full depth no block is hidden
+    for gene in hiding:
+        population[:, gene] = space.cardinalities[gene] - 1  # at full depth no block is hidden
     population = np.unique(population, axis=0)
     net = build_supernet(space, n_classes).eval()
     found: dict[str, Kernel] = {}
