@@ -110,7 +110,9 @@ def lower_onnx(
     except Exception as error:
         raise UserError(_import_failure(prepared, source, error)) from error
     mod = relax.transform.DecomposeOpsForInference()(mod)
-    return lowering.lower(layout.channels_last(mod), target.tvm_target())
+    tvm_target = target.tvm_target()
+    lanes = schedules.machine(tvm_target).lanes if target.kind in ("x86", "arm") else 1
+    return lowering.lower(layout.channels_last(mod, lanes), tvm_target)
 
 
 def _import_failure(model: onnx.ModelProto, source: str, error: Exception) -> str:

