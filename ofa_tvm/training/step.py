@@ -69,7 +69,7 @@ def training_step(
     micro_batches = len(batches) * world
     device = batches[0].images.device
     scaler = scaler or gradient_scaler(config, device)
-    run = forward or net
+    run = net if forward is None else forward
     losses: list[Tensor] = []
     for batch in batches:
         with torch.autocast(device.type, _DTYPES[config.precision], enabled=config.precision != "float32"):

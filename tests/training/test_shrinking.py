@@ -261,3 +261,21 @@ def test_schedule() -> None:
     assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.01
+
+
+def test_a_compiled_net_takes_the_same_step() -> None:
+    """Traced as for a compiler, and run by torch: code generation would take a minute."""
+    config = tiny.CONFIG.replace(dropout=0.0)
+    batch = MicroBatch(
+        torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(4), 0
+    )
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        net = build_supernet("ofa_digits", n_classes=10).train()
+        forward = torch.compile(net, backend="eager") if compiled else None
+        optimiser = build_optimiser(net, 0.9, 0.0)
+        set_learning_rate(optimiser, 0.1)
+        archs = [net.space.max_arch(32)]
+        losses.append([training_step(net, optimiser, [batch], archs, config, forward=forward) for _ in "ab"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][0] != losses[0][1]
