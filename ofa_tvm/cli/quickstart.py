@@ -83,7 +83,8 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
         f"{shipped.accuracy:.2%}, largest difference to ONNX Runtime {shipped.difference.max_rel:.1e}",
         f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "
         f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "
-        f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels tuned",
+        f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels "
+        "tuned",
         "seconds: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.stages.items())
         + f"; in all {sum(result.stages.values()):.0f}",
