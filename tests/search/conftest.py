@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ofa_tvm.latency.blocks import BlockTables, block_structure
 from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 

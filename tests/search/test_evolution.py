@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.latency.blocks import BlockTables, block_structure
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, cheapest, repair
 from ofa_tvm.search.evolution import Evolution, choose_parents, search
 from ofa_tvm.search.random import random_search
 from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 QUICK = Evolution(population=60, generations=60)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.blocks import BlockTables
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import Evolution, search
 from ofa_tvm.search.verify import Checked, known_subnets, search_verified
 from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.blocks import BlockTables
 from ofa_tvm.spaces.space import Space
 
 QUICK = Evolution(population=60, generations=60)
