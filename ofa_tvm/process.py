@@ -74,6 +74,8 @@ class WorkerProcess:
             The worker is gone; make a new one.
         """
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise WorkerDied("was stopped before")
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()

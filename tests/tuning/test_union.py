@@ -1,0 +1,83 @@
+"""The kernel union holds every kernel of every subnet, and finds a block's kernels by its layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import ofa_tvm
+from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
+from ofa_tvm.export import to_onnx
+from ofa_tvm.spaces import Layer
+from ofa_tvm.spaces.blocks import split_blocks
+from ofa_tvm.targets import Target, get_target
+from ofa_tvm.tuning import kernel_union
+
+N_CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    torch.set_num_threads(1)
+    return get_target("x86")
+
+
+def blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
+    return list(split_blocks(layers).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "subnets"),
+    [
+        ("ofa_digits", 15),
+        pytest.param("ofa_mbv3_w1.0", 5, marks=pytest.mark.slow),
+        pytest.param("ofa_mbv3_w1.2", 2, marks=pytest.mark.slow),
+        pytest.param("ofa_proxyless_w1.3", 4, marks=pytest.mark.slow),
+        pytest.param("ofa_resnet50", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, target: Target) -> None:
+    space = ofa_tvm.get_space(name)
+    resolution = space.resolutions[0]
+    union = kernel_union(space, [resolution], target, n_classes=N_CLASSES)
+    known = {kernel.key for kernel in union.kernels}
+    assert len(known) == len(union.kernels)
+
+    net = ofa_tvm.build_supernet(space, n_classes=N_CLASSES).eval()
+    rng = np.random.default_rng(11)
+    archs = [space.min_arch(resolution), space.max_arch(resolution)]
+    archs += [space.sample(rng).replace(r=resolution) for _ in range(subnets)]
+    used: set[str] = set()
+    for arch in archs:
+        mod = lower_onnx(to_onnx(net.extract(arch), arch.r, 1), target)
+        kernels = kernels_of(mod)
+        missing = [kernel.name for kernel in kernels.values() if kernel.key not in known]
+        assert not missing, arch
+        used |= {kernel.key for kernel in kernels.values()}
+        # The blocks' kernels, one block after the other, are the network's.
+        listed = [key for block in blocks(space.layers(arch, N_CLASSES)) for key in union.of_block(block)]
+        assert listed == [kernels[call].key for call in kernel_calls(mod)]
+    assert len(used) > 0.5 * len(known), "the union holds much that no subnet needs"
+
+
+def test_resolutions_and_batches_have_their_own_kernels(target: Target) -> None:
+    space = ofa_tvm.get_space("ofa_digits")
+    small, both, batch = (
+        {kernel.key for kernel in union.kernels}
+        for union in (
+            kernel_union(space, [32], target, n_classes=10),
+            kernel_union(space, [32, 48], target, n_classes=10),
+            kernel_union(space, [32], target, n_classes=10, batch=2),
+        )
+    )
+    assert small < both
+    assert len(small & batch) < 0.1 * len(small)
+
+
+def test_a_block_outside_the_union_has_no_kernels(target: Target) -> None:
+    space = ofa_tvm.get_space("ofa_digits")
+    union = kernel_union(space, [32], target, n_classes=10)
+    assert union.of_block(blocks(space.layers(space.max_arch(40), 10))[1]) == ()
+    calls = {kernel.name.split(" ")[0]: kernel.calls for kernel in union.kernels}
+    assert min(calls.values()) >= 1
