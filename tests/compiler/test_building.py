@@ -1,0 +1,196 @@
+"""What can go wrong on the way to a shared library, and the cache of object files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx_models import Graph, random_inputs, reference
+
+import ofa_tvm
+from ofa_tvm.compiler.driver import _place, _Storage
+from ofa_tvm.errors import UserError
+from ofa_tvm.targets import Link, Target, get_target
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return get_target("x86")
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def small(width: int = 8) -> onnx.ModelProto:
+    g = Graph()
+    x = g.op("Relu", g.conv(g.input("x", 1, 3, 8, 8), 3, width))
+    return g.model(g.op("Flatten", g.op("GlobalAveragePool", x)))
+
+
+def assert_right(path: Path, model: onnx.ModelProto) -> None:
+    arrays = random_inputs(model)
+    np.testing.assert_allclose(ofa_tvm.load(path)(*arrays), reference(model, arrays)[0], atol=1e-5)
+
+
+def test_missing_linker(target: Target, tmp_path: Path) -> None:
+    without = replace(target, link=Link(("no-such-compiler",), "apt-get install something"))
+    with pytest.raises(
+        UserError, match="no linker: no-such-compiler is not installed; apt-get install something"
+    ):
+        ofa_tvm.compile(small(), without, tmp_path / "m.so")
+    assert not list(tmp_path.iterdir())
+
+
+def test_linker_that_fails(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    broken = tools / "broken-linker"
+    broken.write_text("#!/bin/sh\necho cannot find ld >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "m.so").write_bytes(b"the old one")
+    with pytest.raises(UserError, match=r"linking m\.so with .*broken-linker failed: cannot find ld"):
+        ofa_tvm.compile(small(), replace(target, link=Link(("broken-linker",), "")), tmp_path / "m.so")
+    assert (tmp_path / "m.so").read_bytes() == b"the old one"
+    assert {path.name for path in tmp_path.iterdir()} == {"tools", "m.so"}
+
+
+def test_output_that_cannot_be_written(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.so").mkdir()
+    for path in (tmp_path / "file" / "m.so", tmp_path / "folder.so"):
+        with pytest.raises(UserError, match=f"cannot write {path}"):
+            ofa_tvm.compile(small(), target, path)
+    assert not list((tmp_path / "folder.so").iterdir())
+
+
+def test_cache_that_cannot_be_written(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write"):
+        ofa_tvm.compile(small(), target, tmp_path / "m.so")
+
+
+def test_output_folder_is_made(target: Target, tmp_path: Path) -> None:
+    ofa_tvm.compile(small(), target, tmp_path / "new" / "folder" / "m.so")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["m.so"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "a folder"])
+def test_damaged_objects_are_generated_anew(
+    damage: str, target: Target, tmp_path: Path, empty_cache: Path
+) -> None:
+    model = small()
+    ofa_tvm.compile(model, target, tmp_path / "first.so")
+    objects = list(empty_cache.rglob("*.o"))
+    assert len(objects) == 3
+    whole = {path: path.read_bytes() for path in objects}
+    for path, content in whole.items():
+        match damage:
+            case "truncated":
+                path.write_bytes(content[: len(content) // 2])
+            case "flipped":
+                middle = len(content) // 2
+                path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+            case "empty":
+                path.write_bytes(b"")
+            case "text":
+                path.write_text("no object")
+            case "a folder":
+                path.unlink()
+                path.mkdir()
+    if damage == "a folder":
+        with pytest.raises(UserError, match="cannot write"):
+            ofa_tvm.compile(model, target, tmp_path / "second.so")
+        return
+    ofa_tvm.compile(model, target, tmp_path / "second.so")
+    assert_right(tmp_path / "second.so", model)
+    assert {path.stat().st_size for path in objects} == {len(content) for content in whole.values()}
+
+
+def test_two_processes_compile_the_same_at_once(target: Target, tmp_path: Path, empty_cache: Path) -> None:
+    model = small(24)
+    onnx.save(model, tmp_path / "m.onnx")
+    program = (
+        "import sys, ofa_tvm; from ofa_tvm.targets import get_target\n"
+        "for _ in range(5): ofa_tvm.compile(sys.argv[1], get_target('x86'), sys.argv[2])\n"
+    )
+    path = str(Path(__file__).resolve().parents[2])
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "m.onnx"), str(tmp_path / "m.so")],
+            env=os.environ | {"PYTHONPATH": path},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert_right(tmp_path / "m.so", model)
+    assert not [path for path in empty_cache.rglob("*") if path.name.startswith(".")]
+
+
+def test_targets_do_not_share_objects(target: Target, tmp_path: Path, empty_cache: Path) -> None:
+    for name in ("x86-64-v2", "x86-64-v3"):
+        ofa_tvm.compile(small(), get_target(name), tmp_path / f"{name}.so")
+        assert_right(tmp_path / f"{name}.so", small())
+    assert len(list((empty_cache / "kernels").iterdir())) == 2
+
+
+def test_the_library_says_what_it_is(target: Target, tmp_path: Path) -> None:
+    model = small()
+    onnx.helper.set_model_props(model, {"labels": '["ä"]'})
+    ofa_tvm.compile(model, target, tmp_path / "m.so")
+    metadata = ofa_tvm.load(tmp_path / "m.so").metadata
+    assert metadata["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
+    assert [output["shape"] for output in metadata["outputs"]] == [[1, 8]]
+    assert metadata["target"]["threads"] == 1
+    assert metadata["target"]["tvm"]["mcpu"] == target.tvm_dict()["mcpu"]
+    assert metadata["onnx_metadata"] == {"labels": '["ä"]'}
+    assert set(metadata["versions"]) >= {"tvm", "ofa-tvm"}
+
+
+def test_the_model_given_is_not_changed(target: Target, tmp_path: Path) -> None:
+    model = small()
+    before = model.SerializeToString(deterministic=True)
+    ofa_tvm.compile(model, target, tmp_path / "m.so")
+    assert model.SerializeToString(deterministic=True) == before
+
+
+storages = st.builds(
+    lambda size, first, length: _Storage(size, first=first, last=first + length),
+    st.integers(1, 5000),
+    st.integers(0, 12),
+    st.integers(0, 6),
+)
+
+
+@given(st.lists(storages, max_size=25))
+def test_the_memory_plan_keeps_living_tensors_apart(pieces: list[_Storage]) -> None:
+    size = _place(pieces)
+    for i, one in enumerate(pieces):
+        assert one.offset % 64 == 0
+        assert one.offset + one.bytes <= size
+        for other in pieces[:i]:
+            together = one.first <= other.last and other.first <= one.last
+            apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
+            assert apart or not together
+    alive = max((sum(s.bytes for s in pieces if s.first <= t <= s.last) for t in range(20)), default=0)
+    assert size >= alive
+    assert size <= sum(-(-s.bytes // 128) * 128 for s in pieces)
