@@ -151,3 +151,36 @@ def test_weights_of_the_wrong_shape(target: Target, tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(UserError, match="cannot be imported"):
         ofa_tvm.compile(model, target, tmp_path / "m.so")
+
+
+def test_a_network_exported_by_torch(target: Target, tmp_path: Path) -> None:
+    """Batch norms of their own, a shortcut, dynamic batch and size, flattening by computed shapes."""
+    import torch
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, 2, 2, bias=False), nn.BatchNorm2d(12), nn.SiLU())
+            self.body = nn.Sequential(
+                nn.Conv2d(12, 12, 3, 1, 1), nn.BatchNorm2d(12), nn.GELU(), nn.MaxPool2d(3, 1, 1)
+            )
+            self.head = nn.Linear(12 * 4, 7)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            x = torch.cat([x[:, :4], (x + self.body(x))[:, 4:]], dim=1)
+            x = nn.functional.adaptive_avg_pool2d(x, 2)
+            return torch.log_softmax(self.head(x.reshape(x.shape[0], -1)), dim=1)
+
+    torch.manual_seed(0)
+    torch.onnx.export(
+        Residual().eval(),
+        (torch.zeros(1, 3, 16, 16),),
+        tmp_path / "m.onnx",
+        input_names=["image"],
+        dynamic_axes={"image": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    assert_equals_onnx_runtime(onnx.load(tmp_path / "m.onnx"), target, tmp_path, {"image": (2, 3, 16, 16)})

@@ -89,7 +89,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     return squeeze(channels, height, width)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(graph=graphs())
 def test_every_schedule_computes_the_same(graph: Graph) -> None:
     assert_all_agree(graph, get_target("x86"))
@@ -156,7 +156,7 @@ def test_mutated_designs_compute_the_same(kind: str, target: Target) -> None:
         assert_schedules_agree(kernel, target, mutated)
 
 
-@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "classifier"])
 def test_traces_survive_json(kind: str, target: Target) -> None:
     import json
 

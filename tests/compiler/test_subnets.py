@@ -62,7 +62,7 @@ def archs(space: str, count: int, seed: int) -> list[Arch]:
     return [ofa_tvm.get_space(space).sample(rng) for _ in range(count)]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_digits_subnets(seed: int, exported: Exporter, target: Target, tmp_path: Path) -> None:
     (arch,) = archs("ofa_digits", 1, seed)
     assert_equal(exported("ofa_digits", arch, 1), target, tmp_path / "m.so")
