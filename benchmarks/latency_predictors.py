@@ -9,19 +9,14 @@ figures with machine and versions.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
+from provenance import save
 
-import ofa_tvm
-from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.regression import LatencyRegressor, errors
@@ -75,14 +70,11 @@ def main() -> None:
     print(f"\n{rate:,.0f} predictions a second from genes to milliseconds")
     if options.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {"ofa_tvm": ofa_tvm.__version__, "numpy": np.__version__, "scipy": scipy.__version__},
             "data": "arXiv 2101.00732, fitted on train rows, reported on val rows",
             "predictions_per_second": rate,
             "rows": rows,
         }
-        write_atomic(options.json, json.dumps(record, indent=1) + "\n")
+        save(options.json, record)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -30,15 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import save
 
-import ofa_tvm
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.progress import Task
 from ofa_tvm.spaces import Space, Stage
 from ofa_tvm.supernet import build_supernet, load_subnet
-from ofa_tvm.targets.machine import detect_machine
 from ofa_tvm.training import ArrayData, Phase, TrainingConfig, finetune, load_data, train
 from ofa_tvm.training.validation import accuracy
 
@@ -225,14 +223,11 @@ def table(options: argparse.Namespace) -> None:
         for path in sorted(options.out.glob("seed*/metrics.jsonl"))
     }
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": detect_machine().model, "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"ofa_tvm": ofa_tvm.__version__, "torch": torch.__version__},
         "space": {"name": SPACE.name, "subnets": SPACE.size,
                   "macs": {corner: SPACE.macs(arch, 10) for corner, arch in CORNERS.items()}},
         "epochs": EPOCHS, "gain_on_min_points": gains, "table": rows, "runs": runs, "logs": logs,
     }  # fmt: skip
-    write_atomic(options.results, json.dumps(record, indent=1) + "\n")
+    save(options.results, record)
     print(f"written to {options.results}")
 
 

@@ -9,10 +9,7 @@ without a teacher, once with the full net as one. `make_step` returns a function
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -21,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import save
 from torch import Tensor
 
-import ofa_tvm
-from ofa_tvm.files import write_atomic
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import build_supernet
 from ofa_tvm.targets.machine import detect_machine
@@ -116,13 +112,11 @@ def main() -> None:
               f"{median / official:5.2f} of the official {official:.1f} s")  # fmt: skip
     if options.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": {"device": device, "system": platform.platform(), "threads": options.threads},
-            "versions": {"ofa_tvm": ofa_tvm.__version__, "torch": torch.__version__},
+            "device": device, "threads": options.threads,
             "batch": options.batch, "resolution": options.resolution, "freed_memory": options.freed_memory,
             "official_s": official, "official_measured_in_this_run": bool(options.peer), "rows": rows,
         }  # fmt: skip
-        write_atomic(options.json, json.dumps(record, indent=1) + "\n")
+        save(options.json, record)
 
 
 if __name__ == "__main__":
