@@ -17,15 +17,18 @@ def kernel_sum_from_log(
 ) -> KernelSum:
     """Kernel-sum model whose entries are the best records of each block's kernels, in milliseconds.
 
-    A kernel without a record counts as fast, per operation, as the median kernel that has one. Blocks at
-    resolutions outside the union cost nothing, so the model holds for the union's resolutions only.
+    Records of this device count where there are any; else those of another device, whose proportions are a
+    fair start for `fit`. A kernel without a record counts as fast, per operation, as the median kernel that
+    has one. Blocks at resolutions outside the union cost nothing, so the model holds for the union's
+    resolutions only.
 
     Raises
     ------
     UserError
         If no kernel of the union has a record.
     """
-    known = {key: best.time_us for key in (k.key for k in union.kernels) if (best := records.best(key))}
+    every = {key: best.time_us for key in (k.key for k in union.kernels) if (best := records.best(key))}
+    known = {key: us for key, us in every.items() if key not in records.foreign} or every
     if not known:
         raise UserError(
             "the tuning log has no record of any of the space's kernels; run `ofa-tvm tune` first"

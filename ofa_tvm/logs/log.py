@@ -45,11 +45,15 @@ class KernelTable:
         Failed records of each kernel.
     problems
         Lines and files that were skipped, one sentence each.
+    foreign
+        Kernels whose records come from another target's log or ship with ofa-tvm: their schedules serve, but
+        their times are another device's.
     """
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     failures: dict[str, list[Record]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    foreign: set[str] = field(default_factory=set)
 
     def add(self, record: Record) -> None:
         """Take one record in."""
@@ -129,13 +133,16 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
     merged = KernelTable()
     suffix = "" if target.threads == 1 else f"-{target.threads}threads"
     names = dict.fromkeys([log_name(target), *(f"{name}{suffix}" for name in target.compatible)])
+    shipped = data_dir("tuning_logs")
     for name in names:
-        for root in [*roots, data_dir("tuning_logs")]:
+        for root in [*roots, shipped]:
             table = read_folder(root / name)
             merged.problems += table.problems
             for kernel, records in table.records.items():
                 if kernel not in merged.records:
                     merged.records[kernel] = records
+                    if root == shipped or name != log_name(target):
+                        merged.foreign.add(kernel)
     return merged
 
 

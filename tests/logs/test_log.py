@@ -343,3 +343,16 @@ def test_lines_are_json(tmp_path: Path, target: Target) -> None:
     header, line = (json.loads(text) for text in path.read_text().splitlines())
     assert header["machine"] == "a machine"
     assert line["times_us"] == [1.0]
+
+
+def test_times_of_other_devices_are_known_as_such(tmp_path: Path) -> None:
+    """Schedules of a compatible target serve, but their times are not this device's."""
+    target = replace(get_target("x86-64-v4"), name="mine", compatible=("theirs",))
+    header = Header("theirs", {"kind": "llvm"}, "a machine", {"tvm": "0.27"}, "2026-11-22")
+    for name, kernels in {"mine": "a", "theirs": "ab"}.items():
+        lines = [header.to_line(), *(Record(k, "matmul", [[], []], (1.0,)).to_line() for k in kernels)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tuning.jsonl").write_text("\n".join(lines) + "\n")
+    table = find_records(target, [tmp_path])
+    assert set(table.records) >= {"a", "b"}
+    assert "b" in table.foreign and "a" not in table.foreign
