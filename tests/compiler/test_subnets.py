@@ -11,7 +11,9 @@ import pytest
 from onnx_models import random_inputs, reference
 
 import ofa_tvm
-from ofa_tvm.compiler.build import kernel_calls, lower_onnx
+from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
+from ofa_tvm.compiler.traces import scheduled_by_trace
+from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.spaces import Arch
 from ofa_tvm.targets import Target, get_target
 
@@ -47,7 +49,7 @@ def exported() -> Exporter:
 
 
 def assert_equal(model: onnx.ModelProto, target: Target, path: Path) -> ofa_tvm.compiler.CompiledModule:
-    compiled = ofa_tvm.compile(model, target, path)
+    compiled = ofa_tvm.compile(model, target, path, records=KernelTable())
     (image,) = random_inputs(model)
     (expected,) = reference(model, [image])
     got = ofa_tvm.load(path)(image)
@@ -55,6 +57,22 @@ def assert_equal(model: onnx.ModelProto, target: Target, path: Path) -> ofa_tvm.
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * float(np.abs(expected).max()))
     assert {use.origin for use in compiled.kernels} == {"default"}
     return compiled
+
+
+def test_the_log_that_ships_covers_its_spaces(exported: Exporter) -> None:
+    """Every kernel of random subnets has a record whose trace fits: nobody has to tune for them."""
+    target = get_target("x86-64-v4")
+    records = find_records(target)
+    assert not records.problems
+    for space, resolutions in {"ofa_digits": (32, 48), "ofa_mbv3_w1.0": (128, 160, 192, 224)}.items():
+        for arch, r in zip(archs(space, len(resolutions), seed=5), resolutions, strict=True):
+            found = kernels_of(lower_onnx(exported(space, arch.replace(r=r), 1), target))
+            for kernel in found.values():
+                best = records.best(kernel.key)
+                if kernel.name.endswith("->1x10") and space != "ofa_digits":
+                    continue  # the classifier: the log is for 1,000 classes
+                assert best is not None, f"{kernel.name} of {space} at {r} is not in the log"
+                scheduled_by_trace(kernel.mod, best.trace)
 
 
 def archs(space: str, count: int, seed: int) -> list[Arch]:
