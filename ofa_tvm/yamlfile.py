@@ -41,8 +41,8 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     try:
-        content = yaml.load(text, Loader=Loader)
-        tree = yaml.compose(text, Loader=Loader)
+        content = parse_yaml(text)
+        tree = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -54,13 +54,28 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
     return content
 
 
-class Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """Safe, and reads 3e-2 as a number, as YAML 1.2 does; PyYAML wants 3.0e-2."""
 
 
-Loader.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of one YAML document; nothing in it can name a Python object.
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is not YAML.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _Dumper(yaml.SafeDumper):

@@ -10,7 +10,7 @@ import yaml
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.spaces import Space
-from ofa_tvm.yamlfile import Loader, first_problem
+from ofa_tvm.yamlfile import first_problem, parse_yaml
 
 PER_IMAGES = 64
 """Learning rates are stated per this many images a step and scale linearly with the batch."""
@@ -212,7 +212,7 @@ class TrainingConfig:
             if not equals:
                 raise UsageError(f"a setting reads name=value, not {assignment!r}")
             try:
-                value = yaml.load(text, Loader=Loader)
+                value = parse_yaml(text)
             except yaml.YAMLError as error:
                 raise UsageError(f"the value of {key} cannot be read: {text!r}") from error
             where: Any = data
