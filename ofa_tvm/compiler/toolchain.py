@@ -1,22 +1,11 @@
-"""TVM made quick to start: no torch, no GPU tensor intrinsics, no quiet work on first import."""
+"""TVM made quick to start: no intrinsics of GPUs where a CPU is the target."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import types
 from pathlib import Path
-
-
-def without_torch() -> None:
-    """Keep this process from importing torch, which `import tvm` otherwise does (2 s, 200 MB).
-
-    For processes that never need torch: workers and the runtime verbs. Call it before tvm is imported.
-    """
-    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
-    if "torch" not in sys.modules:
-        sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def load_cpu_intrinsics() -> None:

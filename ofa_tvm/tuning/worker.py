@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ofa_tvm.compiler.toolchain import load_cpu_intrinsics, without_torch
+from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
+from ofa_tvm.measurement.module import leave_torch_out
 
-without_torch()
+leave_torch_out()
 
 import numpy as np  # noqa: E402
 import tvm  # noqa: E402
