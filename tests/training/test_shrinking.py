@@ -67,13 +67,34 @@ def test_a_finished_training_leaves_what_it_promises(
 def test_a_killed_training_continues_as_if_unbroken(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult], steps: int, every_s: float
 ) -> None:
-    child = subprocess.run([sys.executable, TINY, tmp_path, str(steps), str(every_s)])
+    child = subprocess.run([sys.executable, TINY, "train", tmp_path, str(steps), str(every_s)])
     assert child.returncode == -signal.SIGKILL
     assert not (tmp_path / "supernet.pt").exists()
     result = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
     assert same(result.checkpoint, unbroken[0] / "supernet.pt")
     assert result.phases == unbroken[1].phases
     assert records(tmp_path) == records(unbroken[0])
+
+
+@pytest.fixture(scope="module")
+def tuned_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
+    out = tmp_path_factory.mktemp("finetune")
+    return out, tiny.finetune_tiny(out)
+
+
+# In the middle, at the last step, and where no checkpoint was written yet.
+@pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (9, 0.0), (5, 1e9)])
+def test_a_killed_fine_tuning_continues_as_if_unbroken(
+    tmp_path: Path, tuned_alone: tuple[Path, TrainingResult], steps: int, every_s: float
+) -> None:
+    child = subprocess.run([sys.executable, TINY, "finetune", tmp_path, str(steps), str(every_s)])
+    assert child.returncode == -signal.SIGKILL
+    assert bool(CheckpointFolder(tmp_path / "checkpoints").paths()) == (every_s == 0)
+    assert not (tmp_path / "subnet.pt").exists()
+    result = tiny.finetune_tiny(tmp_path)
+    assert same(result.checkpoint, tuned_alone[0] / "subnet.pt")
+    assert result.phases == tuned_alone[1].phases
+    assert records(tmp_path) == records(tuned_alone[0])
 
 
 def test_ctrl_c_leaves_a_state_to_continue(tmp_path: Path, unbroken: tuple[Path, TrainingResult]) -> None:
@@ -104,7 +125,7 @@ def test_other_settings_are_refused_in_the_same_folder(
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
-    subprocess.run([sys.executable, TINY, tmp_path, "12", "0"])
+    subprocess.run([sys.executable, TINY, "train", tmp_path, "12", "0"])
     newest = CheckpointFolder(tmp_path / "checkpoints").paths()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
@@ -134,16 +155,36 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
     assert not (tmp_path / "supernet.pt").exists() and (tmp_path / "phases" / "full.pt").exists()
 
 
-def test_two_processes_give_the_single_process_result(
-    tmp_path: Path, unbroken: tuple[Path, TrainingResult]
-) -> None:
+def in_two_processes(out: Path, steps: int) -> int:
+    """Train under torchrun, each process killed after so many steps (-1: never); returns the exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*command, TINY, tmp_path, "-1", "0"], check=True, capture_output=True, timeout=120)
+    done = subprocess.run([*command, TINY, "train", out, str(steps), "0"], capture_output=True, timeout=120)
+    return done.returncode
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shared")
+    assert in_two_processes(out, -1) == 0
+    return out
+
+
+def test_two_processes_give_the_single_process_result(
+    shared: Path, unbroken: tuple[Path, TrainingResult]
+) -> None:
     # With one subnet a step, each process adds one term and the sums are the same to the last bit.
-    assert same(tmp_path / "phases" / "full.pt", unbroken[0] / "phases" / "full.pt")
+    assert same(shared / "phases" / "full.pt", unbroken[0] / "phases" / "full.pt")
     # With two, gradients are added in another order; rounding grows with the steps.
-    for ours, single in zip(records(tmp_path), records(unbroken[0]), strict=True):
+    for ours, single in zip(records(shared), records(unbroken[0]), strict=True):
         assert ours.get("loss", 0) == pytest.approx(single.get("loss", 0), rel=1e-3)
+
+
+def test_two_killed_processes_continue_as_if_unbroken(tmp_path: Path, shared: Path) -> None:
+    assert in_two_processes(tmp_path, 13) != 0
+    assert not (tmp_path / "supernet.pt").exists() and (tmp_path / "phases" / "full.pt").exists()
+    assert in_two_processes(tmp_path, -1) == 0
+    assert same(tmp_path / "supernet.pt", shared / "supernet.pt")
+    assert records(tmp_path) == records(shared)
 
 
 def test_one_folder_belongs_to_one_training(tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ofa_tvm.training import ArrayData, Phase, TrainingConfig, digits, train
+import torch
+
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.supernet import build_supernet
+from ofa_tvm.training import ArrayData, Phase, TrainingConfig, TrainingResult, digits, finetune, train
 from ofa_tvm.training.augment import Augmentation
 
 CONFIG = TrainingConfig(
@@ -26,6 +30,7 @@ CONFIG = TrainingConfig(
     checkpoint_every_s=0.0,
 )
 STEPS_PER_PHASE = 9
+FINETUNE = CONFIG.replace(phases=(Phase("finetune", {}, 2, 1, 1e-2),), resolutions=None, distillation=1.0)
 
 
 def tiny_digits(train_images: int = 96) -> ArrayData:
@@ -57,11 +62,18 @@ class AfterSteps:
         pass
 
 
+def finetune_tiny(out: Path, every_s: float = 0.0, progress: Progress = SILENT) -> TrainingResult:
+    """The smallest subnet of a supernet with fresh weights, taught by the largest."""
+    torch.manual_seed(0)
+    net = build_supernet("ofa_digits", n_classes=10)
+    config = FINETUNE.replace(checkpoint_every_s=every_s)
+    return finetune(net, net.space.min_arch(32), config, tiny_digits(), out, progress=progress)
+
+
 if __name__ == "__main__":
-    out, steps, every = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    train(
-        CONFIG.replace(checkpoint_every_s=every),
-        tiny_digits(),
-        out,
-        progress=AfterSteps(steps, signal.SIGKILL),
-    )
+    kind, out, steps, every = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    death = AfterSteps(steps, signal.SIGKILL)
+    if kind == "finetune":
+        finetune_tiny(out, every, death)
+    else:
+        train(CONFIG.replace(checkpoint_every_s=every), tiny_digits(), out, progress=death)
