@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import resolutions_option, space_option, target_option, threads_option
+from ofa_tvm.cli.options import resolutions_option, space_option, threads_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,15 +37,47 @@ class _Effort:
 
 
 @click.command(short_help="Find, verify and ship the most accurate subnet within a latency budget.")
-@click.option("--latency", required=True, help="Budget with its unit: 25ms, 800us, or 120Minstr if emulated.")
-@target_option
+@click.option(
+    "--latency",
+    "latencies",
+    multiple=True,
+    metavar="BUDGET",
+    help="Budget with its unit: 25ms, 800us, or 120Minstr if emulated; again for each --target.",
+)
+@click.option(
+    "-t",
+    "--target",
+    "targets",
+    multiple=True,
+    default=("x86",),
+    show_default=True,
+    help="A target's name or YAML file; again for one subnet that keeps a budget on each of several targets.",
+)
 @threads_option
 @space_option
 @resolutions_option
 @click.option(
-    "--latency-table", type=_FILE, help="Lookup table of Once-for-All: a file, or a folder of them."
+    "--pareto",
+    is_flag=False,
+    flag_value="latency,accuracy",
+    metavar="[OBJECTIVES]",
+    help="Predict the trade-off (NSGA-II) of latency,accuracy or of any among latency, accuracy, macs, "
+    "params, memory, size; budgets are optional then. -o names a JSON file for the front.",
 )
-@click.option("--latency-predictor", type=_FILE, help="Model file of `ofa-tvm predictor fit`.")
+@click.option(
+    "--latency-table",
+    "tables",
+    type=_FILE,
+    multiple=True,
+    help="Lookup table of Once-for-All: a file, or a folder of them; again for each --target.",
+)
+@click.option(
+    "--latency-predictor",
+    "predictors",
+    type=_FILE,
+    multiple=True,
+    help="Model file of `ofa-tvm predictor fit`; again for each --target.",
+)
 @click.option("--accuracy-predictor", type=_FILE, help="By default the nearest ofa-tvm.yaml's.")
 @click.option("--no-verify", is_flag=True, help="Predict only: nothing is measured, nothing shipped.")
 @click.option("--arch-only", is_flag=True, help="Go on without a checkpoint: measure, but ship nothing.")
@@ -63,13 +95,14 @@ class _Effort:
 @common_options
 def command(
     console: Console,
-    latency: str,
-    target: str,
+    latencies: tuple[str, ...],
+    targets: tuple[str, ...],
     threads: int | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
-    latency_table: Path | None,
-    latency_predictor: Path | None,
+    pareto: str | None,
+    tables: tuple[Path, ...],
+    predictors: tuple[Path, ...],
     accuracy_predictor: Path | None,
     no_verify: bool,
     arch_only: bool,
@@ -90,36 +123,69 @@ def command(
     from ofa_tvm.workflow.search import require_unit
     from ofa_tvm.workflow.settings import resolve
 
-    budget = parse_budget(latency)
-    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
-    if latency_table and latency_predictor:
+    budgets = [parse_budget(text) for text in latencies]
+    if not budgets and pareto is None:
+        raise UsageError("Missing option '--latency': the budget, for example --latency 25ms")
+    if len(targets) != len(budgets) and not (pareto is not None and not budgets):
+        raise UsageError(
+            f"{len(targets)} target{'s' if len(targets) > 1 else ''} but {len(budgets)} budgets; type one "
+            "--latency for each --target"
+        )
+    every = [resolve(name, threads=threads, space=space, resolutions=resolutions) for name in targets]
+    settings = every[0]
+    if len({s.target.name for s in every}) < len(every):
+        raise UsageError("a target is named twice; give each target once, with its budget")
+    if tables and predictors:
         raise UsageError("give a --latency-table or a --latency-predictor, not both")
-    if no_verify and output:
+    given = tables or predictors
+    if given and len(given) != len(every):
+        raise UsageError(f"{len(every)} targets but {len(given)} latency models; give one for each, in order")
+    no_verify = no_verify or pareto is not None
+    if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
-    if not (no_verify and (latency_table or latency_predictor)):
-        require_unit(budget, settings.target)
+    if not (no_verify and given):
+        for budget, s in zip(budgets, every, strict=False):
+            require_unit(budget, s.target)
+    if len(every) > 1 and not no_verify:
+        raise UsageError(
+            "one subnet for several targets is predicted, not verified: add --no-verify, then measure what "
+            "it finds on each target"
+        )
     if not no_verify and not arch_only:
         _require_project(settings)
     accuracy_path = accuracy_predictor or _project_predictor(settings)
-    if accuracy_path is None and (no_verify or arch_only):
+    needs_accuracy = pareto is None or "accuracy" in pareto
+    if accuracy_path is None and needs_accuracy and (no_verify or arch_only):
         raise settings.missing(
             "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
         )
+    wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, every, strict=False))
     console.say(
-        f"budget {budget}, {settings.describe()}, checkpoint {settings.checkpoint or 'none'}, accuracy "
-        f"predictor {accuracy_path or 'to be learned'}, seed {console.seed}"
+        f"budget {wanted or 'none'}, {settings.describe()}, checkpoint {settings.checkpoint or 'none'}, "
+        f"accuracy predictor {accuracy_path or 'to be learned'}, seed {console.seed}"
     )
     from ofa_tvm.workflow.search import load_accuracy
 
     accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
-    latency_model = _given_latency(settings, latency_table, latency_predictor)
-    if accuracy is not None and no_verify:
-        _predict_only(console, settings, budget, accuracy, latency_model)
+    models = [
+        _given_latency(s, *(path[i] if path else None for path in (tables, predictors)))
+        for i, s in enumerate(every)
+    ]
+    if no_verify:
+        from ofa_tvm.cli.predicted import Question, find_predicted, trade_off
+
+        question = Question.of(
+            every, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
+        )
+        if pareto is not None:
+            trade_off(console, question, pareto.split(","), output)
+        else:
+            find_predicted(console, question)
         return
     if arch_only:
         console.say(_RANDOM)
     effort = _Effort(candidates, rounds, latency_samples)
-    _verified(console, settings, budget, accuracy, latency_model, arch_only, effort, output)
+    _verified(console, settings, budgets[0], accuracy, models[0], arch_only, effort, output)
 
 
 def _require_project(settings: Settings) -> None:
@@ -155,54 +221,6 @@ def _given_latency(
     if predictor is not None:
         return load_latency(predictor, settings.space)
     return stored_latency(settings.project.folder, settings.target, settings.space)
-
-
-def _predict_only(
-    console: Console,
-    settings: Settings,
-    budget: Budget,
-    accuracy: Accuracy,
-    latency: Latency | LearnedLatency | None,
-) -> None:
-    from ofa_tvm.search.evolution import search
-    from ofa_tvm.workflow.search import LearnedLatency, search_resolutions
-
-    if latency is None:
-        raise UsageError(
-            f"there is no latency model for target {settings.target.name}; give --latency-table or "
-            "--latency-predictor (ofa-tvm collect, then ofa-tvm predictor fit), or leave out --no-verify to "
-            "learn one by measuring"
-        )
-    model = latency.model if isinstance(latency, LearnedLatency) else latency
-    sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
-    found = search(
-        settings.space,
-        accuracy,
-        model,
-        budget,
-        k=1,
-        seed=console.seed,
-        resolutions=sides,
-        progress=console.progress,
-    )
-    arch, unit = found.archs[0], budget.unit.lower()
-    console.print(
-        f"predicted accuracy {found.accuracy[0]:.4f}, predicted latency {found.latency[0]:.4g} {budget.unit} "
-        f"of {budget} (not verified); best of {found.evaluations} subnets at resolutions "
-        f"{', '.join(map(str, sides))} in {found.seconds:.1f} s",
-        arch.to_json(),
-    )
-    console.result(
-        {
-            "space": settings.space.name,
-            "arch": json.loads(arch.to_json()),
-            "predicted_accuracy": float(found.accuracy[0]),
-            f"predicted_latency_{unit}": float(found.latency[0]),
-            f"budget_{unit}": budget.value,
-            "seconds": round(found.seconds, 3),
-            "verified": False,
-        }
-    )
 
 
 def _verified(

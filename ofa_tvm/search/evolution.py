@@ -218,8 +218,8 @@ def search(
         If the budget cannot be reached (says what can be), or its unit is not the latency function's.
     """
     start = time.perf_counter()
-    limit, resolutions, settings = _resolve(space, latency, budget, resolutions, settings)
-    limits = Limits((limit, *constraints))
+    resolutions, settings = require_resolutions(space, resolutions), settings or Evolution()
+    limits = Limits((latency_limit(latency, budget), *constraints))
     # The matrices of one generation are too small to share: waiting for a busy core costs 40 times the work.
     with threadpool_limits(limits=1, user_api="blas"):
         genes, scores, history, evaluations = evolve(
@@ -243,13 +243,14 @@ def search(
     )
 
 
-def _resolve(
-    space: Space,
-    latency: Function,
-    budget: Budget | float,
-    resolutions: Sequence[int] | None,
-    settings: Evolution | None,
-) -> tuple[Constraint, tuple[int, ...], Evolution]:
+def latency_limit(latency: Function, budget: Budget | float, name: str = "latency") -> Constraint:
+    """A budget as a hard limit; a bare number is in the latency function's own unit.
+
+    Raises
+    ------
+    UsageError
+        If the budget has another unit than the function, or is not above 0.
+    """
     unit = getattr(latency, "unit", "ms")
     if not isinstance(budget, Budget):
         budget = Budget(float(budget), unit)
@@ -260,8 +261,19 @@ def _resolve(
         )
     if not budget.value > 0:
         raise UsageError(f"the budget {budget} must be above 0")
+    return Constraint(name, latency, budget.value, unit)
+
+
+def require_resolutions(space: Space, resolutions: Sequence[int] | None) -> tuple[int, ...]:
+    """Those to choose from, all of which the space has to have; by default its own.
+
+    Raises
+    ------
+    UsageError
+        If it lacks one.
+    """
     chosen = tuple(space.default_resolutions if resolutions is None else resolutions)
     for resolution in chosen:
         if resolution not in space.resolutions:
             raise UsageError(f"resolution {resolution} is not in the space {space.name}")
-    return Constraint("latency", latency, budget.value, unit), chosen, settings or Evolution()
+    return chosen

@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Function, Limits, repair, require_reachable
-from ofa_tvm.search.evolution import RowKeys, SearchResult, _resolve, best_distinct
+from ofa_tvm.search.evolution import RowKeys, SearchResult, best_distinct, latency_limit, require_resolutions
 from ofa_tvm.spaces.space import Space
 
 
@@ -34,8 +34,8 @@ def random_search(
         If the budget cannot be reached.
     """
     start = time.perf_counter()
-    limit, chosen, _ = _resolve(space, latency, budget, resolutions, None)
-    limits = Limits((limit, *constraints))
+    chosen = require_resolutions(space, resolutions)
+    limits = Limits((latency_limit(latency, budget), *constraints))
     rng = np.random.default_rng(seed)
     floor = require_reachable(space, limits, chosen)
     genes = space.sample_genes(rng, samples, chosen)

@@ -103,3 +103,60 @@ def test_an_impossible_budget_names_what_is_possible(ofa: Verbs, folder: Path) -
 def test_usage_errors(ofa: Verbs, tmp_path: Path, arguments: list[str], message: str) -> None:
     assert message in ofa(tmp_path, "search", *arguments).error(2)
     assert not list(tmp_path.iterdir())
+
+
+def published(shared_data: Path, *tables: str) -> list[object]:
+    models = [part for name in tables for part in ("--latency-table", shared_data / "luts" / name)]
+    return [
+        "search", "--space", "ofa_mbv3_w1.2", "--accuracy-predictor",
+        shared_data / "accuracy/acc_predictor.pth", *models,
+    ]  # fmt: skip
+
+
+def test_a_trade_off_is_predicted(ofa: Verbs, shared_data: Path, tmp_path: Path) -> None:
+    done = ofa(tmp_path, *published(shared_data, "note10"), "--pareto", "--json", "-o", "front.json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert json.loads((tmp_path / "front.json").read_text()) == report
+    front = report["front"]
+    # One run of NSGA-II comes within a point of what the published finder reaches at each budget.
+    for budget, least in ((15, 0.78495), (25, 0.81788), (35, 0.83170)):
+        best = max(row["accuracy"] for row in front if row["latency_ms"] <= budget)
+        assert best > least - 0.01
+    space = get_space("ofa_mbv3_w1.2")
+    table = LookupTable.read(shared_data / "luts/note10", space)
+    arch = Arch.from_json(json.dumps(front[0]["arch"]))
+    assert table.predict([arch])[0] == pytest.approx(front[0]["latency_ms"])
+
+
+def test_one_subnet_for_several_targets(ofa: Verbs, shared_data: Path, tmp_path: Path) -> None:
+    arguments = published(shared_data, "note10", "jetson_cpu")
+    arguments += ["-t", "x86", "--latency", "25ms", "-t", "x86-64-v3", "--latency", "900ms", "--no-verify"]
+    done = ofa(tmp_path, *arguments, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    space = get_space("ofa_mbv3_w1.2")
+    arch = Arch.from_json(json.dumps(report["arch"]))
+    for entry, name, budget in zip(report["targets"], ("note10", "jetson_cpu"), (25, 900), strict=True):
+        table = LookupTable.read(shared_data / "luts" / name, space)
+        assert table.predict([arch])[0] == pytest.approx(entry["predicted_latency_ms"])
+        assert entry["predicted_latency_ms"] <= budget == entry["budget_ms"]
+    arguments[-2] = "100ms"
+    message = ofa(tmp_path, *arguments).error(2)
+    assert "latency on x86-64-v3 within 100 ms: the smallest it can reach is 757" in message
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-t", "x86", "-t", "arm", "--latency", "25ms"], "2 targets but 1 budgets"),
+        (["-t", "x86", "-t", "x86", "--latency", "2ms", "--latency", "3ms"], "named twice"),
+        (["--pareto", "speed,accuracy", "--accuracy-predictor", "a"], "no accuracy predictor a"),
+        (["--pareto", "macs,speed"], "unknown objective 'speed'"),
+        (["--pareto", "macs,latency"], "no latency model for target x86; give --latency-table"),
+    ],
+)
+def test_usage_errors_of_several(ofa: Verbs, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = ofa(tmp_path, "search", *arguments)
+    assert done.code in (1, 2)
+    assert message in done.error(done.code)

@@ -1,0 +1,186 @@
+"""What `ofa-tvm search` answers from predictors alone: --no-verify and --pareto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ofa_tvm.cli.console import Console
+from ofa_tvm.errors import UsageError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.evolution import latency_limit, search
+from ofa_tvm.search.objectives import Objective, make_objectives
+from ofa_tvm.search.pareto import pareto_search
+from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency, search_resolutions
+from ofa_tvm.workflow.settings import Settings
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the predictors.
+
+    Parameters
+    ----------
+    settings
+        Of the first target; the space is the same for all.
+    accuracy
+        None if it plays no part.
+    latency
+        Target name -> its model.
+    budgets
+        Target name -> its budget, if there is one.
+    resolutions
+        To choose from: those that all models know.
+    """
+
+    settings: Settings
+    accuracy: Accuracy | None
+    latency: dict[str, Latency]
+    budgets: dict[str, Budget]
+    resolutions: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        every: Sequence[Settings],
+        budgets: Sequence[Budget],
+        accuracy: Accuracy | None,
+        models: Sequence[Latency | LearnedLatency | None],
+        *,
+        needs_latency: bool,
+    ) -> Question:
+        """Collect it from a command line.
+
+        Raises
+        ------
+        UsageError
+            If a target has no latency model; says what to run. If the models know no common resolution.
+        """
+        latency: dict[str, Latency] = {}
+        for settings, model in zip(every, models, strict=True):
+            if model is not None:
+                latency[settings.target.name] = model.model if isinstance(model, LearnedLatency) else model
+            elif needs_latency or budgets:
+                raise UsageError(
+                    f"there is no latency model for target {settings.target.name}; give --latency-table or "
+                    "--latency-predictor (ofa-tvm collect, then ofa-tvm predictor fit), or leave out "
+                    "--no-verify to learn one by measuring"
+                )
+        space, asked = every[0].space, every[0].resolutions
+        known = [*latency.values(), *([] if accuracy is None else [accuracy])]
+        sides = search_resolutions(space, known, asked or (None if known else space.default_resolutions))
+        names = (settings.target.name for settings in every)
+        return cls(every[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
+
+
+def find_predicted(console: Console, question: Question) -> None:
+    """Print the most accurate subnet within every target's budget."""
+    if question.accuracy is None:
+        raise RuntimeError("a search for accuracy has a predictor of it")
+    space = question.settings.space
+    first, *others = question.latency.items()
+    found = search(
+        space,
+        question.accuracy,
+        first[1],
+        question.budgets[first[0]],
+        k=1,
+        seed=console.seed,
+        resolutions=question.resolutions,
+        constraints=[
+            latency_limit(model, question.budgets[name], f"latency on {name}") for name, model in others
+        ],
+        progress=console.progress,
+    )
+    arch = found.archs[0]
+    predicted = {name: float(model(found.genes)[0]) for name, model in question.latency.items()}
+    on = [
+        f"{predicted[name]:.4g} {budget.unit} of {budget}" + (f" on {name}" if others else "")
+        for name, budget in question.budgets.items()
+    ]
+    console.print(
+        f"predicted accuracy {found.accuracy[0]:.4f}, predicted latency {', '.join(on)} (not verified); best "
+        f"of {found.evaluations} subnets at resolutions {', '.join(map(str, question.resolutions))} in "
+        f"{found.seconds:.1f} s",
+        arch.to_json(),
+    )
+    costs = [
+        {
+            "target": name,
+            f"predicted_latency_{budget.unit.lower()}": predicted[name],
+            f"budget_{budget.unit.lower()}": budget.value,
+        }
+        for name, budget in question.budgets.items()
+    ]
+    console.result(
+        {
+            "space": space.name,
+            "arch": json.loads(arch.to_json()),
+            "predicted_accuracy": float(found.accuracy[0]),
+            **({"targets": costs} if others else costs[0]),
+            "seconds": round(found.seconds, 3),
+            "verified": False,
+        }
+    )
+
+
+def trade_off(console: Console, question: Question, names: Sequence[str], output: Path | None) -> None:
+    """Print the Pareto front of some objectives, within the budgets if there are any; keep it in a file."""
+    space, settings = question.settings.space, question.settings
+    objectives = make_objectives(
+        names, space, accuracy=question.accuracy, latency=question.latency, n_classes=settings.n_classes
+    )
+    limits = [
+        latency_limit(question.latency[name], budget, f"latency on {name}")
+        for name, budget in question.budgets.items()
+    ]
+    front = pareto_search(
+        space,
+        objectives,
+        constraints=limits,
+        seed=console.seed,
+        resolutions=question.resolutions,
+        progress=console.progress,
+    )
+    rows = [
+        {
+            **{o.key: float(value) for o, value in zip(objectives, values, strict=True)},
+            "arch": json.loads(arch.to_json()),
+        }
+        for arch, values in zip(front.archs, front.values, strict=True)
+    ]
+    scales = np.array([1e6 if _unit(o) == "M" else 1.0 for o in objectives])
+    step = max(1, -(-len(rows) // _SHOWN))
+    shown = sorted({*range(0, len(rows), step), len(rows) - 1})
+    console.table(
+        [*(f"{o.name} {_unit(o)}".strip() for o in objectives), "architecture"],
+        [[*(front.values[i] / scales).tolist(), front.archs[i].to_json()] for i in shown],
+        title=f"{len(rows)} subnets that nothing beats in all of {', '.join(o.name for o in objectives)} "
+        f"(predicted, best of {front.evaluations} in {front.seconds:.1f} s"
+        + (f"; {len(shown)} of them)" if len(shown) < len(rows) else ")"),
+    )
+    content = {
+        "space": space.name,
+        "targets": list(question.latency),
+        "objectives": [{"name": o.key, "maximise": o.maximise} for o in objectives],
+        "front": rows,
+        "evaluations": front.evaluations,
+        "seconds": round(front.seconds, 3),
+        "verified": False,
+    }
+    if output is not None:
+        write_atomic(output, json.dumps(content, indent=1) + "\n")
+        console.say(f"the front is in {output}")
+    console.result(content)
+
+
+def _unit(objective: Objective) -> str:
+    """For people: counts are shown in millions."""
+    return "M" if objective.name in ("macs", "params") else objective.unit
