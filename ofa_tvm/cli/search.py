@@ -36,6 +36,14 @@ class _Effort:
     latency_samples: int
 
 
+@dataclass(frozen=True)
+class _Shipment:
+    """Where the artefact goes, and whether with the runtime."""
+
+    folder: Path
+    with_runtime: bool
+
+
 @click.command(short_help="Find, verify and ship the most accurate subnet within a latency budget.")
 @click.option(
     "--latency",
@@ -92,6 +100,7 @@ class _Effort:
     help="Measured to learn a latency model where there is none.",
 )  # fmt: skip
 @click.option("-o", "--output", type=_FILE, help="Folder of the artefact; without it nothing is shipped.")
+@click.option("--with-runtime", is_flag=True, help="Add the target's TVM runtime libraries to the artefact.")
 @common_options
 def command(
     console: Console,
@@ -110,6 +119,7 @@ def command(
     rounds: int,
     latency_samples: int,
     output: Path | None,
+    with_runtime: bool,
 ) -> None:
     """Search the space for the most accurate subnet whose latency is within the budget.
 
@@ -185,7 +195,8 @@ def command(
     if arch_only:
         console.say(_RANDOM)
     effort = _Effort(candidates, rounds, latency_samples)
-    _verified(console, settings, budgets[0], accuracy, models[0], arch_only, effort, output)
+    shipment = None if output is None else _Shipment(output, with_runtime)
+    _verified(console, settings, budgets[0], accuracy, models[0], arch_only, effort, shipment)
 
 
 def _require_project(settings: Settings) -> None:
@@ -231,7 +242,7 @@ def _verified(
     given: Latency | LearnedLatency | None,
     arch_only: bool,
     effort: _Effort,
-    output: Path | None,
+    shipment: _Shipment | None,
 ) -> None:
     import time
 
@@ -284,8 +295,17 @@ def _verified(
             seed=console.seed,
             progress=console.progress,
         )
-        if output is not None and data is not None:
-            shipped = ship_best(bench, data, output, budget, found, seed=console.seed)
+        if shipment is not None and data is not None:
+            shipped = ship_best(
+                bench,
+                data,
+                shipment.folder,
+                budget,
+                found,
+                with_runtime=shipment.with_runtime,
+                seed=console.seed,
+                progress=console.progress,
+            )
     _report(console, settings, budget, found, shipped, arch_only, time.monotonic() - start)
 
 

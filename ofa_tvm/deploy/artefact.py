@@ -17,13 +17,16 @@ from typing import Any
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.manifest import FORMAT, MANIFEST_SCHEMA
 from ofa_tvm.deploy.runner import Runner
+from ofa_tvm.deploy.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
 from ofa_tvm.images import Preprocessing
-from ofa_tvm.measurement.module import load_module
+from ofa_tvm.measurement.module import elf_arch, load_module
+from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
+RUNTIME = "runtime"  # folder of the target's TVM libraries, if it was asked for
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ def write_artefact(
     so: str | os.PathLike[str],
     onnx: str | os.PathLike[str],
     manifest: Mapping[str, Any],
+    *,
+    with_runtime: bool = False,
+    progress: Progress = SILENT,
 ) -> Artefact:
     """Write an artefact folder: all of it appears at once, or nothing changes.
 
@@ -122,6 +128,10 @@ def write_artefact(
         At least `target` (`Target.to_json` or the four keys name, kind, tvm, threads) and what is known of
         space, arch, latency, accuracy; see `MANIFEST_SCHEMA`. Labels, preprocessing, inputs and outputs come
         from the ONNX file unless given; format, date, versions and checksums are added.
+    with_runtime
+        Add TVM's runtime libraries of the module's processor family: the folder then runs on a bare device.
+    progress
+        Told of a download of those.
 
     Raises
     ------
@@ -141,6 +151,10 @@ def write_artefact(
         _keep_other_files(root, stage)
         _copy(Path(so), stage / MODULE)
         _copy(Path(onnx), stage / ONNX)
+        if with_runtime:
+            kind = str(manifest.get("target", {}).get("tvm", {}).get("kind", "llvm"))
+            for library in runtime_libraries(elf_arch(stage / MODULE), kind, progress=progress):
+                write_atomic(stage / RUNTIME / library.name, library.read_bytes())
         content = _complete(manifest, stage)
         write_atomic(stage / MANIFEST, write_yaml(content))
         read_yaml(stage / MANIFEST, MANIFEST_SCHEMA)
@@ -162,7 +176,7 @@ def _keep_other_files(root: Path, stage: Path) -> None:
     if not root.is_dir():
         return
     for path in root.iterdir():
-        if path.name in (MODULE, ONNX, MANIFEST):
+        if path.name in (MODULE, ONNX, MANIFEST, RUNTIME):
             continue
         if path.is_dir():
             shutil.copytree(path, stage / path.name)
@@ -201,7 +215,10 @@ def _complete(manifest: Mapping[str, Any], stage: Path) -> dict[str, Any]:
         **given,
         "target": target,
         "versions": {**_versions(), **given.get("versions", {})},
-        "sha256": {name: sha256(stage / name) for name in (MODULE, ONNX)},
+        "sha256": {
+            str(file.relative_to(stage)): sha256(file)
+            for file in (stage / MODULE, stage / ONNX, *sorted((stage / RUNTIME).glob("*")))
+        },
     }
     order = [key for key in MANIFEST_SCHEMA["properties"] if key in content]
     unknown = [key for key in content if key not in order]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
 
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
 _METADATA_FORMAT = 1
@@ -112,6 +113,7 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
             raise UserError(f"{file} is not a module that ofa-tvm compiled; make one with `ofa-tvm compile`")
         on_cpu = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
         metadata = _metadata(on_cpu, file)
+        require_cpu(metadata.get("target", {}), detect_machine(), file)
         kind = str(metadata.get("target", {}).get("tvm", {}).get("kind", "llvm"))
         device = tvm.device("cpu" if kind == "llvm" else kind, 0)
         if kind == "llvm":
@@ -157,7 +159,14 @@ def _open_library(file: Path) -> Any:
         return tvm.runtime.load_module(str(own))
 
 
-def _check_elf(file: Path) -> None:
+def elf_arch(file: Path) -> str:
+    """Processor family that a shared library is code for, as `uname -m` says it.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or no ELF shared library.
+    """
     try:
         with file.open("rb") as handle:
             head = handle.read(20)
@@ -168,9 +177,40 @@ def _check_elf(file: Path) -> None:
     if file.suffix != ".so" or head[:4] != b"\x7fELF" or len(head) < 20:
         raise UserError(f"{file} is not a compiled module (an ELF shared library named *.so)")
     number = int.from_bytes(head[18:20], "little")
-    arch = _ELF_MACHINES.get(number, f"machine {number}")
-    if arch != platform.machine():
+    return _ELF_MACHINES.get(number, f"machine {number}")
+
+
+def _check_elf(file: Path) -> None:
+    if (arch := elf_arch(file)) != platform.machine():
         raise UserError(f"{file} is code for {arch}, but this machine is {platform.machine()}")
+
+
+def require_cpu(target: Mapping[str, Any], machine: Machine, file: Path) -> None:
+    """Refuse x86 code that a processor would die of with "illegal instruction".
+
+    Parameters
+    ----------
+    target
+        What a module says of its target.
+    machine
+        Where it shall run.
+    file
+        For the message.
+
+    Raises
+    ------
+    UserError
+        If the code may use instructions that the machine lacks; names the CPU it is for and some of them.
+    """
+    settings = target.get("tvm", {})
+    host = settings.get("host") or settings
+    cpu = str(host.get("mcpu", "")) if isinstance(host, Mapping) else ""
+    missing = sorted(needed_flags(cpu) - machine.flags) if machine.arch == "x86_64" and machine.flags else []
+    if missing:
+        raise UserError(
+            f"{file} is compiled for {cpu} (target {target.get('name', '?')}), but this machine "
+            f"({machine.model or machine.arch}) lacks {', '.join(missing[:4])}; compile it for this one"
+        )
 
 
 def _metadata(vm: Any, file: Path) -> dict[str, Any]:

@@ -148,6 +148,13 @@ def detect_x86_cpu(vendor: str, family: int, model: int, flags: frozenset[str]) 
     return name if name and _CORES[name].flags <= flags else ""
 
 
+def needed_flags(cpu: str) -> frozenset[str]:
+    """Flags of /proc/cpuinfo that LLVM's code for an x86 CPU or level may rely on; none if it is unknown."""
+    if cpu in _CORES:
+        return _CORES[cpu].flags
+    return X86_LEVELS.get(cpu, frozenset())
+
+
 def detect_caches(sys: Path) -> dict[str, int]:
     """Sizes in KiB of cpu0's data caches, keys "l1d", "l2", "l3"; 0 if /sys does not say."""
     sizes = {"l1d": 0, "l2": 0, "l3": 0}

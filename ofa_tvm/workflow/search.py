@@ -411,7 +411,9 @@ def ship_best(
     found: VerifiedResult,
     *,
     calibration_images: int = 2000,
+    with_runtime: bool = False,
     seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Shipped:
     """Ship the most accurate subnet whose module, measured once more as it ships, keeps the budget.
 
@@ -435,6 +437,8 @@ def ship_best(
             predicted_accuracy=min(checked.accuracy, 1.0),
             calibration_images=calibration_images,
             seed=seed,
+            with_runtime=with_runtime,
+            progress=progress,
         )
         if shipped is not None:
             return shipped

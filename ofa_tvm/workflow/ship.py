@@ -15,6 +15,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
@@ -89,6 +90,8 @@ def ship(
     calibration_images: int = 2000,
     seed: int = 0,
     split: Split = "test",
+    with_runtime: bool = False,
+    progress: Progress = SILENT,
 ) -> Shipped | None:
     """Build a subnet, measure the module that would ship, and write the artefact if it keeps the budget.
 
@@ -106,6 +109,8 @@ def ship(
         Of the batch-norm statistics.
     split
         Images whose accuracy is measured through the module and recorded.
+    with_runtime
+        Add TVM's runtime libraries to the artefact.
 
     Returns
     -------
@@ -156,5 +161,7 @@ def ship(
             "max_rel_difference": difference.max_rel,
             "tuned_fraction": built.tuned_fraction,
         }
-        artefact = write_artefact(folder, built.so, built.onnx, manifest)
+        artefact = write_artefact(
+            folder, built.so, built.onnx, manifest, with_runtime=with_runtime, progress=progress
+        )
     return Shipped(artefact, measurement, difference, accuracy)

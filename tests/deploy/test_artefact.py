@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,9 +18,12 @@ from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_m
 
 import ofa_tvm
 from ofa_tvm.deploy import Artefact, Classifier, check_against_onnxruntime, load, write_artefact
+from ofa_tvm.deploy.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
 from ofa_tvm.images import open_image
+from ofa_tvm.measurement.module import require_cpu
+from ofa_tvm.targets.machine import X86_LEVELS, detect_machine
 
 
 @pytest.fixture
@@ -232,3 +236,34 @@ def test_a_new_module_at_the_same_path_is_loaded_anew(small: SmallModule, tmp_pa
     second = write_artefact(folder, so, other, target).runner(x)
     np.testing.assert_allclose(second, 2 * first, rtol=1e-4)
     np.testing.assert_array_equal(runner(x), first)
+
+
+def test_the_runtime_travels_with_the_folder(small: SmallModule, tmp_path: Path) -> None:
+    target = {"target": small.target.to_json()}
+    made = write_artefact(tmp_path / "deploy", small.so, small.onnx, target, with_runtime=True)
+    libraries = {"runtime/libtvm_ffi.so", "runtime/libtvm_runtime.so"}
+    assert set(made.manifest["sha256"]) == {"model.so", "model.onnx", *libraries}
+    assert names(made.folder / "runtime") == ["libtvm_ffi.so", "libtvm_runtime.so"]
+    (made.folder / "runtime/libtvm_ffi.so").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"runtime/libtvm_ffi\.so is damaged"):
+        Artefact.open(made.folder)
+    again = write_artefact(made.folder, small.so, small.onnx, target)
+    assert names(again.folder) == ["manifest.yaml", "model.onnx", "model.so"]
+    with pytest.raises(UserError, match="no opencl runtime"):
+        runtime_libraries("x86_64", "opencl")
+
+
+def test_the_same_network_and_log_give_the_same_module(small: SmallModule, tmp_path: Path) -> None:
+    again = build_small_module(small.onnx, tmp_path / "again.so", small.target)
+    assert sha256(again) == sha256(small.so)
+
+
+def test_code_for_a_cpu_with_more_instructions_is_refused() -> None:
+    """Without the check the process would die of an illegal instruction."""
+    old = dataclasses.replace(detect_machine(), arch="x86_64", model="Old CPU", flags=X86_LEVELS["x86-64-v3"])
+    for target in ({"name": "x86", "tvm": {"mcpu": "znver4"}}, {"tvm": {"host": {"mcpu": "x86-64-v4"}}}):
+        with pytest.raises(UserError, match=r"compiled for .*4 \(target .*\), but .*Old CPU.* lacks avx512"):
+            require_cpu(target, old, Path("model.so"))
+    for cpu in ("x86-64-v3", "haswell", "unheard-of"):
+        require_cpu({"tvm": {"mcpu": cpu}}, old, Path("model.so"))
+    require_cpu({"tvm": {"mcpu": "cortex-a72"}}, dataclasses.replace(old, arch="aarch64"), Path("model.so"))
