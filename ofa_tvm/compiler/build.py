@@ -151,6 +151,7 @@ def compile(
     shape: graph.Shapes | None = None,
     logs: Iterable[Path] = (),
     records: KernelTable | None = None,
+    profile: bool = False,
 ) -> CompiledModule:
     """Compile an ONNX model for a target into a shared library that carries its own metadata.
 
@@ -168,6 +169,8 @@ def compile(
         Folders of tuning logs to look in before those that ship with ofa-tvm.
     records
         Records to use instead of searching `logs`.
+    profile
+        Time every kernel inside the network (see `ofa_tvm.measurement.profile`); costs a clock reading a call.
 
     Raises
     ------
@@ -189,10 +192,15 @@ def compile(
         scheduled[name], use = _schedule(kernel, table, mach)
         uses.append(use)
     objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
+    driver = make_driver(mod, scheduled, profile=profile) if target.kind in ("x86", "arm") else None
+    if profile and driver is None:
+        raise UserError(f"{source} cannot be profiled for {target.name}: only straight-line CPU networks can")
     metadata = _metadata(proto, mod, target)
-    driver = make_driver(mod, scheduled) if target.kind in ("x86", "arm") else None
+    if profile and driver is not None:
+        named = {kernel.symbol: use.name for kernel, use in zip(scheduled.values(), uses, strict=True)}
+        metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
     main = _ExternalKernels(mod, scheduled).main() if driver is None else _call_driver(mod, driver)
-    executable = _executable(main, metadata, tvm_target)
+    executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
     _link(executable, objects, driver.source if driver else "", target, Path(path))
     fraction = _tuned_fraction(list(kernels.values()), uses)
     return CompiledModule(Path(path), tuple(uses), fraction)
@@ -226,13 +234,13 @@ def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
     return known_us / (known_us + unknown_flops * known_us / known_flops)
 
 
-def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> bytes:
-    """What the library says of itself, as JSON (read back by `ofa_tvm.load`)."""
+def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict[str, Any]:
+    """What the library says of itself (JSON in the module, read back by `ofa_tvm.load`)."""
     function = mod["main"]
     names = [value.name for value in graph.graph_inputs(model)]
     result = function.ret_ty
     fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-    content = {
+    return {
         "format": 1,
         "inputs": [_tensor(name, param.ty) for name, param in zip(names, function.params, strict=True)],
         "outputs": [_tensor(value.name, ty) for value, ty in zip(model.graph.output, fields, strict=True)],
@@ -245,7 +253,6 @@ def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> byte
         "onnx_metadata": {entry.key: entry.value for entry in model.metadata_props},
         "versions": {"ofa-tvm": version("ofa-tvm"), "tvm": tvm.__version__, "onnx": onnx.__version__},
     }
-    return json.dumps(content, sort_keys=True).encode()
 
 
 def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ofa_tvm.compiler.layout import bindings, static_shape_of
 from ofa_tvm.compiler.objects import ScheduledKernel
 
 SYMBOL = "network"
+TIMES = "kernel_seconds"
 _ALIGNMENT = 128  # bytes; kernels assume 64, and two cache lines are fetched together
 
 _PRELUDE = """\
@@ -47,6 +48,15 @@ static void view(Tensor *t, void *data, uint64_t offset, const int64_t *dims, in
 }
 static void pointer(Any *a, Tensor *t) { a->kind = TENSOR_POINTER; a->padding = 0; a->value.p = t; }
 """
+_CLOCK = """\
+#include <time.h>
+static double seconds[STEPS];
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+"""
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLPack's type codes by numpy's kind
 
 
@@ -66,6 +76,8 @@ class Driver:
         Whether the network returns a tuple.
     workspace_bytes
         Size of the planned workspace.
+    calls
+        Symbols of the kernels in order of execution.
     """
 
     source: str
@@ -73,6 +85,7 @@ class Driver:
     outputs: tuple[relax.TensorType, ...]
     tuple_result: bool
     workspace_bytes: int
+    calls: tuple[str, ...]
 
 
 @dataclass
@@ -96,7 +109,9 @@ class _Plan:
     storages: list[_Storage] = field(default_factory=list)
 
 
-def make_driver(mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> Driver | None:
+def make_driver(
+    mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel], *, profile: bool = False
+) -> Driver | None:
     """Driver of a lowered module's `main`, or None if it is more than a straight line of kernels.
 
     Parameters
@@ -105,6 +120,9 @@ def make_driver(mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> Dri
         A lowered module.
     scheduled
         Its kernels by the names under which `main` calls them.
+    profile
+        Time every call as well: the packed function `kernel_seconds` then writes the seconds that each call
+        took since it was last asked into a float64 tensor (calls,).
     """
     function = mod["main"]
     plan = _Plan(inputs=len(function.params))
@@ -128,11 +146,12 @@ def make_driver(mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> Dri
         storage.argument = first_output + index
     size = _place([s for s in plan.storages if s.argument is None])
     return Driver(
-        source=_emit(plan, size),
+        source=_emit(plan, size, profile),
         constants=tuple(plan.constants),
         outputs=tuple(ty for _, ty in outputs),
         tuple_result=isinstance(result, relax.Tuple),
         workspace_bytes=size,
+        calls=tuple(symbol for symbol, _ in plan.steps),
     )
 
 
@@ -207,13 +226,13 @@ def _place(storages: list[_Storage]) -> int:
     return max((s.offset + s.bytes for s in storages), default=0)
 
 
-def _emit(plan: _Plan, size: int) -> str:
+def _emit(plan: _Plan, size: int, profile: bool) -> str:
     shapes: dict[tuple[int, ...], str] = {}
     views: dict[tuple[int, tuple[int, ...], str], int] = {}
     setup: list[str] = []
     calls: list[str] = []
     symbols: dict[str, None] = {}
-    for symbol, arguments in plan.steps:
+    for step, (symbol, arguments) in enumerate(plan.steps):
         symbols.setdefault(symbol)
         fill = []
         for position, (storage, ty) in enumerate(arguments):
@@ -231,13 +250,18 @@ def _emit(plan: _Plan, size: int) -> str:
                     f"  view(t + {views[key]}, {where}, {name}, {len(dims)}, {_dtype(str(ty.dtype))});"
                 )
             fill.append(f"pointer(a + {position}, t + {views[key]});")
+        if profile:
+            fill.append(f"begin = now(); seconds[{step}] -= begin;" if step == 0 else f"seconds[{step}] -= begin;")
         calls.append(
             f"  {' '.join(fill)}\n  if ((code = __tvm_ffi_{symbol}(0, a, {len(arguments)}, &none))) goto end;"
         )
+        if profile:
+            calls.append(f"  begin = now(); seconds[{step}] += begin;")
     types = sorted({str(ty.dtype) for _, arguments in plan.steps for _, ty in arguments})
     most = max((len(arguments) for _, arguments in plan.steps), default=1)
     lines = [
         _PRELUDE,
+        *([_CLOCK.replace("STEPS", str(max(1, len(plan.steps))))] if profile else ()),
         *(f"int32_t __tvm_ffi_{symbol}(void *, const Any *, int32_t, Any *);" for symbol in symbols),
         *(f"static const DType {_dtype(name)} = {{{_dtype_fields(name)}}};" for name in types),
         *(f"static const int64_t {name}[] = {{{_dims(dims)}}};" for dims, name in shapes.items()),
@@ -245,6 +269,7 @@ def _emit(plan: _Plan, size: int) -> str:
         f"  Tensor t[{max(1, len(views))}];",
         f"  Any a[{most}], none;",
         "  int32_t code = 0;",
+        *(["  double begin;"] if profile else ()),
         f"  char *w = (char *)TVMBackendAllocWorkspace(1, 0, {max(size, 1)}, 2, 32);",
         "  (void)self; (void)count; (void)result;",
         "  if (!w) return -1;",
@@ -255,12 +280,24 @@ def _emit(plan: _Plan, size: int) -> str:
         "  TVMBackendFreeWorkspace(1, 0, w);",
         "  return code;",
         "}",
+        *(_times_function(len(plan.steps)) if profile else ()),
         "#ifdef __cplusplus",
         "}",
         "#endif",
         "",
     ]
     return "\n".join(lines)
+
+
+def _times_function(steps: int) -> list[str]:
+    return [
+        f"int32_t __tvm_ffi_{TIMES}(void *self, const Any *args, int32_t count, Any *result) {{",
+        "  double *out = (double *)tensor_of(args)->data;",
+        f"  for (int i = 0; i < {steps}; ++i) {{ out[i] = seconds[i]; seconds[i] = 0; }}",
+        "  (void)self; (void)count; (void)result;",
+        "  return 0;",
+        "}",
+    ]
 
 
 def _dims(dims: tuple[int, ...]) -> str:
