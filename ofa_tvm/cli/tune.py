@@ -19,7 +19,7 @@ from ofa_tvm.cli.options import (
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ofa_tvm.compiler.kernels import Kernel
     from ofa_tvm.workflow.tune import TuningPlan
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seconds", type=click.FloatRange(min=0), help="Stop after this time; the command goes on there."
 )
+@click.option("--retime", is_flag=True, help="Only time the known best schedules on this machine.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do and how long it takes.")
 @common_options
 def command(
@@ -52,13 +53,19 @@ def command(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     trials: int,
     seconds: float | None,
+    retime: bool,
     dry_run: bool,
 ) -> None:
     """Tune every kernel that any subnet of a space can need, or with MODEL those of one ONNX file.
 
     Records go to the tuning_logs folder of the nearest ofa-tvm.yaml's project, one a trial: stopped at any
-    time, the same command goes on. Kernels that stand for the most time come first.
+    time, the same command goes on. Kernels that stand for the most time come first and get more trials.
+
+    Logs that ship with ofa-tvm carry another machine's times. With --retime, their schedules are timed here,
+    without any search: minutes for a whole space, after which the log predicts this machine's latencies.
     """
+    if retime and dry_run:
+        raise UsageError("--retime searches for nothing; there is no --dry-run of it")
     if model is not None and (space or resolutions or batch):
         raise UsageError(
             "MODEL states its own shapes; leave --space, --resolutions and --batch out (or leave MODEL out)"
@@ -74,14 +81,18 @@ def command(
         console.say(f"{settings.describe()}, batch {batch or 1}, {settings.n_classes} classes, {extent}")
         from ofa_tvm.tuning import kernel_union
 
-        kernels: Sequence[Kernel] = kernel_union(
+        union = kernel_union(
             settings.space,
             settings.chosen_resolutions,
             settings.target,
             n_classes=settings.n_classes,
             batch=batch or 1,
             progress=console.progress,
-        ).kernels
+        )
+        kernels: Sequence[Kernel] = union.kernels
+        weights: Mapping[str, float] | None = union.mean_calls(
+            settings.space, settings.chosen_resolutions, settings.n_classes
+        )
     else:
         console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, {extent}")
         from ofa_tvm.measurement.module import leave_torch_out
@@ -89,10 +100,10 @@ def command(
         leave_torch_out()
         from ofa_tvm.workflow.tune import model_kernels
 
-        kernels = model_kernels(model, settings.target, dict(shapes))
+        kernels, weights = model_kernels(model, settings.target, dict(shapes)), None
     from ofa_tvm.workflow.tune import plan_tuning, tune
 
-    plan = plan_tuning(kernels, settings.target, settings.logs, trials)
+    plan = plan_tuning(kernels, settings.target, settings.logs, trials, weights)
     answer = {
         "target": settings.target.name,
         "threads": settings.target.threads,
@@ -103,20 +114,30 @@ def command(
         _show(console, plan)
         console.result({**answer, **_plan(plan, kernels)})
         return
-    console.say(_estimate(plan))
-    result = tune(
-        kernels,
-        settings.target,
-        settings.logs,
-        trials=trials,
-        seconds=seconds,
-        seed=console.seed,
-        progress=console.progress,
-    )
+    if retime:
+        from ofa_tvm.logs import find_records
+        from ofa_tvm.tuning import time_again
+
+        records = find_records(settings.target, [settings.logs])
+        result = time_again(
+            kernels, settings.target, settings.logs, records, weights=weights, progress=console.progress
+        )
+    else:
+        console.say(_estimate(plan))
+        result = tune(
+            kernels,
+            settings.target,
+            settings.logs,
+            trials=trials,
+            seconds=seconds,
+            seed=console.seed,
+            weights=weights,
+            progress=console.progress,
+        )
     for problem in result.records.problems:
         console.say(f"left out: {problem}")
     console.print(
-        f"{result.tuned} of {result.kernels} kernels tuned; {result.trials} trials in "
+        f"{result.tuned} of {result.kernels} kernels have times of this device; {result.trials} trials in "
         f"{duration(result.seconds)}, {result.failed} failed"
         + ("" if result.complete else "; the time was up, the same command goes on")
     )

@@ -24,12 +24,13 @@ from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
 from ofa_tvm.compiler.kernels import Kernel, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
+from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.targets import Target
 
-Origin = Literal["tuned", "default", "none"]
+Origin = Literal["tuned", "transferred", "default", "none"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class KernelUse:
     calls
         Times it runs in one inference.
     origin
-        "tuned": its schedule comes from a record; "default": the template's first choice; "none": TVM's
-        plain loops, for kernels that no template covers.
+        "tuned": its schedule comes from a record; "transferred": from the most similar kernel that has one;
+        "default": the template's first choice; "none": TVM's plain loops, where no template applies.
     time_us
         Recorded time of one call, None without a record.
     """
@@ -170,7 +171,7 @@ def compile(
     records
         Records to use instead of searching `logs`.
     profile
-        Time every kernel inside the network (see `ofa_tvm.measurement.profile`); costs a clock reading a call.
+        Time every kernel inside the network, for `ofa_tvm.measurement.profile`; a clock reading a call.
 
     Raises
     ------
@@ -188,8 +189,10 @@ def compile(
     kernels = kernels_of(mod)
     scheduled: dict[str, ScheduledKernel] = {}
     uses: list[KernelUse] = []
+    single = find_records(target.with_threads(1), logs) if records is None and target.threads > 1 else None
+    transfer = Transfer(table, *([single] if single else []))
     for name, kernel in kernels.items():
-        scheduled[name], use = _schedule(kernel, table, mach)
+        scheduled[name], use = _schedule(kernel, table, transfer, mach)
         uses.append(use)
     objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
     driver = make_driver(mod, scheduled, profile=profile) if target.kind in ("x86", "arm") else None
@@ -207,7 +210,7 @@ def compile(
 
 
 def _schedule(
-    kernel: Kernel, table: KernelTable, mach: schedules.Machine
+    kernel: Kernel, table: KernelTable, transfer: Transfer, mach: schedules.Machine
 ) -> tuple[ScheduledKernel, KernelUse]:
     for record in table.records.get(kernel.key, ()):
         try:
@@ -216,9 +219,10 @@ def _schedule(
             continue  # made by another version of the compiler
         use = KernelUse(kernel.name, kernel.calls, "tuned", record.time_us)
         return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
-    default = next(schedules.ranked_schedules(kernel.mod, mach), None)
+    hints = transfer.hints(kernel)
+    default = next(schedules.ranked_schedules(kernel.mod, mach, hints), None)
     if default is not None:
-        use = KernelUse(kernel.name, kernel.calls, "default", None)
+        use = KernelUse(kernel.name, kernel.calls, "transferred" if hints else "default", None)
         return scheduled_kernel(kernel.key, default.mod["main"], trace_json(default)), use
     return scheduled_kernel(kernel.key, kernel.mod["main"], None), KernelUse(
         kernel.name, kernel.calls, "none", None

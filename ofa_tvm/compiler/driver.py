@@ -251,7 +251,9 @@ def _emit(plan: _Plan, size: int, profile: bool) -> str:
                 )
             fill.append(f"pointer(a + {position}, t + {views[key]});")
         if profile:
-            fill.append(f"begin = now(); seconds[{step}] -= begin;" if step == 0 else f"seconds[{step}] -= begin;")
+            fill.append(
+                f"begin = now(); seconds[{step}] -= begin;" if step == 0 else f"seconds[{step}] -= begin;"
+            )
         calls.append(
             f"  {' '.join(fill)}\n  if ((code = __tvm_ffi_{symbol}(0, a, {len(arguments)}, &none))) goto end;"
         )

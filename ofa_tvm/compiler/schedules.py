@@ -11,13 +11,15 @@ MetaSchedule's generic space needs tens to hundreds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+_KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
 _UNROLL_LIMIT = 256  # vector multiply-adds in straight-line code
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
 _PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
@@ -95,6 +97,28 @@ class Tiling:
     lines: int
     channels_first: bool
 
+    def distance(self, other: Tiling) -> float:
+        """How much another tiling differs; 0 only for an equal one."""
+        pairs = ((self.width, other.width), (self.rows, other.rows), (self.lines, other.lines))
+        return (
+            sum(abs(math.log2(a / b)) for a, b in pairs) + (self.channels_first != other.channels_first) / 2
+        )
+
+
+def tiling_of(trace: Any) -> Tiling | None:
+    """Tiling of a schedule of this template, from its trace in JSON form; None for any other trace."""
+    instructions, decisions = trace
+    chosen = dict(decisions)
+    samples, splits, reorders = (
+        [(number, step) for number, step in enumerate(instructions) if step[0] == name]
+        for name in ("SampleCategorical", "Split", "Reorder")
+    )
+    if not 1 <= len(samples) <= 2 or len(splits) < 2 or not reorders:
+        return None
+    rows, lines = [*(step[2][0][chosen[number]] for number, step in samples), 1][:2]
+    (_, (_, (_, _, width), _, (channel, _))), (_, (_, outer, _, _)) = splits[1], reorders[0]
+    return Tiling(width, rows, lines, outer[0] == channel) if isinstance(width, int) else None
+
 
 def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
     """Designs with sampled tile sizes for MetaSchedule; empty for kernels that no template covers."""
@@ -108,15 +132,17 @@ def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
     return [sch for sch in found if sch is not None]
 
 
-def ranked_schedules(mod: tvm.IRModule, mach: Machine) -> Iterator[Schedule]:
+def ranked_schedules(mod: tvm.IRModule, mach: Machine, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
     """Schedules of a kernel in order of promise; made one by one, since most callers need only a few.
 
     Kernels without a reduction give one vectorised schedule; kernels with several reductions give none.
+    The tilings nearest to `hints` (those of similar kernels that were tuned) come first.
     """
-    probe = Schedule(mod)
-    anatomy = analyse(probe)
+    anatomy = analyse(Schedule(mod))
     if anatomy is not None:
-        for tiling in tilings(anatomy, mach):
+        ranked = tilings(anatomy, mach)
+        first = dict.fromkeys(min(ranked, key=hint.distance) for hint in hints if ranked)
+        for tiling in [*first, *(tiling for tiling in ranked if tiling not in first)]:
             if (sch := _scheduled(mod, anatomy, mach, [tiling])) is not None:
                 yield sch
         return
@@ -201,11 +227,15 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
     channels = anatomy.spatial[-1]
     row_extent = anatomy.spatial[-2] if len(anatomy.spatial) > 1 else 1
     line_extent = anatomy.spatial[-3] if anatomy.padding is not None and len(anatomy.spatial) > 2 else 1
+    # LLVM reuses the inputs of a window across its taps, in registers; without room for them all spill.
+    accumulators = mach.registers - (
+        _KEPT_INPUTS * mach.registers // 32 if anatomy.padding is not None else 0
+    )
     found = []
     for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
         vectors = width // mach.vector(width)
         for rows in divisors(row_extent):
-            if rows > 1 and rows * vectors + vectors + 1 > mach.registers:
+            if rows > 1 and rows * vectors + vectors + 1 > accumulators:
                 continue
             for lines in divisors(line_extent):
                 # With one tile of channels or of pixels the order of the two loops is the same thing.

@@ -56,14 +56,16 @@ class KernelTable:
     foreign: set[str] = field(default_factory=set)
 
     def add(self, record: Record) -> None:
-        """Take one record in."""
+        """Take one record in; of a schedule that was timed more than once the last times stand."""
         if record.times_us:
-            bisect.insort(self.records.setdefault(record.kernel, []), record, key=lambda r: r.time_us)
+            known = self.records.setdefault(record.kernel, [])
+            known[:] = [other for other in known if other.trace != record.trace]
+            bisect.insort(known, record, key=lambda r: r.time_us)
         else:
             self.failures.setdefault(record.kernel, []).append(record)
 
     def trials(self, kernel: str) -> int:
-        """Trials of a kernel, failed ones included."""
+        """Schedules of a kernel that were tried, failed ones included."""
         return len(self.records.get(kernel, ())) + len(self.failures.get(kernel, ()))
 
     def best(self, kernel: str) -> Record | None:

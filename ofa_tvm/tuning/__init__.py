@@ -10,10 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofa_tvm.tuning.campaign import TuningResult, trials_left, tune_kernels
+    from ofa_tvm.tuning.campaign import TuningResult, allot, time_again, trials_left, tune_kernels
     from ofa_tvm.tuning.union import KernelUnion, kernel_union
 
-__all__ = ["KernelUnion", "TuningResult", "kernel_union", "trials_left", "tune_kernels"]
+__all__ = [
+    "KernelUnion",
+    "TuningResult",
+    "allot",
+    "kernel_union",
+    "time_again",
+    "trials_left",
+    "tune_kernels",
+]
 
 
 def __getattr__(name: str) -> Any:

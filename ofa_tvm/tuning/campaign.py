@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
 from ofa_tvm.measurement.pinning import choose_cpus
@@ -65,9 +68,11 @@ def tune_kernels(
     trials: int = 16,
     seconds: float | None = None,
     seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    start: KernelTable | None = None,
     progress: Progress = SILENT,
 ) -> TuningResult:
-    """Tune kernels on this machine until each has `trials` trials in the log, or the time is up.
+    """Tune kernels on this machine until each has its trials in the log, or the time is up.
 
     Every trial is appended to the log under `root` as it ends, so that a killed campaign loses only the one
     in flight and the same call goes on where it stopped.
@@ -75,17 +80,22 @@ def tune_kernels(
     Parameters
     ----------
     kernels
-        What to tune. Those that take most of the time (calls times operations) come first.
+        What to tune. Those that take most of the time (calls times operations) come first and get more
+        trials, see `allot`.
     target
         A CPU target that runs on this machine.
     root
         Folder of logs; the target's own is made in it.
     trials
-        Trials for each kernel, those already logged included.
+        Trials for a kernel of mean weight, those already logged included.
     seconds
         Wall-clock limit of this call.
     seed
         Of the search.
+    weights
+        Mean calls of each kernel in the networks that matter, by its key; by default its `calls`.
+    start
+        Records of other targets too, whose schedules for similar kernels are tried first.
     progress
         Told of every kernel.
 
@@ -94,6 +104,81 @@ def tune_kernels(
     UserError
         If the target cannot be tuned here, or the log cannot be written.
     """
+    wanted = allot(kernels, trials, weights)
+    start_s = time.monotonic()
+    with _open_log(target, root) as log:
+        table = read_folder(log.folder)
+        waiting = [k for k in kernels if trials_left(k, table, target, wanted[k.key])]
+        with progress.task("tuning kernels", len(waiting)) as task:
+            deadline = None if seconds is None else start_s + seconds
+            campaign = _Campaign(
+                table, log, task, target, wanted, seed, deadline, Transfer(table, *([start] if start else []))
+            )
+            campaign.run(_by_weight(waiting, weights))
+    return TuningResult(
+        kernels=len(kernels),
+        tuned=sum(table.best(kernel.key) is not None for kernel in kernels),
+        trials=campaign.done,
+        failed=campaign.failed,
+        seconds=time.monotonic() - start_s,
+        complete=not campaign.out_of_time,
+        records=table,
+    )
+
+
+def time_again(
+    kernels: Sequence[Kernel],
+    target: Target,
+    root: Path,
+    records: KernelTable,
+    *,
+    weights: Mapping[str, float] | None = None,
+    progress: Progress = SILENT,
+) -> TuningResult:
+    """Time the best known schedules of kernels on this machine, without searching.
+
+    A log that ships carries another machine's times. Afterwards this machine's log under `root` has times of
+    its own for the same schedules. Kernels that it knows already are left out, so a killed call goes on.
+
+    Parameters
+    ----------
+    kernels
+        Which kernels.
+    target
+        A CPU target that runs on this machine.
+    root
+        Folder of logs; the target's own is made in it.
+    records
+        The schedules, of this or another target.
+    weights
+        As in `tune_kernels`.
+    progress
+        Told of every kernel.
+
+    Raises
+    ------
+    UserError
+        If the target cannot be tuned here, or the log cannot be written.
+    """
+    start_s = time.monotonic()
+    with _open_log(target, root) as log:
+        table = read_folder(log.folder)
+        waiting = [k for k in kernels if table.best(k.key) is None and records.best(k.key) is not None]
+        with progress.task("timing kernels", len(waiting)) as task:
+            campaign = _Campaign(table, log, task, target, {}, 0, None, Transfer(table), again=records)
+            campaign.run(_by_weight(waiting, weights))
+    return TuningResult(
+        kernels=len(kernels),
+        tuned=sum(table.best(kernel.key) is not None for kernel in kernels),
+        trials=campaign.done,
+        failed=campaign.failed,
+        seconds=time.monotonic() - start_s,
+        complete=True,
+        records=table,
+    )
+
+
+def _open_log(target: Target, root: Path) -> LogWriter:
     machine = detect_machine()
     if target.run.where != "local" or target.kind not in ("x86", "arm"):
         raise UserError(
@@ -109,27 +194,30 @@ def tune_kernels(
         versions={"tvm": tvm.__version__, "ofa-tvm": version("ofa-tvm")},
         date=datetime.now(UTC).date().isoformat(),
     )
-    start = time.monotonic()
-    with LogWriter(root, target, header) as log:
-        table = read_folder(log.folder)
-        jobs: queue.SimpleQueue[Kernel] = queue.SimpleQueue()
-        waiting = [k for k in kernels if trials_left(k, table, target, trials)]
-        for kernel in sorted(waiting, key=lambda k: -k.calls * k.flops):
-            jobs.put(kernel)
-        with progress.task("tuning kernels", len(waiting)) as task:
-            campaign = _Campaign(
-                jobs, table, log, task, target, trials, seed, None if seconds is None else start + seconds
-            )
-            campaign.run(target.threads)
-    return TuningResult(
-        kernels=len(kernels),
-        tuned=sum(table.best(kernel.key) is not None for kernel in kernels),
-        trials=campaign.done,
-        failed=campaign.failed,
-        seconds=time.monotonic() - start,
-        complete=not campaign.out_of_time,
-        records=table,
-    )
+    return LogWriter(root, target, header)
+
+
+def _work(kernel: Kernel, weights: Mapping[str, float] | None) -> float:
+    calls = kernel.calls if weights is None else weights.get(kernel.key, 0.0)
+    return calls * kernel.flops
+
+
+def _by_weight(kernels: Sequence[Kernel], weights: Mapping[str, float] | None) -> list[Kernel]:
+    return sorted(kernels, key=lambda kernel: -_work(kernel, weights))
+
+
+def allot(
+    kernels: Sequence[Kernel], trials: int, weights: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Trials of each kernel, by key: more where more of the networks' operations are.
+
+    They grow with the square root of a kernel's share (the gain of another trial falls with their number),
+    between half of `trials` and twice as many.
+    """
+    work = np.array([_work(kernel, weights) for kernel in kernels])
+    mean = work.mean() if len(work) and work.any() else 1.0
+    several = np.clip(np.ceil(trials * np.sqrt(work / mean)), math.ceil(trials / 2), 2 * trials)
+    return {kernel.key: int(count) for kernel, count in zip(kernels, several, strict=True)}
 
 
 def trials_left(kernel: Kernel, table: KernelTable, target: Target, trials: int) -> int:
@@ -148,26 +236,34 @@ class _Campaign:
 
     def __init__(
         self,
-        jobs: queue.SimpleQueue[Kernel],
         table: KernelTable,
         log: LogWriter,
         task: Task,
         target: Target,
-        trials: int,
+        trials: Mapping[str, int],
         seed: int,
         deadline: float | None,
+        transfer: Transfer,
+        again: KernelTable | None = None,
     ) -> None:
+        """`again` makes it time those records' best schedules instead of searching."""
         self.done = self.failed = 0
         self.out_of_time = False
-        self._jobs, self._table, self._log, self._task = jobs, table, log, task
+        self._jobs: queue.SimpleQueue[Kernel] = queue.SimpleQueue()
+        self._table, self._log, self._task = table, log, task
+        self._transfer, self._again = transfer, again
+        self._l2_bytes = (detect_machine().l2_kib or 1024) << 10
         self._target, self._trials, self._seed, self._deadline = target, trials, seed, deadline
         self._workers: set[WorkerProcess] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
 
-    def run(self, threads: int) -> None:
-        """Work the queue off with as many workers as there are CPUs for."""
+    def run(self, kernels: Sequence[Kernel]) -> None:
+        """Work the kernels off in order, with as many workers as there are CPUs for."""
+        for kernel in kernels:
+            self._jobs.put(kernel)
+        threads = self._target.threads
         cpus = choose_cpus(len(_allowed_cpus()))
         groups = [cpus[i : i + threads] for i in range(0, len(cpus) - threads + 1, threads)]
         feeders = [threading.Thread(target=self._guarded, args=(group,), daemon=True) for group in groups]
@@ -232,15 +328,24 @@ class _Campaign:
             worker.stop()
 
     def _tune(self, worker: WorkerProcess, kernel: Kernel) -> None:
-        left = trials_left(kernel, self._table, self._target, self._trials)
-        if left <= 0:
-            return
-        known = self._table.records.get(kernel.key, [])
+        table = self._again or self._table
+        left = 0
+        if self._again is None:
+            left = trials_left(kernel, self._table, self._target, self._trials[kernel.key])
+            if left <= 0:
+                return
+        known = table.records.get(kernel.key, [])
+        failed = [record.trace for record in self._table.failures.get(kernel.key, [])]
+        with self._lock:
+            hints = self._transfer.hints(kernel)
         request = {
             "mod": tvm.ir.save_json(kernel.mod),
             "target": self._target.tvm_dict(),
-            "known": [[record.trace, record.time_us] for record in known],
-            "failed": [record.trace for record in self._table.failures.get(kernel.key, [])],
+            "l2_bytes": self._l2_bytes,
+            "known": [[record.trace, record.time_us] for record in known if record.trace not in failed],
+            "failed": failed,
+            "hints": [astuple(tiling) for tiling in hints],
+            "again": self._again is not None,
             "trials": left,
             "seed": self._seed,
         }
@@ -251,20 +356,24 @@ class _Campaign:
                     raise WorkerDied("was stopped")
                 if event["event"] == "trying":
                     trying = event["trace"]
-                elif event["event"] == "trial":
+                elif event["event"] in ("trial", "timed"):
                     self._keep(kernel, event["trace"], event["times_us"], event.get("error", ""))
                     trying = None
+                    self.done += event["event"] == "trial" or self._again is not None
         except (WorkerDied, WorkerHung) as error:
             if trying is not None and not self._stop.is_set():
                 self._keep(kernel, trying, [], str(error))
+                self.done += 1
             raise
+        with self._lock:
+            if (best := self._table.best(kernel.key)) is not None:
+                self._transfer.learn(best)
 
     def _keep(self, kernel: Kernel, trace: Any, times_us: Sequence[float], error: str) -> None:
         record = Record(kernel.key, kernel.name, trace, tuple(times_us), error)
         with self._lock:
             self._log.append(record)
             self._table.add(record)
-            self.done += 1
             self.failed += not times_us
 
 

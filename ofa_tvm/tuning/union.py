@@ -7,6 +7,7 @@ subnets.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
 
 _ANCHORS = ("conv2d", "matmul")
+_SAMPLED = 400  # subnets: a kernel of one block at one of four resolutions is then met several times
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class KernelUnion:
 
     kernels: tuple[Kernel, ...]
     by_block: dict[tuple[Layer, ...], tuple[str, ...]]
+
+    def mean_calls(
+        self, space: Space, resolutions: Sequence[int], n_classes: int = 1000, seed: int = 0
+    ) -> dict[str, float]:
+        """How often a subnet calls each kernel, by key: the mean over subnets sampled uniformly."""
+        counts: Counter[str] = Counter()
+        genes = space.sample_genes(np.random.default_rng(seed), _SAMPLED, resolutions)
+        for arch in space.decode(genes):
+            for layers in split_blocks(space.layers(arch, n_classes)).values():
+                counts.update(self.of_block(layers))
+        return {kernel.key: counts[kernel.key] / _SAMPLED for kernel in self.kernels}
 
     def of_block(self, layers: Sequence[Layer]) -> tuple[str, ...]:
         """Keys of the kernels that a block's layers become; none for a block outside the union."""

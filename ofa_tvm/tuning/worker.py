@@ -7,10 +7,10 @@ process with it; the parent knows which one it was, records the failure, and goe
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,20 +27,17 @@ from tvm.s_tir import Schedule  # noqa: E402
 from tvm.s_tir import meta_schedule as ms  # noqa: E402
 
 from ofa_tvm.compiler import schedules  # noqa: E402
-from ofa_tvm.compiler.kernels import shapes  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
 from ofa_tvm.process import Link, requests  # noqa: E402
+from ofa_tvm.tuning.timing import Call, interleaved, make_subject  # noqa: E402
 
-_REPEATS = 3
-_SAMPLE_S = 2e-3
+_SAMPLES = 3
+_FINALISTS, _ROUNDS = 4, 5
 _HOPELESS = 3.0  # a first call this many times slower than the best known ends a trial early
 _SEED_SHARE = 0.6  # of the trials go to the template's own ranking, the others to the search
 _BATCH = 4
 _TRIALS_TO_LEARN_FROM = 16
-
-Attempt = Callable[[Schedule], list[float] | None]
-"""Builds, times and reports a schedule; seconds, or None if it failed."""
 
 
 @dataclass(frozen=True)
@@ -49,68 +46,91 @@ class _Job:
 
     mod: tvm.IRModule
     target: tvm.target.Target
+    l2_bytes: int
     known: list[tuple[Schedule, float]]
     failed: list[Schedule]
+    hints: list[schedules.Tiling]
     trials: int
     seed: int
 
 
-class _Timer:
-    """Builds and times schedules of one kernel on random data."""
+class _Trials:
+    """Builds, checks and times schedules of one kernel, and reports each to the parent as it ends."""
 
-    def __init__(self, job: _Job) -> None:
-        # Values from 0 to 1: integers are valid indices, and no root or logarithm is invalid.
-        rng = np.random.default_rng(0)
-        self._job = job
-        function = job.mod["main"]
-        self._arguments = [
-            tvm.runtime.tensor(rng.random(shape).astype(str(buffer.dtype)))
-            for shape, buffer in zip(shapes(function), function.params, strict=True)
-        ]
-        self.best_s = min((seconds for _, seconds in job.known), default=float("inf"))
+    def __init__(self, job: _Job, link: Link) -> None:
+        self._target, self._link = job.target, link
+        threads = int(job.target.attrs.get("num-cores", 1))
+        self._subject = make_subject(job.mod["main"], threads, job.l2_bytes)
+        self._expected: np.ndarray | None = None
+        self._best_s = min((seconds for _, seconds in job.known), default=float("inf"))
+        self._built: list[tuple[float, Any, Call]] = []
+        self.tried = {_identity(sch) for sch in [*(sch for sch, _ in job.known), *job.failed]}
 
-    def __call__(self, sch: Schedule) -> list[float]:
-        """Seconds of one call: three samples, or one if it is hopeless."""
-        library = tvm.compile(sch.mod, target=self._job.target)
+    def __call__(self, sch: Schedule) -> list[float] | None:
+        """Seconds of one call, three samples, or one if it is hopeless; None if the schedule failed."""
+        trace = trace_json(sch)
+        self.tried.add(_identity(sch))
+        self._link.send(event="trying", trace=trace)
+        try:
+            call, once = self._build(sch)
+            hopeless = once > _HOPELESS * self._best_s and once > 50e-6
+            seconds = [once] if hopeless else self._subject.samples(call, once, _SAMPLES)
+        except Exception as error:  # whatever a build raises is a failed trial, not a failed campaign
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+            self._link.send(event="trial", trace=trace, times_us=[], error=reason[:300])
+            return None
+        self._link.send(event="trial", trace=trace, times_us=_microseconds(seconds))
+        if not hopeless:
+            self._best_s = min(self._best_s, statistics.median(seconds))
+            self._built = sorted(
+                [*self._built, (statistics.median(seconds), trace, call)], key=lambda entry: entry[0]
+            )[:_FINALISTS]
+        return seconds
+
+    def finals(self) -> None:
+        """Time the best schedules again, in turns: what was disturbed the first time gets a second chance."""
+        if len(self._built) < 2:
+            return
+        timed = interleaved(self._subject, [call for _, _, call in self._built], _ROUNDS)
+        for (_, trace, _), seconds in zip(self._built, timed, strict=True):
+            self._link.send(event="timed", trace=trace, times_us=_microseconds(seconds))
+
+    def again(self, known: list[Schedule]) -> None:
+        """Time schedules that were tried before, on another machine or another day."""
+        calls, traces = [], []
+        for sch in known:
+            trace = trace_json(sch)
+            self._link.send(event="trying", trace=trace)
+            calls.append(self._build(sch)[0])
+            traces.append(trace)
+        for trace, seconds in zip(traces, interleaved(self._subject, calls, _ROUNDS), strict=True):
+            self._link.send(event="timed", trace=trace, times_us=_microseconds(seconds))
+
+    def _build(self, sch: Schedule) -> tuple[Call, float]:
+        library = tvm.compile(sch.mod, target=self._target)
         call = library["main"]
-        call(*self._arguments)
-        start = time.perf_counter()
-        call(*self._arguments)
-        once = time.perf_counter() - start
-        if once > _HOPELESS * self.best_s and once > 50e-6:
-            return [once]
-        samples = []
-        evaluator = library.jit().time_evaluator(
-            "main", tvm.cpu(), number=max(1, round(_SAMPLE_S / max(once, 1e-7))), repeat=1
-        )
-        for _ in range(_REPEATS):
-            samples.append(float(evaluator(*self._arguments).mean))
-        self.best_s = min(self.best_s, statistics.median(samples))
-        return samples
+        if self._expected is None:
+            self._subject = self._subject.calibrated(library)
+        once = self._subject.first_call(call)
+        if self._expected is None:
+            self._expected = self._subject.result
+        elif not np.allclose(self._subject.result, self._expected, rtol=1e-3, atol=1e-4):
+            raise ValueError("its result differs from that of the kernel's first schedule")
+        return call, once
+
+
+def _microseconds(seconds: list[float]) -> list[float]:
+    return [value * 1e6 for value in seconds]
 
 
 def _tune(job: _Job, link: Link) -> None:
     """Spend the job's trials, telling the parent before and after each."""
     mach = schedules.machine(job.target)
-    measure = _Timer(job)
-    tried = {_identity(sch) for sch in [*(sch for sch, _ in job.known), *job.failed]}
+    attempt = _Trials(job, link)
+    tried = attempt.tried
     left = job.trials
-
-    def attempt(sch: Schedule) -> list[float] | None:
-        trace = trace_json(sch)
-        tried.add(_identity(sch))
-        link.send(event="trying", trace=trace)
-        try:
-            seconds = measure(sch)
-        except Exception as error:  # whatever a build raises is a failed trial, not a failed campaign
-            reason = (str(error).strip() or repr(error)).splitlines()[-1]
-            link.send(event="trial", trace=trace, times_us=[], error=reason[:300])
-            return None
-        link.send(event="trial", trace=trace, times_us=[s * 1e6 for s in seconds])
-        return seconds
-
     measured: list[tuple[Schedule, list[float]]] = []
-    ranked = schedules.ranked_schedules(job.mod, mach)
+    ranked = schedules.ranked_schedules(job.mod, mach, job.hints)
     if schedules.count(job.mod, mach) is None:
         ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
     seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
@@ -121,6 +141,7 @@ def _tune(job: _Job, link: Link) -> None:
                 measured.append((sch, seconds))
     if left and schedules.count(job.mod, mach) != 1:  # an elementwise kernel has one sensible schedule
         _search(job, schedules.design_space(job.mod, mach), measured, tried, attempt, left)
+    attempt.finals()
 
 
 def _identity(sch: Schedule) -> int:
@@ -133,7 +154,7 @@ def _search(
     templates: list[Schedule],
     measured: list[tuple[Schedule, list[float]]],
     tried: set[int],
-    attempt: Attempt,
+    attempt: Callable[[Schedule], list[float] | None],
     left: int,
 ) -> None:
     """MetaSchedule's evolutionary search over the template's designs, or over its generic space."""
@@ -192,19 +213,26 @@ def main() -> None:
     link = Link()
     pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
     load_cpu_intrinsics()
+    gc.disable()  # a collection in the middle of a sample would count as the kernel's time
     for request in requests():
+        gc.collect()
         mod = tvm.ir.load_json(request["mod"])
         known = [(_fitting(mod, trace), microseconds * 1e-6) for trace, microseconds in request["known"]]
         job = _Job(
             mod=mod,
             target=tvm.target.Target(request["target"]),
+            l2_bytes=int(request["l2_bytes"]),
             known=[(sch, seconds) for sch, seconds in known if sch is not None],
             failed=[sch for trace in request["failed"] if (sch := _fitting(mod, trace)) is not None],
+            hints=[schedules.Tiling(*hint) for hint in request["hints"]],
             trials=int(request["trials"]),
             seed=int(request["seed"]),
         )
         try:
-            _tune(job, link)
+            if request["again"]:
+                _Trials(job, link).again([sch for sch, _ in job.known][:_FINALISTS])
+            else:
+                _tune(job, link)
         except (
             Exception
         ) as error:  # a search that TVM gives up on is the end of this kernel, not of the worker

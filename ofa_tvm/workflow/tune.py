@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.graph import Shapes, read_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.files import write_atomic
-from ofa_tvm.logs import log_name, read_folder
+from ofa_tvm.logs import find_records, log_name, read_folder
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
-from ofa_tvm.tuning import TuningResult, trials_left, tune_kernels
+from ofa_tvm.tuning import TuningResult, allot, trials_left, tune_kernels
 
 DEFAULT_TRIAL_S = 0.25
 """Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
@@ -114,7 +114,13 @@ def model_kernels(path: Path, target: Target, shapes: Shapes | None = None) -> t
     return tuple(found.values())
 
 
-def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: int) -> TuningPlan:
+def plan_tuning(
+    kernels: Sequence[Kernel],
+    target: Target,
+    root: Path,
+    trials: int,
+    weights: Mapping[str, float] | None = None,
+) -> TuningPlan:
     """Count what `tune` with the same arguments would do.
 
     Parameters
@@ -126,8 +132,11 @@ def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: i
     root
         Folder of logs.
     trials
-        Trials that each kernel shall have.
+        Trials that a kernel of mean weight shall have.
+    weights
+        Mean calls of each kernel in the networks that matter, by its key; by default its `calls`.
     """
+    wanted = allot(kernels, trials, weights)
     folder = root / log_name(target)
     table = read_folder(folder)
     by_kind: dict[str, list[Kernel]] = {}
@@ -139,7 +148,7 @@ def plan_tuning(kernels: Sequence[Kernel], target: Target, root: Path, trials: i
             len(members),
             sum(kernel.calls for kernel in members),
             sum(table.best(kernel.key) is not None for kernel in members),
-            sum(trials_left(kernel, table, target, trials) for kernel in members),
+            sum(trials_left(kernel, table, target, wanted[kernel.key]) for kernel in members),
         )
         for kind, members in by_kind.items()
     ]
@@ -165,10 +174,21 @@ def tune(
     trials: int = 16,
     seconds: float | None = None,
     seed: int = 0,
+    weights: Mapping[str, float] | None = None,
     progress: Progress = SILENT,
 ) -> TuningResult:
-    """`tune_kernels`, which also notes how long trials take, for later estimates. Arguments are the same."""
-    result = tune_kernels(kernels, target, root, trials=trials, seconds=seconds, seed=seed, progress=progress)
+    """`tune_kernels`, started from what other logs know, and noting how long trials take, for estimates."""
+    result = tune_kernels(
+        kernels,
+        target,
+        root,
+        trials=trials,
+        seconds=seconds,
+        seed=seed,
+        weights=weights,
+        start=find_records(target, [root]),
+        progress=progress,
+    )
     if result.trials:
         folder = root / log_name(target)
         before = _read_pace(folder) or (0, 0.0)

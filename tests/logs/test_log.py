@@ -37,7 +37,7 @@ def target() -> Target:
 
 
 def record(kernel: str = "k", *times: float, trace: object = None) -> Record:
-    return Record(kernel, "matmul 1x2,2x3->1x3", trace or [[["GetSBlock", [], [], []]], []], times)
+    return Record(kernel, "matmul 1x2,2x3->1x3", trace or [[["GetSBlock", [], list(times), []]], []], times)
 
 
 def counts(table: KernelTable) -> dict[str, int]:
@@ -356,3 +356,12 @@ def test_times_of_other_devices_are_known_as_such(tmp_path: Path) -> None:
     table = find_records(target, [tmp_path])
     assert set(table.records) >= {"a", "b"}
     assert "b" in table.foreign and "a" not in table.foreign
+
+
+def test_a_schedule_timed_again_has_its_last_times() -> None:
+    table = KernelTable()
+    slow, fast = [[["Slow", [], [], []]], []], [[["Fast", [], [], []]], []]
+    for one in (record("k", 9.0, trace=fast), record("k", 5.0, trace=slow), record("k", 4.0, trace=fast)):
+        table.add(one)
+    assert [r.times_us for r in table.records["k"]] == [(4.0,), (5.0,)]
+    assert table.trials("k") == 2

@@ -1,0 +1,70 @@
+"""Transfer: what tuned kernels tell of similar ones that nobody tuned.
+
+The best tiling hardly depends on a kernel's epilogue and changes slowly with its shape. So a kernel without
+a record starts from the tilings of the most similar ones that have one: other resolutions, other widths.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+
+from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.schedules import Tiling, tiling_of
+from ofa_tvm.logs import KernelTable, Record
+
+_NEIGHBOURS = 3
+_OTHER_EPILOGUE = 0.3  # as far as a third more of one extent
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a kernel computes, from its readable name: main operator, all operators, all extents."""
+
+    anchor: str
+    operators: str
+    extents: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str) -> _Form:
+        operators, shapes = name.split(" ", 1)
+        tensors = shapes.replace("->", ",").split(",")
+        # Data, weights and result; biases and residuals repeat their extents.
+        main = [*tensors[:2], tensors[-1]]
+        extents = tuple(int(extent) for tensor in main for extent in tensor.split("x") if extent.isdigit())
+        return cls(operators.split("+")[0], operators, extents)
+
+    def distance(self, other: _Form) -> float:
+        far = sum(abs(math.log(a / b)) for a, b in zip(self.extents, other.extents, strict=True))
+        return far + (_OTHER_EPILOGUE if self.operators != other.operators else 0.0)
+
+
+class Transfer:
+    """Tilings of tuned kernels, looked up by similarity.
+
+    Parameters
+    ----------
+    *tables
+        Records of a target, of compatible ones, or of the same one with another number of threads.
+    """
+
+    def __init__(self, *tables: KernelTable) -> None:
+        self._known: dict[tuple[str, int], dict[_Form, Tiling]] = {}
+        for table in reversed(tables):
+            for records in table.records.values():
+                self.learn(records[0])
+
+    def learn(self, best: Record) -> None:
+        """Take in the best record of a kernel."""
+        tiling = tiling_of(best.trace)
+        if tiling is not None:
+            form = _Form.of(best.name)
+            self._known.setdefault((form.anchor, len(form.extents)), {})[form] = tiling
+
+    def hints(self, kernel: Kernel) -> tuple[Tiling, ...]:
+        """Best tilings of the most similar kernels, nearest first."""
+        form = _Form.of(kernel.name)
+        known = self._known.get((form.anchor, len(form.extents)), {})
+        nearest = heapq.nsmallest(_NEIGHBOURS, known.items(), key=lambda pair: form.distance(pair[0]))
+        return tuple(dict.fromkeys(tiling for _, tiling in nearest))
