@@ -162,16 +162,20 @@ def test_records_that_do_not_fit_are_passed_over(target: Target, tmp_path: Path)
     tuned = tune_kernels(found[1:3], target, tmp_path / "log", trials=1).records
     swapped = KernelTable()
     for kernel, other in (found[1:3], found[2:0:-1]):
-        (record,) = tuned.records[other.key]
-        swapped.add(Record(kernel.key, kernel.name, record.trace, (0.001,)))
+        for record in tuned.records[other.key]:
+            swapped.add(Record(kernel.key, kernel.name, record.trace, (0.001,)))
     compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", records=swapped)
     assert "tuned" not in {use.origin for use in compiled.kernels}
     with LogWriter(tmp_path / "log", target, Header("x86", {}, "", {}, "")) as log:
         for records in swapped.records.values():
             for record in records:
                 log.append(record)
-    result = tune_kernels(found[1:3], target, tmp_path / "log", trials=4)
-    assert (result.trials, result.failed) == (sum(allot(found[1:3], 4).values()) - 4, 0)
+    wanted = allot(found[1:3], 6)
+    left = [trials_left(k, read_folder(tmp_path / "log" / log_name(target)), target, wanted[k.key])
+            for k in found[1:3]]  # fmt: skip
+    result = tune_kernels(found[1:3], target, tmp_path / "log", trials=6)
+    assert (result.trials, result.failed) == (sum(left), 0)
+    assert result.trials > 0
 
 
 def broken(kind: str) -> Kernel:
