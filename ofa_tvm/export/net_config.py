@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.spaces import Arch, ConvSpec, MBConvSpec, NetworkSpec, get_space, list_spaces
+from ofa_tvm.spaces import Arch, ConvSpec, MBConvSpec, NetworkSpec, get_space
 from ofa_tvm.spaces.network import ACTIVATIONS, Activation
+from ofa_tvm.spaces.published import PUBLISHED
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
 from ofa_tvm.supernet.network import Network
 from ofa_tvm.supernet.supernet import initialise
@@ -144,7 +145,7 @@ def _block(block: dict[str, Any]) -> MBConvSpec:
 
 def _find_arch(spec: NetworkSpec, resolution: int) -> tuple[str, Arch | None]:
     """Space and architecture that a description belongs to; ("", None) if it is in none."""
-    for name in list_spaces():
+    for name in PUBLISHED:
         space = get_space(name)
         if space.family != "mbconv":
             continue

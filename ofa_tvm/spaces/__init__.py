@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ofa_tvm.spaces.arch import Arch
 from ofa_tvm.spaces.network import BottleneckSpec, ConvSpec, Layer, MBConvSpec, NetworkSpec, network_layers
-from ofa_tvm.spaces.published import get_space, list_spaces
+from ofa_tvm.spaces.registry import get_space, list_spaces
 from ofa_tvm.spaces.space import Space, Stage
 
 __all__ = [

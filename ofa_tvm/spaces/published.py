@@ -5,9 +5,8 @@ Sources: Cai et al., Once-for-All (arXiv 1908.09791), section 4.1; the authors' 
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 
-from ofa_tvm.errors import UsageError
 from ofa_tvm.spaces.arch import RESNET_BASE_BLOCKS, RESNET_BLOCKS
 from ofa_tvm.spaces.network import Activation, make_divisible
 from ofa_tvm.spaces.space import Space, Stage
@@ -123,29 +122,10 @@ def _digits() -> Space:
     )
 
 
-_MAKERS = {
+PUBLISHED: dict[str, Callable[[], Space]] = {
     "ofa_mbv3_w1.0": lambda: _mbv3("ofa_mbv3_w1.0", 1.0, 128),
     "ofa_mbv3_w1.2": lambda: _mbv3("ofa_mbv3_w1.2", 1.2, 160),
     "ofa_proxyless_w1.3": _proxyless,
     "ofa_resnet50": _resnet50,
     "ofa_digits": _digits,
 }
-
-
-def list_spaces() -> tuple[str, ...]:
-    """Names that `get_space` knows."""
-    return tuple(_MAKERS)
-
-
-@cache
-def get_space(name: str) -> Space:
-    """The space of that name.
-
-    Raises
-    ------
-    UsageError
-        If there is none; the message lists those there are.
-    """
-    if name not in _MAKERS:
-        raise UsageError(f"there is no search space {name!r}; choose one of {', '.join(_MAKERS)}")
-    return _MAKERS[name]()

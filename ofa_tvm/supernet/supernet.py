@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ofa_tvm.errors import UserError
 from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.spaces.network import BlockSpec, expanded
+from ofa_tvm.spaces.registry import SUPERNETS, call_plugin, find_plugin
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
@@ -211,9 +212,20 @@ def initialise(module: nn.Module) -> None:
 def build_supernet(space: Space | str, n_classes: int = 1000, dropout: float = 0.0) -> Supernet:
     """A supernet of a space (or of the one so named), with fresh weights and its largest subnet active.
 
+    A plugin that registers a function for the space's name under `ofa_tvm.supernets` builds it.
+
     Raises
     ------
     UsageError
         If there is no such space.
+    UserError
+        If a plugin fails, or returns something else than a `Supernet`.
     """
-    return Supernet(get_space(space) if isinstance(space, str) else space, n_classes, dropout)
+    space = get_space(space) if isinstance(space, str) else space
+    plugin = find_plugin(SUPERNETS, space.name)
+    if plugin is None:
+        return Supernet(space, n_classes, dropout)
+    net = call_plugin(plugin, space, n_classes, dropout)
+    if not isinstance(net, Supernet):
+        raise UserError(f"{plugin.value} has to return a Supernet, not a {type(net).__name__}")
+    return net

@@ -1,0 +1,1 @@
+"""An example search space for ofa-tvm."""
