@@ -15,11 +15,17 @@ _EXPORTS = {
     "get_space": "ofa_tvm.spaces",
     "list_spaces": "ofa_tvm.spaces",
     "build_supernet": "ofa_tvm.supernet",
+    "load_data": "ofa_tvm.training",
+    "default_config": "ofa_tvm.training",
+    "train": "ofa_tvm.training",
+    "tune_space": "ofa_tvm.workflow.loop",
+    "search_and_ship": "ofa_tvm.workflow.loop",
     "export_onnx": "ofa_tvm.export",
     "get_target": "ofa_tvm.targets",
     "list_targets": "ofa_tvm.targets",
     "compile": "ofa_tvm.compiler",
     "load": "ofa_tvm.deploy",
+    "Artefact": "ofa_tvm.deploy",
     "measure": "ofa_tvm.measurement",
     "UserError": "ofa_tvm.errors",
     "UsageError": "ofa_tvm.errors",
@@ -29,6 +35,7 @@ __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
     from ofa_tvm.compiler import compile as compile
+    from ofa_tvm.deploy import Artefact as Artefact
     from ofa_tvm.deploy import load as load
     from ofa_tvm.errors import UsageError as UsageError
     from ofa_tvm.errors import UserError as UserError
@@ -40,6 +47,11 @@ if TYPE_CHECKING:
     from ofa_tvm.supernet import build_supernet as build_supernet
     from ofa_tvm.targets import get_target as get_target
     from ofa_tvm.targets import list_targets as list_targets
+    from ofa_tvm.training import default_config as default_config
+    from ofa_tvm.training import load_data as load_data
+    from ofa_tvm.training import train as train
+    from ofa_tvm.workflow.loop import search_and_ship as search_and_ship
+    from ofa_tvm.workflow.loop import tune_space as tune_space
 
 
 def __getattr__(name: str) -> Any:

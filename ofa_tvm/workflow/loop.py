@@ -1,0 +1,151 @@
+"""The loop after training in two calls: tune a space once, then find and ship subnets within budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.budget import Budget, parse_budget
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Target
+from ofa_tvm.workflow.search import ACCURACY_SAMPLES, LATENCY_SAMPLES
+
+if TYPE_CHECKING:
+    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.training.data import ImageData
+    from ofa_tvm.tuning import TuningResult
+    from ofa_tvm.workflow.ship import Shipped
+
+LOGS, ARTEFACT = "tuning_logs", "deploy"  # in the project's folder
+
+
+def tune_space(
+    space: Space,
+    target: Target,
+    folder: str | Path,
+    *,
+    n_classes: int = 1000,
+    resolutions: Sequence[int] | None = None,
+    trials: int = 16,
+    seconds: float | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> TuningResult:
+    """Tune every kernel that a space can need, as `ofa-tvm tune` does; called again it goes on.
+
+    Parameters
+    ----------
+    space, target
+        Of what, for what.
+    folder
+        The project's, whose `tuning_logs` receives a record a trial.
+    n_classes
+        Of the classifier, which is a kernel too.
+    resolutions
+        None for the space's default ones.
+    trials
+        Of each kernel, in all.
+    seconds
+        Wall-clock limit; None for none.
+
+    Raises
+    ------
+    UserError
+        If the log cannot be written, or the target cannot be measured from here.
+    """
+    from ofa_tvm.tuning import kernel_union
+    from ofa_tvm.workflow.tune import tune
+
+    sides = tuple(resolutions or space.default_resolutions)
+    kernels = kernel_union(space, sides, target, n_classes=n_classes, progress=progress).kernels
+    return tune(
+        kernels, target, Path(folder) / LOGS, trials=trials, seconds=seconds, seed=seed, progress=progress
+    )
+
+
+def search_and_ship(
+    net: Supernet,
+    data: ImageData,
+    target: Target,
+    budget: Budget | str,
+    folder: str | Path,
+    *,
+    resolutions: Sequence[int] | None = None,
+    accuracy_samples: int = ACCURACY_SAMPLES,
+    latency_samples: int = LATENCY_SAMPLES,
+    calibration_images: int = 2000,
+    candidates: int = 4,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Shipped:
+    """The most accurate subnet whose measured latency is within a budget, as an artefact in `folder/deploy`.
+
+    What `ofa-tvm search` does: it learns accuracy and latency from measured subnets, searches, compiles and
+    measures the best candidates, corrects the models and searches again, and ships the best that keeps the
+    budget. Measurements are kept in the folder and not repeated.
+
+    Parameters
+    ----------
+    net
+        Trained supernet.
+    data
+        Its images: training images for batch statistics, validation images to choose by, test images for the
+        accuracy of the compiled module.
+    budget
+        Such as "25ms"; in the target's unit.
+    folder
+        The project's, with the `tuning_logs` that `tune_space` left.
+    resolutions
+        To choose from; None for the space's default ones.
+    accuracy_samples, latency_samples
+        Random subnets that are evaluated, and measured, to learn from.
+    calibration_images
+        Behind a subnet's batch statistics.
+    candidates, rounds
+        Subnets measured in each round of the search, and rounds at the most.
+
+    Raises
+    ------
+    UsageError
+        If the budget cannot be read, is in another unit, or below what the space can reach.
+    UserError
+        If the target has no tuning log, or nothing that was measured is within the budget.
+    """
+    from ofa_tvm.latency.collect import SubnetBench
+    from ofa_tvm.logs import find_records
+    from ofa_tvm.tuning import kernel_union
+    from ofa_tvm.workflow import search
+
+    budget = parse_budget(budget) if isinstance(budget, str) else budget
+    search.require_unit(budget, target)
+    place, space = Path(folder), net.space
+    sides = tuple(resolutions or space.default_resolutions)
+    accuracy = search.learn_accuracy(
+        net,
+        data,
+        place,
+        sides,
+        samples=accuracy_samples,
+        calibration_images=calibration_images,
+        seed=seed,
+        progress=progress,
+    )
+    union = kernel_union(space, sides, target, n_classes=net.n_classes, progress=progress)
+    with SubnetBench(net, target, find_records(target, [place / LOGS])) as bench:
+        latency = search.learn_latency(
+            bench, union, place, sides, samples=latency_samples, seed=seed, progress=progress
+        )
+        check = search.AccuracyCheck(
+            net, data, accuracy, place / search.ACCURACY_CACHE,
+            calibration_images=calibration_images, seed=seed, progress=progress,
+        )  # fmt: skip
+        found = search.find_subnet(
+            bench, accuracy, latency, budget, sides,
+            check=check, candidates=candidates, rounds=rounds, seed=seed, progress=progress,
+        )  # fmt: skip
+        return search.ship_best(
+            bench, data, place / ARTEFACT, budget, found, calibration_images=calibration_images, seed=seed
+        )
