@@ -14,7 +14,7 @@ PINS := $(if $(PIP_CONSTRAINT),$(VENV)/constraints.txt,constraints.txt)
 demo: $(VENV)/installed
 	$(BIN)/ofa-tvm quickstart -o demo
 
-test: lint types tests
+test: lint types docs tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -23,6 +23,9 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy ofa_tvm
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
 
@@ -30,11 +33,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	if [ -n "$(PIP_CONSTRAINT)" ]; then grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,docs]'
 	@# A compiler driver links modules; a machine without one gets it from the package index.
 	@command -v c++ g++ clang++ gcc clang >/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) ziglang
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo site .mypy_cache .ruff_cache .pytest_cache

@@ -51,6 +51,7 @@ class VerbGroup(click.Group):
             return None
         command = importlib.import_module(f"ofa_tvm.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
+        command.name = cmd_name  # click takes the function's, which is "command" in every verb
         return command
 
     def resolve_command(

@@ -1,0 +1,37 @@
+"""The notebook runs as it is printed, and shows what it printed when it was last run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
+
+
+@pytest.fixture
+def notebook() -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_is_short_and_its_outputs_are_stored(notebook: nbformat.NotebookNode) -> None:
+    nbformat.validate(notebook)
+    lines = [line for cell in code(notebook) for line in cell.source.splitlines() if line.strip()]
+    assert len(lines) <= 25
+    assert all(cell.outputs for cell in code(notebook))
+    assert not any(output.output_type == "error" for cell in code(notebook) for output in cell.outputs)
+
+
+@pytest.mark.slow
+def test_the_whole_loop_runs(notebook: nbformat.NotebookNode, tmp_path: Path) -> None:
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "demo" / "deploy" / "manifest.yaml").is_file()
+    shipped, prediction = code(notebook)[-2:]
+    assert "measured" in shipped.outputs[0].text
+    assert "Prediction(label=" in prediction.outputs[-1]["data"]["text/plain"]
