@@ -23,6 +23,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ofa_tvm.compiler.products import packed_product, packs
+
 _UNARY = frozenset(
     f"relax.{name}"
     for name in [
@@ -356,7 +358,10 @@ class _Rewriter:
         else:
             weight = _zeros_to(weight, made, given)
         if pointwise:
-            return "flat", relax.op.matmul(view, relax.const(np.ascontiguousarray(weight[:, :, 0, 0].T)))
+            matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
+            if packs(matrix, self.lanes):  # zeros that the input's padding would meet are left out
+                return "flat", packed_product(self.bb, view, matrix[:c_in], self.lanes)
+            return "flat", relax.op.matmul(view, relax.const(matrix))
         convolution = relax.op.nn.conv2d(
             view,
             relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),

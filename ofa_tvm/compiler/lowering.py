@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
-import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.layout import static_shape
+from ofa_tvm.compiler.products import packed_product, packs
 from ofa_tvm.compiler.schedules import machine
 
 
@@ -33,34 +32,14 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
 
 
 def _matmul(lanes: int, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Products with constant matrices on packed panels; all others with TVM's definition.
-
-    In a network a kernel finds its weights in the last-level cache at best. Read in panels one vector wide
-    they are sequential streams, which the prefetchers follow; rows of the matrix are not.
-    """
+    """Products with constant matrices on packed panels; all others with TVM's definition."""
     left, right = call.args[0], call.args[1]
     shape = static_shape(left)
-    if not isinstance(right, tvm.ir.GenericConst) or shape is None or len(shape) != 2:
-        return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
-    matrix = right.value.numpy()
-    panel = math.gcd(matrix.shape[-1], lanes)
-    if matrix.ndim != 2 or 2 * panel < lanes or call.attrs.out_dtype not in (None, "", left.ty.dtype):
-        return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
-    depth, width = matrix.shape
-    packed = np.ascontiguousarray(matrix.reshape(depth, width // panel, panel).transpose(1, 0, 2))
-    return bb.call_te(_packed_matmul, left, relax.const(packed), primfunc_name_hint="matmul")
-
-
-def _packed_matmul(left: te.Tensor, right: te.Tensor) -> te.Tensor:
-    """(m, k) times a (k, n) matrix that is stored as (n / panel, k, panel)."""
-    rows, depth = left.shape
-    panels, _, panel = (int(extent) for extent in right.shape)
-    k = te.reduce_axis((0, depth), name="k")
-    return te.compute(
-        (rows, panels * panel),
-        lambda i, j: te.sum(left[i, k] * right[j // panel, k, j % panel], axis=k),
-        name="matmul",
-    )
+    if isinstance(right, tvm.ir.GenericConst) and shape is not None and len(shape) == 2:
+        matrix = right.value.numpy()
+        if packs(matrix, lanes) and call.attrs.out_dtype in (None, "", left.ty.dtype):
+            return packed_product(bb, left, matrix, lanes)
+    return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
 
 
 def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

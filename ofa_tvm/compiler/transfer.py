@@ -15,6 +15,7 @@ from ofa_tvm.compiler.schedules import Tiling, tiling_of
 from ofa_tvm.logs import KernelTable, Record
 
 _NEIGHBOURS = 3
+_FARTHEST = 3.0  # sum of the logarithms of the extents' ratios: a factor of 20 in all
 _OTHER_EPILOGUE = 0.3  # as far as a third more of one extent
 
 
@@ -66,5 +67,7 @@ class Transfer:
         """Best tilings of the most similar kernels, nearest first."""
         form = _Form.of(kernel.name)
         known = self._known.get((form.anchor, len(form.extents)), {})
-        nearest = heapq.nsmallest(_NEIGHBOURS, known.items(), key=lambda pair: form.distance(pair[0]))
-        return tuple(dict.fromkeys(tiling for _, tiling in nearest))
+        near = ((form.distance(other), number) for number, other in enumerate(known))
+        nearest = heapq.nsmallest(_NEIGHBOURS, (pair for pair in near if pair[0] <= _FARTHEST))
+        tilings = list(known.values())
+        return tuple(dict.fromkeys(tilings[number] for _, number in nearest))
