@@ -26,6 +26,7 @@ VERBS = {
     "quickstart": "Train, tune, search and ship on handwritten digits, in five minutes.",
     "doctor": "What this machine can do: one line a target, and what to install.",
     "targets": "List, show and probe target descriptors.",
+    "runtime": "Build the device runtimes that TVM's wheels lack.",
     "train": "Train a supernet by progressive shrinking, or one subnet further.",
     "evaluate": "Accuracies of subnets, each with batch statistics of its own.",
     "export": "Write a subnet as ONNX, checked against PyTorch.",

@@ -19,9 +19,10 @@ import tvm
 from tvm import relax, te
 from tvm.relax.frontend.onnx import from_onnx
 
-from ofa_tvm.compiler import graph, layout, lowering, schedules
+from ofa_tvm.compiler import graph, layout, lowering, templates
 from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
-from ofa_tvm.compiler.kernels import Kernel, make_kernel
+from ofa_tvm.compiler.gpu import gpu_executable
+from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.compiler.transfer import Transfer
@@ -112,8 +113,14 @@ def lower_onnx(
         raise UserError(_import_failure(prepared, source, error)) from error
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
-    lanes = schedules.machine(tvm_target).lanes if target.kind in ("x86", "arm") else 1
-    return lowering.lower(layout.channels_last(mod, lanes), tvm_target)
+    lowered = lowering.lower(layout.channels_last(mod, templates.lanes(tvm_target) or 1), tvm_target)
+    for name in kernel_calls(lowered):
+        if not is_static(lowered[name]):  # TVM's sorting on GPUs
+            raise UserError(
+                f"{source}: {name} has no form with fixed shapes for {target.kind}; leave that operator out "
+                "of the model, or compile for a CPU target"
+            )
+    return lowered
 
 
 def _import_failure(model: onnx.ModelProto, source: str, error: Exception) -> str:
@@ -184,7 +191,6 @@ def compile(
     mod = lower_onnx(proto, target, shape, source)
     table = find_records(target, logs) if records is None else records
     tvm_target = target.tvm_target()
-    mach = schedules.machine(tvm_target)
 
     kernels = kernels_of(mod)
     scheduled: dict[str, ScheduledKernel] = {}
@@ -192,25 +198,31 @@ def compile(
     single = find_records(target.with_threads(1), logs) if records is None and target.threads > 1 else None
     transfer = Transfer(table, *([single] if single else []))
     for name, kernel in kernels.items():
-        scheduled[name], use = _schedule(kernel, table, transfer, mach)
+        scheduled[name], use = _schedule(kernel, table, transfer, tvm_target)
         uses.append(use)
-    objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
-    driver = make_driver(mod, scheduled, profile=profile) if target.kind in ("x86", "arm") else None
-    if profile and driver is None:
-        raise UserError(f"{source} cannot be profiled for {target.name}: only straight-line CPU networks can")
     metadata = _metadata(proto, mod, target)
-    if profile and driver is not None:
-        named = {kernel.symbol: use.name for kernel, use in zip(scheduled.values(), uses, strict=True)}
-        metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
-    main = _ExternalKernels(mod, scheduled).main() if driver is None else _call_driver(mod, driver)
-    executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
-    _link(executable, objects, driver.source if driver else "", target, Path(path))
+    if templates.on_gpu(tvm_target):
+        if profile:
+            raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
+        text = json.dumps(metadata, sort_keys=True).encode()
+        _link(gpu_executable(mod, scheduled, text, tvm_target), [], "", target, Path(path))
+    else:
+        objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
+        driver = make_driver(mod, scheduled, profile=profile)
+        if profile and driver is None:
+            raise UserError(f"{source} cannot be profiled: only straight-line networks can")
+        if profile and driver is not None:
+            named = {kernel.symbol: use.name for kernel, use in zip(scheduled.values(), uses, strict=True)}
+            metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
+        main = _ExternalKernels(mod, scheduled).main() if driver is None else _call_driver(mod, driver)
+        executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
+        _link(executable, objects, driver.source if driver else "", target, Path(path))
     fraction = _tuned_fraction(list(kernels.values()), uses)
     return CompiledModule(Path(path), tuple(uses), fraction)
 
 
 def _schedule(
-    kernel: Kernel, table: KernelTable, transfer: Transfer, mach: schedules.Machine
+    kernel: Kernel, table: KernelTable, transfer: Transfer, target: tvm.target.Target
 ) -> tuple[ScheduledKernel, KernelUse]:
     for record in table.records.get(kernel.key, ()):
         try:
@@ -220,7 +232,7 @@ def _schedule(
         use = KernelUse(kernel.name, kernel.calls, "tuned", record.time_us)
         return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
     hints = transfer.hints(kernel)
-    default = next(schedules.ranked_schedules(kernel.mod, mach, hints), None)
+    default = next(templates.ranked_schedules(kernel.mod, target, hints), None)
     if default is not None:
         use = KernelUse(kernel.name, kernel.calls, "transferred" if hints else "default", None)
         return scheduled_kernel(kernel.key, default.mod["main"], trace_json(default)), use

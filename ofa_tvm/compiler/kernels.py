@@ -46,6 +46,15 @@ def kernel_key(function: tvm.tirx.PrimFunc) -> str:
     return f"{tvm_ffi.structural_hash(plain) & (2**64 - 1):016x}"
 
 
+def is_static(function: tvm.tirx.PrimFunc) -> bool:
+    """Whether all parameters are tensors of fixed shape."""
+    return all(
+        isinstance(extent, int | tvm.tirx.IntImm)
+        for buffer in function.params
+        for extent in getattr(buffer, "shape", [None])
+    )
+
+
 def shapes(function: tvm.tirx.PrimFunc) -> list[tuple[int, ...]]:
     """Static shapes of a kernel's parameters, outputs last."""
     return [tuple(int(d) for d in buffer.shape) for buffer in function.params]

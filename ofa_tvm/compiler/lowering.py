@@ -9,7 +9,7 @@ from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.layout import static_shape
 from ofa_tvm.compiler.products import packed_product, packs
-from ofa_tvm.compiler.schedules import machine
+from ofa_tvm.compiler.templates import lanes
 
 
 def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -18,7 +18,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(
-                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, machine(target).lanes)},
+                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, lanes(target))},
                 skip_ops=["relax.reshape"],
             ),
             relax.transform.AnnotateTIROpPattern(),
@@ -31,11 +31,11 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
         return passes(mod)
 
 
-def _matmul(lanes: int, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Products with constant matrices on packed panels; all others with TVM's definition."""
+def _matmul(lanes: int | None, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Products with constant matrices on packed panels (on a CPU); all others with TVM's definition."""
     left, right = call.args[0], call.args[1]
     shape = static_shape(left)
-    if isinstance(right, tvm.ir.GenericConst) and shape is not None and len(shape) == 2:
+    if lanes and isinstance(right, tvm.ir.GenericConst) and shape is not None and len(shape) == 2:
         matrix = right.value.numpy()
         if packs(matrix, lanes) and call.attrs.out_dtype in (None, "", left.ty.dtype):
             return packed_product(bb, left, matrix, lanes)

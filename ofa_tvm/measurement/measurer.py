@@ -220,6 +220,7 @@ def _start(cpus: tuple[int, ...]) -> WorkerProcess:
             "TVM_NUM_THREADS": threads,
             "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
             "OMP_NUM_THREADS": threads,
+            "POCL_MAX_PTHREAD_COUNT": threads,  # else as many as the machine has CPUs, on the worker's few
         },
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.native.opencl import load_opencl
 from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
 
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
@@ -156,6 +157,13 @@ def _open_library(file: Path) -> Any:
             own.hardlink_to(file)
         except OSError:
             shutil.copyfile(file, own)
+        try:
+            return tvm.runtime.load_module(str(own))
+        except RuntimeError as error:
+            # The library says what is in it only once it is loaded.
+            if "ffi.Module.load_from_bytes.opencl" not in str(error):
+                raise
+        load_opencl()
         return tvm.runtime.load_module(str(own))
 
 

@@ -109,7 +109,9 @@ def _opencl_device(target: Target, machine: Machine) -> Check:
     drivers = sorted(path.stem for path in vendors.glob("*.icd")) if vendors.is_dir() else []
     if not drivers:
         return Check(False, f"no OpenCL driver in {vendors}", target.run.install)
-    return Check(False, f"{', '.join(drivers)}, but this version has no OpenCL runtime for TVM yet")
+    if not Path("/usr/include/CL/cl.h").is_file():
+        return Check(False, f"{', '.join(drivers)}, but no OpenCL headers", "apt-get install opencl-headers")
+    return Check(True, ", ".join(drivers))
 
 
 def _library(*names: str) -> str:

@@ -1,0 +1,105 @@
+"""Networks for GPU-kind targets: the virtual machine calls kernels that hold device code.
+
+Here the kernels are not object files of their own: each is split by TVM into device code, all of which ends
+in one device module, and a host function that launches it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ofa_tvm.compiler.gpu_schedules import is_scheduled
+from ofa_tvm.compiler.objects import ScheduledKernel
+from ofa_tvm.errors import UserError
+
+
+def gpu_executable(
+    mod: tvm.IRModule,
+    scheduled: dict[str, ScheduledKernel],
+    metadata: bytes,
+    target: tvm.target.Target,
+    *,
+    cuda_graph: bool = False,
+) -> tvm.runtime.Executable:
+    """Build a lowered module whose kernels have schedules.
+
+    Parameters
+    ----------
+    mod
+        A lowered module.
+    scheduled
+        Its kernels by the names under which `main` calls them.
+    metadata
+        What the library says of itself.
+    target
+        A CUDA or OpenCL target with its host.
+    cuda_graph
+        Let Relax capture the kernels in a CUDA graph, which is launched as a whole.
+
+    Raises
+    ------
+    UserError
+        If a kernel would run on the host, or the result holds no device code.
+    """
+    for name, kernel in scheduled.items():
+        if not is_scheduled(kernel.function):
+            raise UserError(f"kernel {name} has no schedule for {target.kind.name}: it would run on the host")
+    builder = relax.BlockBuilder()
+    with builder.function("metadata", []):
+        builder.emit_func_output(builder.emit(relax.const(np.frombuffer(metadata, np.uint8).copy())))
+    symbols = {
+        kernel.symbol: builder.add_func(kernel.function, kernel.symbol)
+        for kernel in {kernel.symbol: kernel for kernel in scheduled.values()}.values()
+    }
+    names = {name: symbols[kernel.symbol] for name, kernel in scheduled.items()}
+    module = builder.finalize()
+    module["main"] = _RenamedKernels(mod["main"], names).main()
+    passes = [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        *([relax.transform.RewriteCUDAGraph()] if cuda_graph else []),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+    settings = {"relax.backend.use_cuda_graph": cuda_graph}
+    with tvm.transform.PassContext(config=settings):
+        executable = relax.build(module, target, relax_pipeline=tvm.transform.Sequential(passes))
+    if symbols and not device_modules(executable.mod, str(target.kind.name)):
+        raise UserError(f"TVM made no device code for {target.kind.name}")
+    return executable
+
+
+def device_modules(module: tvm.runtime.Module, kind: str) -> list[tvm.runtime.Module]:
+    """All device modules of a kind among a module's imports."""
+    found = [module] if module.kind == kind else []
+    for imported in module.imports:
+        found += device_modules(imported, kind)
+    return found
+
+
+@relax.expr_functor.mutator
+class _RenamedKernels(relax.PyExprMutator):
+    """Lets `main` call its kernels by their symbols."""
+
+    def __init__(self, function: relax.Function, names: dict[str, tvm.ir.GlobalVar]) -> None:
+        super().__init__()
+        self._function = function
+        self._names = names
+
+    def main(self) -> relax.Function:
+        return self.visit_expr(self._function).with_attr("global_symbol", "main")
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if call.op != tvm.ir.Op.get("relax.call_tir"):
+            return call
+        kernel = self._names[call.args[0].name_hint]
+        return relax.Call(call.op, [kernel, *call.args[1:]], call.attrs, call.ty_args)

@@ -1,0 +1,42 @@
+"""The templates of a target's kind: which schedules a kernel may have, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import tvm
+from tvm.s_tir import Schedule
+
+from ofa_tvm.compiler import gpu_schedules, schedules
+
+
+def on_gpu(target: tvm.target.Target) -> bool:
+    """Whether a TVM target is of a GPU kind."""
+    return str(target.kind.name) != "llvm"
+
+
+def lanes(target: tvm.target.Target) -> int | None:
+    """Values in a vector register of a CPU, to which channels and panels are padded; None on a GPU."""
+    return None if on_gpu(target) else schedules.machine(target).lanes
+
+
+def ranked_schedules(
+    mod: tvm.IRModule, target: tvm.target.Target, hints: Sequence[schedules.Tiling] = ()
+) -> Iterator[Schedule]:
+    """Schedules of a kernel in order of promise; on a CPU none for a kernel that no template covers.
+
+    On a CPU the tilings nearest to `hints` come first.
+    """
+    if on_gpu(target):
+        return gpu_schedules.ranked_schedules(mod, target)
+    return schedules.ranked_schedules(mod, schedules.machine(target), hints)
+
+
+def design_space(mod: tvm.IRModule, target: tvm.target.Target) -> list[Schedule]:
+    """Designs with sampled tile sizes for MetaSchedule; empty where its generic space is to be searched."""
+    return [] if on_gpu(target) else schedules.design_space(mod, schedules.machine(target))
+
+
+def count(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:
+    """How many schedules there are to try; None where that is open."""
+    return None if on_gpu(target) else schedules.count(mod, schedules.machine(target))

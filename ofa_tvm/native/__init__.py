@@ -1,0 +1,8 @@
+"""C++ beside TVM's wheels: an OpenCL runtime, and a holder of CUDA binaries for machines without a GPU."""
+
+from __future__ import annotations
+
+from ofa_tvm.native.library import build_library, load_library
+from ofa_tvm.native.opencl import load_opencl, opencl_devices
+
+__all__ = ["build_library", "load_library", "load_opencl", "opencl_devices"]
