@@ -3,7 +3,8 @@
 Each group g has weights w_g ~ N(0, s_g^2); the s_g and the noise maximise the marginal likelihood (automatic
 relevance determination by group; Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
 section 5.4), with a weak prior that keeps them sensible when there are only a few measurements. Seen from
-the samples it is a Gaussian process whose kernel is sum_g s_g^2 K_g, which is how it is computed.
+the samples it is a Gaussian process whose kernel is sum_g s_g^2 K_g, which is how it is computed (`fit`);
+where there are more samples than features, the weights are solved for instead (`fit_linear`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 # More rows than these tell nothing new about a handful of scales.
@@ -21,6 +23,10 @@ _LOG_BOUNDS = (-18.0, 8.0)
 # Degrees of freedom of the Student-t noise: outliers from a busy machine pull little.
 _STUDENT_DOF = 4.0
 _REWEIGHTINGS = 4
+# Rows from which on the residuals themselves say how wide a 95 % interval is.
+_ROWS_FOR_INTERVALS = 20.0
+
+Kernel = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,151 @@ def _negative_evidence(
     return float(value + 0.5 * gap @ gap), gradient + gap / 2.5
 
 
+class _Dual:
+    """Conditions on the targets through the (n, n) kernel matrix."""
+
+    def __init__(self, kernels: Sequence[Kernel], n: int) -> None:
+        self._kernels, self._rows = kernels, np.arange(n)
+
+    def scale(self, variances: np.ndarray) -> None:
+        n = len(self._rows)
+        self._gram = np.zeros((n, n))
+        for variance, kernel in zip(variances, self._kernels, strict=True):
+            self._gram += variance * kernel(self._rows)
+
+    def condition(self, y: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leave-one-out residuals and variances (noise of the row included), both (n,)."""
+        total = self._gram.copy()
+        total[np.diag_indices(len(y))] += noise + 1e-10 * np.trace(total) / len(y)
+        self.factor = cho_factor(total, lower=True, check_finite=False, overwrite_a=True)
+        self.alpha = cho_solve(self.factor, y, check_finite=False)
+        inverse_diagonal = _inverse_diagonal(self.factor)
+        return self.alpha / inverse_diagonal, 1 / inverse_diagonal
+
+
+class _Primal:
+    """Conditions on the targets through the weights of the features."""
+
+    def __init__(self, features: Sequence[sparse.csr_matrix]) -> None:
+        self._features = features
+        self._used = [np.flatnonzero(f.getnnz(axis=0)) for f in features]
+
+    def scale(self, variances: np.ndarray) -> None:
+        self._deviations = np.sqrt(variances)
+        self.scaled = self.select(self._features)
+
+    def select(self, features: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
+        """Columns that the training rows use, scaled to weights of unit variance."""
+        return sparse.hstack(
+            [d * f[:, used] for d, f, used in zip(self._deviations, features, self._used, strict=True)]
+        ).tocsr()
+
+    def condition(self, y: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_Dual.condition`."""
+        phi = self.scaled
+        weighted = sparse.diags(1 / noise) @ phi
+        precision = (phi.T @ weighted).toarray()
+        precision[np.diag_indices(len(precision))] += 1.0
+        self.factor = cho_factor(precision, lower=True, check_finite=False, overwrite_a=True)
+        self.weights = cho_solve(self.factor, weighted.T @ y, check_finite=False)
+        left_out = np.maximum(1 - self.spread(phi) / noise, 1e-9)
+        return (y - phi @ self.weights) / left_out, noise / left_out
+
+    def spread(self, scaled: sparse.csr_matrix) -> np.ndarray:
+        """Variance of the mean at rows of scaled features."""
+        out = np.empty(scaled.shape[0])
+        for start in range(0, len(out), 1024):
+            rows = scaled[start : start + 1024].toarray()
+            solved = solve_triangular(self.factor[0], rows.T, lower=True, check_finite=False)
+            out[start : start + 1024] = np.einsum("ij,ij->j", solved, solved)
+        return out
+
+    def by_group(self) -> list[np.ndarray]:
+        """Weights of the features as they were given; 0 where no training row has them."""
+        ends = np.cumsum([len(used) for used in self._used])[:-1]
+        groups = []
+        for f, used, d, weights in zip(
+            self._features, self._used, self._deviations, np.split(self.weights, ends), strict=True
+        ):
+            group = np.zeros(f.shape[1])
+            group[used] = d * weights
+            groups.append(group)
+        return groups
+
+
+@dataclass(frozen=True)
+class _Scales:
+    variances: np.ndarray
+    noise: float
+    row_noise: np.ndarray
+    residuals: np.ndarray
+    std: np.ndarray
+    inflation: float
+
+
+def _learn(
+    solver: _Dual | _Primal,
+    kernels: Sequence[Kernel],
+    y: np.ndarray,
+    centre: np.ndarray,
+    fixed: np.ndarray | None,
+    robust: bool,
+    row_noise: np.ndarray | None,
+) -> _Scales:
+    n = len(y)
+    given = np.ones(n) if row_noise is None else row_noise
+    weights = given
+    chosen = np.arange(n)
+    if n > _ROWS_FOR_SCALES:
+        chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
+    small = [] if fixed is not None else [kernel(chosen) for kernel in kernels]
+
+    def learn(theta: np.ndarray) -> np.ndarray:
+        if fixed is not None:
+            return fixed
+        result = minimize(
+            _negative_evidence,
+            theta,
+            args=(small, y[chosen], weights[chosen], centre),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[_LOG_BOUNDS] * len(theta),
+            options={"maxiter": 60},
+        )
+        return result.x
+
+    theta = learn(centre.copy())
+    solver.scale(np.exp(theta[:-1]))
+    last = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
+    for iteration in range(last + 1):
+        noise = float(np.exp(theta[-1]))
+        residuals, variances = solver.condition(y, noise * weights)
+        # Noise of a normal row, not of an outlier.
+        variances = np.maximum(variances - noise * weights, 0.0) + noise * given
+        if iteration == last:
+            break
+        # Expectation step of Student-t noise: a residual far beyond its deviation counts for less.
+        new = given * (_STUDENT_DOF + residuals**2 / variances) / (_STUDENT_DOF + 1.0)
+        if np.allclose(new, weights, rtol=0.05):
+            break
+        weights = new
+        if iteration == 0:
+            theta = learn(theta)
+            solver.scale(np.exp(theta[:-1]))
+    inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
+    # The more rows, the more the widths follow the residuals seen: 95 % of them shall lie inside, and one
+    # standard error more of them, because an interval that is too narrow does the greater harm.
+    rank = min(n, int(np.ceil(0.95 * (n + 1) + np.sqrt(0.95 * 0.05 * n))))
+    seen = float(np.sort(np.abs(residuals) / np.sqrt(variances))[rank - 1]) / 1.96
+    share = n / (n + _ROWS_FOR_INTERVALS)
+    inflation *= float(np.sqrt(1 - share + share * max(seen, 1.0) ** 2))
+    return _Scales(
+        np.exp(theta[:-1]), noise, noise * weights, residuals, inflation * np.sqrt(variances), inflation
+    )
+
+
 def fit(
-    kernels: Sequence[Callable[[np.ndarray], np.ndarray]],
+    kernels: Sequence[Kernel],
     y: np.ndarray,
     centre: np.ndarray,
     *,
@@ -109,68 +258,83 @@ def fit(
     robust : bool
         Weigh rows down that the others contradict.
     """
-    n = len(y)
-    weights = np.ones(n)
-    chosen = np.arange(n)
-    if n > _ROWS_FOR_SCALES:
-        chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
-    theta = centre.copy() if fixed is None else fixed
-    small = [kernel(chosen) for kernel in kernels]
-    rows = np.arange(n)
-
-    def gram(theta: np.ndarray) -> np.ndarray:
-        total = np.zeros((n, n))
-        for scale, kernel in zip(np.exp(theta[:-1]), kernels, strict=True):
-            total += scale * kernel(rows)
-        return total
-
-    def learn(theta: np.ndarray) -> np.ndarray:
-        if fixed is not None:
-            return fixed
-        result = minimize(
-            _negative_evidence,
-            theta,
-            args=(small, y[chosen], weights[chosen], centre),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[_LOG_BOUNDS] * len(theta),
-            options={"maxiter": 60},
-        )
-        return result.x
-
-    theta = learn(theta)
-    explained = gram(theta)
-    last = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
-    for iteration in range(last + 1):
-        total = explained.copy()
-        noise = float(np.exp(theta[-1]))
-        total[np.diag_indices(n)] += noise * weights + 1e-10 * np.trace(total) / n
-        factor = cho_factor(total, lower=True, check_finite=False, overwrite_a=True)
-        alpha = cho_solve(factor, y, check_finite=False)
-        inverse_diagonal = _inverse_diagonal(factor)
-        residuals = alpha / inverse_diagonal
-        variances = np.maximum(1 / inverse_diagonal - noise * weights, 0.0) + noise
-        if iteration == last:
-            break
-        # Expectation step of Student-t noise: a residual far beyond its deviation counts for less.
-        new = (_STUDENT_DOF + residuals**2 / variances) / (_STUDENT_DOF + 1.0)
-        if np.allclose(new, weights, rtol=0.05):
-            break
-        weights = new
-        if iteration == 0:
-            theta = learn(theta)
-            explained = gram(theta)
-    inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
+    solver = _Dual(kernels, len(y))
+    scales = _learn(solver, kernels, y, centre, fixed, robust, None)
     return Posterior(
-        variances=np.exp(theta[:-1]),
-        noise=noise,
-        row_noise=noise * weights,
-        alpha=alpha,
-        loo_residuals=residuals,
-        loo_std=inflation * np.sqrt(variances),
-        factor=factor,
-        inflation=inflation,
+        variances=scales.variances,
+        noise=scales.noise,
+        row_noise=scales.row_noise,
+        alpha=solver.alpha,
+        loo_residuals=scales.residuals,
+        loo_std=scales.std,
+        factor=solver.factor,
+        inflation=scales.inflation,
     )
+
+
+class LinearPosterior:
+    """Result of `fit_linear`.
+
+    Attributes
+    ----------
+    weights : list of (n_features,) arrays
+        Mean weight of each feature, a list entry a group.
+    variances, noise, loo_residuals, loo_std, inflation
+        As in `Posterior`.
+    """
+
+    def __init__(
+        self, features: Sequence[sparse.csr_matrix], solver: _Dual | _Primal, scales: _Scales
+    ) -> None:
+        self.variances, self.noise = scales.variances, scales.noise
+        self.loo_residuals, self.loo_std = scales.residuals, scales.std
+        self.inflation = scales.inflation
+        self._features, self._solver = features, solver
+        self.weights = (
+            solver.by_group()
+            if isinstance(solver, _Primal)
+            else [v * (f.T @ solver.alpha) for v, f in zip(self.variances, features, strict=True)]
+        )
+
+    def spread(self, features: Sequence[sparse.csr_matrix]) -> np.ndarray:
+        """Variance of the mean at other rows, (m,), noise not included."""
+        own = sum(v * _squares(f) for v, f in zip(self.variances, features, strict=True))
+        if isinstance(self._solver, _Primal):
+            scaled = self._solver.select(features)
+            # What no training row has keeps its variance.
+            return np.maximum(own - _squares(scaled), 0.0) + self._solver.spread(scaled)
+        cross = sum(
+            v * (f @ g.T).toarray() for v, f, g in zip(self.variances, features, self._features, strict=True)
+        )
+        solved = solve_triangular(self._solver.factor[0], cross.T, lower=True, check_finite=False)
+        return np.maximum(own - np.einsum("ij,ij->j", solved, solved), 0.0)
+
+
+def fit_linear(
+    features: Sequence[sparse.csr_matrix],
+    y: np.ndarray,
+    centre: np.ndarray,
+    *,
+    fixed: np.ndarray | None = None,
+    robust: bool = True,
+    row_noise: np.ndarray | None = None,
+) -> LinearPosterior:
+    """`fit` for linear kernels, given by features: a (n, n_features) matrix a group.
+
+    `row_noise` (n,) is how many times the noise's variance each row has, by default once.
+    """
+
+    def of(f: sparse.csr_matrix) -> Kernel:
+        return lambda rows: (f[rows] @ f[rows].T).toarray()
+
+    kernels = [of(f) for f in features]
+    used = sum(int((f.getnnz(axis=0) > 0).sum()) for f in features)
+    solver = _Primal(features) if used < len(y) else _Dual(kernels, len(y))
+    return LinearPosterior(features, solver, _learn(solver, kernels, y, centre, fixed, robust, row_noise))
+
+
+def _squares(f: sparse.csr_matrix) -> np.ndarray:
+    return np.asarray(f.multiply(f).sum(axis=1)).ravel()
 
 
 def _inverse_diagonal(factor: tuple[np.ndarray, bool]) -> np.ndarray:

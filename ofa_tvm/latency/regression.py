@@ -4,7 +4,8 @@ The model is linear in groups of features that follow the network: physical quan
 and of each stage, then one effect for every kind of block (kernel, expand, widths), for every block shape
 (the same with its resolution) and for every position. Shapes are shared by the positions where they occur.
 How much each group may explain is learned (see `gaussian`), so that 30 samples give a physical model and
-7,000 a full table. Once fitted it collapses into one table a block.
+7,000 a full table. Once fitted it collapses into one table a block. A first guess, and the directions in
+which other targets differ from one another, come before all that where they are known (see `transfer`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ from scipy.stats import kendalltau, spearmanr
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.features import context_features
-from ofa_tvm.latency.gaussian import Posterior, fit
+from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
 from ofa_tvm.spaces import Arch, Layer, get_space
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 FORMAT = 1
-GROUPS = ("network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
+GROUPS = ("variations", "network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
 
 # Log variances expected of each group, in units of the latencies' variance; the last is the noise's.
-_EXPECTED = np.log([1.0, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003])
-_EXPECTED_PRIOR = np.log([0.1, 0.01, 0.003, 0.003, 0.001, 0.001, 0.0003, 0.003])
+_EXPECTED = np.log([1.0, 1.0, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003])
+_EXPECTED_PRIOR = np.log([1.0, 0.1, 0.01, 0.003, 0.003, 0.001, 0.001, 0.0003, 0.003])
+# Standard deviation, in that unit, of the constant that every fit is free to choose.
+_CONSTANT = 2.0
+# That unit in multiples of the latencies' level: by so much subnets of a space differ.
+_VARIATION = 0.25
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 
@@ -133,6 +138,9 @@ class LatencyRegressor:
         Of the subnets that were measured.
     robust : bool
         Weigh down rows that the others contradict (Student-t noise).
+    variations : sequence of BlockTables
+        Directions in which the latency may differ from the prior, each as large, in multiples of the latency,
+        as one standard deviation of what is to be expected.
 
     Attributes
     ----------
@@ -153,6 +161,7 @@ class LatencyRegressor:
         unit: str = "ms",
         n_classes: int = 1000,
         robust: bool = True,
+        variations: Sequence[BlockTables] = (),
     ) -> None:
         self.space = space
         self.prior = prior
@@ -160,6 +169,7 @@ class LatencyRegressor:
         self.unit = unit
         self.n_classes = n_classes
         self.robust = robust
+        self.variations = tuple(variations)
 
     # ---- fitting ----
 
@@ -194,13 +204,10 @@ class LatencyRegressor:
 
     def _condition(self, fixed: np.ndarray | None) -> None:
         structure = block_structure(self.space, self.n_classes)
-        matrices = _context_matrices(structure)
-        incidence = _incidence(structure, self.genes_)
-        features = [(incidence @ matrix).tocsr() for matrix in matrices]
         guess = np.zeros(len(self.latency_)) if self.prior is None else self.prior(self.genes_)
         # Unit: spread of the latencies in a typical space, so that one measurement is enough to have one.
         level = float(np.median(self.latency_))
-        self._scale = 0.25 * level
+        self._scale = _VARIATION * level
         # With a guess the whole of it may be off by a factor; without, only the level is free.
         self._factor = (
             1.0 if self.prior is None else float(np.median(self.latency_ / np.maximum(guess, 1e-12)))
@@ -210,29 +217,25 @@ class LatencyRegressor:
         self._guess_spread = 1.0
         if self.prior is not None:
             self._guess_spread = max(float(np.std(guess)), 1e-12 + 0.05 * float(np.mean(guess)))
-
-        def free(rows: np.ndarray) -> np.ndarray:
-            """The first group, with a free constant and the guess's scale as one more feature."""
-            gram = (features[0][rows] @ features[0][rows].T).toarray() + 4.0
-            return gram + np.outer(guess[rows], guess[rows]) / self._guess_spread**2
-
-        def of(f: sparse.csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda rows: (f[rows] @ f[rows].T).toarray()
-
-        kernels = [free, *(of(f) for f in features[1:])]
+        features = self._features(self.genes_)
         expected = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
-        self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
+        self._posterior: LinearPosterior = fit_linear(
+            features, y, expected, fixed=fixed, robust=self.robust, row_noise=self._row_noise(self.latency_)
+        )
         p = self._posterior
+        variations, network, *others = p.weights
+        matrices = _context_matrices(structure)
+        network, constant, factor = network[:-2], network[-2], network[-1]
         flat = sum(
-            v * (matrix @ (f.T @ p.alpha))
-            for v, matrix, f in zip(p.variances, matrices, features, strict=True)
+            matrix @ weights for matrix, weights in zip(matrices, (network, *others), strict=True)
         )
         pieces = np.split(flat * self._scale, np.cumsum([len(b.contexts) for b in structure.blocks])[:-1])
-        constant = self._offset + self._scale * p.variances[0] * 4.0 * p.alpha.sum()
-        residual = BlockTables(structure, pieces, float(constant))
+        residual = BlockTables(structure, pieces, self._offset + self._scale * _CONSTANT * float(constant))
+        for weight, variation in zip(variations, self.variations, strict=False):
+            residual = residual + variation.scaled(float(weight) * self._scale / _VARIATION)
         self._residual = residual
         if self.prior is not None:
-            self._factor += self._scale * p.variances[0] * float(guess @ p.alpha) / self._guess_spread**2
+            self._factor += self._scale * float(factor) / self._guess_spread
         self.tables = residual
         if isinstance(self.prior, BlockTables):
             self.tables = residual + self.prior.scaled(self._factor)
@@ -241,6 +244,25 @@ class LatencyRegressor:
         predicted = self.latency_ - p.loo_residuals * self._scale
         self.loo_prediction_ = predicted
         self.validation_ = errors(predicted, self.latency_) if len(self.latency_) > 1 else {}
+        if self.validation_:
+            inside = np.abs(p.loo_residuals) < 1.96 * p.loo_std
+            self.validation_["within95"] = float(inside.mean())
+
+    def _features(self, genes: np.ndarray) -> list[sparse.csr_matrix]:
+        """One matrix a group; the second also has the constant and the guess, whose scale is free."""
+        structure = block_structure(self.space, self.n_classes)
+        incidence = _incidence(structure, genes)
+        network, *others = ((incidence @ matrix).tocsr() for matrix in _context_matrices(structure))
+        free = np.full((len(genes), 2), _CONSTANT)
+        free[:, 1] = 0.0 if self.prior is None else self.prior(genes) / self._guess_spread
+        variations = np.zeros((len(genes), max(1, len(self.variations))))
+        for column, variation in enumerate(self.variations):
+            variations[:, column] = variation(genes) / _VARIATION
+        return [sparse.csr_matrix(variations), sparse.hstack([network, free]).tocsr(), *others]
+
+    def _row_noise(self, latency: np.ndarray) -> np.ndarray:
+        """Noise variance of each row against that at the median latency: a share of it is in proportion."""
+        return 0.5 + 0.5 * (latency / float(np.median(self.latency_))) ** 2
 
     @property
     def collapsed(self) -> BlockTables | Predictor:
@@ -288,32 +310,14 @@ class LatencyRegressor:
         return values
 
     def _std(self, genes: np.ndarray) -> np.ndarray:
-        from scipy.linalg import solve_triangular
-
-        structure = block_structure(self.space, self.n_classes)
         if not hasattr(self, "_posterior"):  # read from a file
             self._condition(self._log_variances)
         p = self._posterior
+        noise = p.noise * self._row_noise(np.maximum(self(genes), 0.0))
         out = np.empty(len(genes))
-        seen = _incidence(structure, self.genes_)
-        matrices = _context_matrices(structure)
-        prior_seen = None if self.prior is None else self.prior(self.genes_) / self._guess_spread
-        trained = [(seen @ matrix).tocsr() for matrix in matrices]
         for start in range(0, len(genes), 1024):
-            piece = genes[start : start + 1024]
-            incidence = _incidence(structure, piece)
-            cross = np.full((len(piece), len(self.genes_)), 4.0 * p.variances[0])
-            own = np.full(len(piece), 4.0 * p.variances[0])
-            if prior_seen is not None and self.prior is not None:
-                guess = self.prior(piece) / self._guess_spread
-                cross += p.variances[0] * np.outer(guess, prior_seen)
-                own += p.variances[0] * guess**2
-            for variance, matrix, f in zip(p.variances, matrices, trained, strict=True):
-                g = (incidence @ matrix).tocsr()
-                cross += variance * (g @ f.T).toarray()
-                own += variance * np.asarray(g.multiply(g).sum(axis=1)).ravel()
-            solved = solve_triangular(p.factor[0], cross.T, lower=True, check_finite=False)
-            out[start : start + 1024] = np.maximum(own - np.einsum("ij,ij->j", solved, solved), 0.0) + p.noise
+            piece = slice(start, start + 1024)
+            out[piece] = p.spread(self._features(genes[piece])) + noise[piece]
         return np.sqrt(out) * self._scale * p.inflation
 
     def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
@@ -330,6 +334,7 @@ class LatencyRegressor:
             unit=self.unit,
             n_classes=self.n_classes,
             robust=self.robust,
+            variations=self.variations,
         )
         return new.fit(genes[keep], values[keep])
 
@@ -369,6 +374,8 @@ class LatencyRegressor:
         }
         if isinstance(self.prior, BlockTables):
             arrays["prior"] = _flat(self.prior)
+        if self.variations:
+            arrays["variations"] = np.array([_flat(variation) for variation in self.variations])
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(path, buffer.getvalue())
@@ -400,6 +407,7 @@ class LatencyRegressor:
         for name in ("tables", "prior"):
             if name in arrays:
                 setattr(model, name, _unflat(structure, arrays[name], path))
+        model.variations = tuple(_unflat(structure, flat, path) for flat in arrays.get("variations", ()))
         model.genes_, model.latency_ = arrays["genes"].astype(np.int64), arrays["latency"]
         if model._data_hash() != header["data_sha256"]:
             raise UserError(f"{path} is damaged: its data do not match its checksum")

@@ -40,6 +40,7 @@ class Layer:
     residual : whether the block's input is added to this layer's output
     stage, block : stage, and position of the block's entries in `Arch.e` (-1 outside the elastic blocks)
     norm, bias : whether a batch norm follows (before any activation), and whether it has a bias of its own
+    groups : of a convolution's channels
     """
 
     name: str
@@ -56,12 +57,13 @@ class Layer:
     block: int = -1
     norm: bool = True
     bias: bool = False
+    groups: int = 1
 
     @property
     def _weights(self) -> int:
         if self.kind == "pool":
             return 0
-        return self.kernel**2 * self.c_out * (1 if self.kind == "depthwise" else self.c_in)
+        return self.kernel**2 * self.c_out * (1 if self.kind == "depthwise" else self.c_in // self.groups)
 
     @property
     def macs(self) -> int:

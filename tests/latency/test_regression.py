@@ -96,22 +96,30 @@ def test_kernel_sum_recovers_factor_and_overhead(device: BlockTables) -> None:
     np.testing.assert_allclose(one.predict(genes[:1]), truth[:1], rtol=0.05)
 
 
-def test_collapsed_tables_are_the_linear_model(device: BlockTables) -> None:
-    """The table sums equal the Gaussian process they were made from, computed the long way."""
-    genes, ms = measured(device, 50, 7)
+@pytest.mark.parametrize("n", [50, 900])  # fewer and more rows than features
+def test_collapsed_tables_are_the_linear_model(device: BlockTables, n: int) -> None:
+    """The table sums and deviations equal the Gaussian process they were made from, computed the long way."""
+    genes, ms = measured(device, n, 7)
     model = LatencyRegressor(SPACE, n_classes=10, robust=False).fit(genes, ms)
     p = model._posterior
-    from ofa_tvm.latency.regression import _context_matrices, _incidence
-
-    structure = block_structure(SPACE, 10)
     test = SPACE.sample_genes(np.random.default_rng(8), 20)
-    matrices = _context_matrices(structure)
-    cross = 4.0 * p.variances[0] + sum(
-        v * (_incidence(structure, test) @ m @ (_incidence(structure, genes) @ m).T).toarray()
-        for v, m in zip(p.variances, matrices, strict=True)
-    )
-    expected = model._offset + model._scale * cross @ p.alpha
-    np.testing.assert_allclose(model.predict(test), expected, rtol=1e-9)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pairs = zip(p.variances, model._features(a), model._features(b), strict=True)
+        return sum(v * (f @ g.T).toarray() for v, f, g in pairs)
+
+    level = np.median(ms)
+    noise = p.noise * (0.5 + 0.5 * (ms / level) ** 2)
+    inverse = np.linalg.inv(kernel(genes, genes) + np.diag(noise))
+    cross = kernel(test, genes)
+    expected = level + 0.25 * level * cross @ inverse @ (ms - level) / (0.25 * level)
+    mean, std = model.predict(test, return_std=True)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    variance = np.diag(kernel(test, test) - cross @ inverse @ cross.T)
+    variance = variance + p.noise * (0.5 + 0.5 * (mean / level) ** 2)
+    np.testing.assert_allclose(std, 0.25 * level * p.inflation * np.sqrt(variance), rtol=1e-4)
+    left_out = (inverse @ (ms - level)) / np.diag(inverse)
+    np.testing.assert_allclose(ms - model.loo_prediction_, left_out, rtol=1e-4, atol=1e-8)
 
 
 def test_an_outlier_pulls_little(device: BlockTables) -> None:
