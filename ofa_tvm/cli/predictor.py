@@ -14,8 +14,7 @@ from ofa_tvm.cli.options import threads_option
 from ofa_tvm.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from ofa_tvm.spaces import Arch
-    from ofa_tvm.spaces.space import Space
+    from ofa_tvm.spaces import LayeredSpace
 
 _FILE = click.Path(path_type=Path)
 _column_option = click.option(
@@ -60,8 +59,7 @@ def fit_command(
 
     table = read_table(data, space)
     column, values = table.column(target_column)
-    found = _space_of(table.meta, space)
-    n_classes = _n_classes(table.meta)
+    found, n_classes = table.space, table.n_classes
     console.say(
         f"{data}: {len(table)} subnets of {found.name}, column {column.name}, {kind} model, "
         f"{n_classes} classes, into {output}"
@@ -72,9 +70,9 @@ def fit_command(
         prior = _kernel_sum(
             console, target or column.target, threads, column.batch, found, table.archs, values, n_classes
         )
-    model = LatencyRegressor(
-        found, prior, target=_series(column.name), unit=column.unit, n_classes=n_classes
-    ).fit(table.archs, values)
+    model = LatencyRegressor(found, prior, target=column.series, unit=column.unit, n_classes=n_classes).fit(
+        table.archs, values
+    )
     model.save(output)
     seconds = time.monotonic() - start
     quality = model.validation_
@@ -115,9 +113,8 @@ def eval_command(console: Console, model: Path, data: Path, target_column: str |
 
     predictor = LatencyRegressor.load(model)
     table = read_table(data, predictor.space)
-    names = [column.name for column in table.columns]
-    if target_column is None and len(names) > 1:
-        target_column = next((name for name in names if _series(name) == predictor.target), None)
+    if target_column is None and len(table.columns) > 1:
+        target_column = next((c.name for c in table.columns if c.series == predictor.target), None)
     column, values = table.column(target_column)
     if column.unit != predictor.unit:
         raise UsageError(f"{model} predicts {predictor.unit}, but {column.name} is in {column.unit}")
@@ -131,9 +128,9 @@ def eval_command(console: Console, model: Path, data: Path, target_column: str |
     scores = _with_unit(errors(predictor.predict(table.archs), values), column.unit)
     console.table(
         ["target", *scores],
-        [[_series(column.name), *scores.values()]],
+        [[column.series, *scores.values()]],
     )
-    console.result({_series(column.name): scores})
+    console.result({column.series: scores})
 
 
 @command.command("predict")
@@ -177,13 +174,14 @@ def _kernel_sum(
     target: str,
     threads: int | None,
     batch: int,
-    space: Space,
-    archs: tuple[Arch, ...],
+    space: LayeredSpace,
+    archs: tuple[Any, ...],
     values: Any,
     n_classes: int,
 ) -> Any:
     from ofa_tvm.latency.log_model import kernel_sum_from_log
     from ofa_tvm.logs import find_records
+    from ofa_tvm.spaces import get_space
     from ofa_tvm.tuning import kernel_union
     from ofa_tvm.workflow.settings import resolve
 
@@ -192,7 +190,7 @@ def _kernel_sum(
     )
     console.say(settings.describe())
     union = kernel_union(
-        space,
+        get_space(space.name),
         settings.chosen_resolutions,
         settings.target,
         n_classes=n_classes,
@@ -200,22 +198,11 @@ def _kernel_sum(
         progress=console.progress,
     )
     records = find_records(settings.target, [settings.logs])
-    return kernel_sum_from_log(space, union, records, n_classes=n_classes).fit(archs, values).tables
-
-
-def _series(column: str) -> str:
-    """A column's heading without its unit: the target, and the batch unless it is 1."""
-    return column.rpartition("_")[0]
-
-
-def _space_of(meta: tuple[dict[str, Any], ...], named: str | None) -> Space:
-    from ofa_tvm.spaces import get_space
-
-    return get_space(named or next(str(entry["space"]) for entry in meta if "space" in entry))
-
-
-def _n_classes(meta: tuple[dict[str, Any], ...]) -> int:
-    return int(next((entry["n_classes"] for entry in meta if "n_classes" in entry), 1000))
+    return (
+        kernel_sum_from_log(get_space(space.name), union, records, n_classes=n_classes)
+        .fit(archs, values)
+        .tables
+    )
 
 
 def _with_unit(scores: dict[str, float], unit: str) -> dict[str, float | None]:
@@ -226,20 +213,17 @@ def _with_unit(scores: dict[str, float], unit: str) -> dict[str, float | None]:
     }
 
 
-def _read_archs(path: Path, space: Space) -> list[Arch]:
-    from ofa_tvm.spaces import Arch
-
+def _read_archs(path: Path, space: LayeredSpace) -> list[Any]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    found: list[Arch] = []
+    found: list[Any] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            arch = Arch.from_json(line)
-            space.validate(arch)
+            arch = space.parse(line)
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         found.append(arch)

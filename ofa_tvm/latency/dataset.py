@@ -23,8 +23,7 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import append_line, write_atomic
-from ofa_tvm.spaces import Arch, get_space
-from ofa_tvm.spaces.space import Space
+from ofa_tvm.spaces import FBNetSpace, LayeredSpace, get_layered_space
 
 _COLUMN = re.compile(r"(?P<target>.+?)(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
 _UNITS = {"ms": "ms", "minstr": "Minstr"}
@@ -53,6 +52,11 @@ class Column:
     batch: int = 1
 
     @property
+    def series(self) -> str:
+        """Heading without the unit: the target, and the batch unless it is 1."""
+        return self.name.rpartition("_")[0]
+
+    @property
     def name(self) -> str:
         """Heading in the file."""
         batch = f"_b{self.batch}" if self.batch != 1 else ""
@@ -79,28 +83,36 @@ class LatencyTable:
 
     Attributes
     ----------
-    archs : tuple of Arch
+    archs : tuple of architectures
         n distinct architectures.
     columns : tuple of Column
     values : (n, n_columns) float64 array
         In the unit of each column; positive and finite.
     rows : (n,) int array
         Row of the file that each entry came from.
+    space : LayeredSpace
+        That the architectures belong to.
     path : str
         Where it was read, for messages.
     meta : tuple of dict
         The lines of the `.meta.jsonl` file beside the table, empty if there is none.
     """
 
-    archs: tuple[Arch, ...]
+    archs: tuple[Any, ...]
     columns: tuple[Column, ...]
     values: np.ndarray
     rows: np.ndarray
+    space: LayeredSpace
     path: str = ""
     meta: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.archs)
+
+    @property
+    def n_classes(self) -> int:
+        """Of the networks that were measured; 1000 where it is not recorded."""
+        return int(next((entry["n_classes"] for entry in self.meta if "n_classes" in entry), 1000))
 
     def column(self, name: str | None = None) -> tuple[Column, np.ndarray]:
         """Pick a column by its heading or its target; without a name, the only one.
@@ -187,7 +199,7 @@ def _value(text: str) -> tuple[float, str]:
     return value, ""
 
 
-def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -> LatencyTable:
+def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = None) -> LatencyTable:
     """Read a latency table (plain or gzip), checking every row.
 
     Parameters
@@ -210,7 +222,7 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
     if not lines:
         raise UserError(f"{path} is empty: a latency table starts with a heading such as arch,x86_ms")
     header = lines[0]
-    if header[0] != "arch" or len(header) < 2:
+    if header[0] not in ("arch", "ops") or len(header) < 2:
         raise UserError(
             f"{path} is not a latency table: its heading is {','.join(header)[:60]!r}, "
             "expected arch, then a column a target"
@@ -223,22 +235,21 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
             f"{path} mixes emulated (_minstr) and real (_ms) columns; keep them in separate files"
         )
     meta = _read_meta(path)
-    space = _resolve_space(path, space, meta)
+    space = _resolve_space(path, space, meta, header[0])
     if len(lines) == 1:
         raise UserError(f"{path} has a heading but no rows; measure some subnets first")
 
     problems: list[str] = []
-    archs: list[Arch] = []
+    archs: list[Any] = []
     values = np.full((len(lines) - 1, len(columns)), np.nan)
-    seen: dict[Arch, int] = {}
+    seen: dict[Any, int] = {}
     for i, cells in enumerate(lines[1:]):
         row = i + 2
         if len(cells) != len(header):
             problems.append(f"row {row} has {len(cells)} cells, the heading has {len(header)}")
             continue
         try:
-            arch = Arch.from_json(cells[0])
-            space.validate(arch)
+            arch = space.parse(cells[0])
         except UserError as error:
             problems.append(f"row {row}: {error}")
             continue
@@ -259,19 +270,25 @@ def read_table(path: str | os.PathLike[str], space: Space | str | None = None) -
             f"row {i + 2}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
         )
     _fail(path, problems)
-    return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), str(path), meta)
+    return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), space, str(path), meta)
 
 
-def _resolve_space(path: Path, space: Space | str | None, meta: Iterable[dict[str, Any]]) -> Space:
+def _resolve_space(
+    path: Path, space: LayeredSpace | str | None, meta: Iterable[dict[str, Any]], heading: str
+) -> LayeredSpace:
     recorded = next((entry["space"] for entry in meta if "space" in entry), None)
     if space is None:
+        if recorded is None and heading == "ops":
+            recorded = "fbnet"
         if recorded is None:
             raise UsageError(f"{path} does not say which space it belongs to; name it with --space")
         space = str(recorded)
     if isinstance(space, str):
-        space = get_space(space)
+        space = get_layered_space(space)
     if recorded is not None and recorded != space.name:
         raise UserError(f"{path} was measured in the space {recorded}, not {space.name}")
+    if (heading == "ops") != isinstance(space, FBNetSpace):
+        raise UserError(f"{path} belongs to another space than {space.name}: its first column is {heading!r}")
     return space
 
 
@@ -287,7 +304,7 @@ class LatencyWriter:
 
     Attributes
     ----------
-    measured : dict of Arch to float
+    measured : dict of architecture to float
         What the file holds so far, in the column's unit.
 
     Raises
@@ -296,11 +313,11 @@ class LatencyWriter:
         If the file exists with another heading, another space, or bad rows.
     """
 
-    def __init__(self, path: str | os.PathLike[str], space: Space, column: Column) -> None:
+    def __init__(self, path: str | os.PathLike[str], space: LayeredSpace, column: Column) -> None:
         self.path = Path(path)
         self.space = space
         self.column = column
-        self.measured: dict[Arch, float] = {}
+        self.measured: dict[Any, float] = {}
         heading = f"arch,{column.name}"
         if self.path.suffix == ".gz":
             raise UsageError(f"cannot append to the compressed table {self.path}; unpack it first")
@@ -320,7 +337,7 @@ class LatencyWriter:
             table = read_table(self.path, space)
             self.measured = dict(zip(table.archs, table.values[:, 0].tolist(), strict=True))
 
-    def append(self, arch: Arch, value: float, **meta: Any) -> None:
+    def append(self, arch: Any, value: float, **meta: Any) -> None:
         """Add one measurement; `meta` (MAD, repeats, versions, date ...) goes to the file beside.
 
         Raises

@@ -9,9 +9,8 @@ from scipy.optimize import nnls
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.regression import as_genes
-from ofa_tvm.spaces import Arch, Layer
+from ofa_tvm.spaces import Arch, Layer, LayeredSpace
 from ofa_tvm.spaces.blocks import block_structure
-from ofa_tvm.spaces.space import Space
 
 
 class KernelSum:
@@ -42,7 +41,7 @@ class KernelSum:
 
     def __init__(
         self,
-        space: Space,
+        space: LayeredSpace,
         block_ms: Callable[[tuple[Layer, ...]], float],
         *,
         n_classes: int = 1000,

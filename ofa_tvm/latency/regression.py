@@ -27,9 +27,8 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
-from ofa_tvm.spaces import Arch, Layer, get_space
+from ofa_tvm.spaces import Arch, Layer, LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables, block_structure
-from ofa_tvm.spaces.space import Space
 
 FORMAT = 1
 GROUPS = ("variations", "network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
@@ -48,7 +47,8 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 def _kind(layers: Sequence[Layer]) -> tuple[tuple[object, ...], ...]:
     """A block's shape without its resolution."""
     return tuple(
-        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual) for la in layers
+        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual, la.groups)
+        for la in layers
     )
 
 
@@ -118,7 +118,7 @@ def _incidence(structure: BlockStructure, genes: np.ndarray) -> sparse.csr_matri
     )
 
 
-def as_genes(space: Space, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
+def as_genes(space: LayeredSpace, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
     """A population as genes, whichever way it came: (n, n_genes)."""
     return archs if isinstance(archs, np.ndarray) else space.encode(archs)
 
@@ -154,7 +154,7 @@ class LatencyRegressor:
 
     def __init__(
         self,
-        space: Space,
+        space: LayeredSpace,
         prior: BlockTables | Predictor | None = None,
         *,
         target: str = "",
@@ -226,9 +226,7 @@ class LatencyRegressor:
         variations, network, *others = p.weights
         matrices = _context_matrices(structure)
         network, constant, factor = network[:-2], network[-2], network[-1]
-        flat = sum(
-            matrix @ weights for matrix, weights in zip(matrices, (network, *others), strict=True)
-        )
+        flat = sum(matrix @ weights for matrix, weights in zip(matrices, (network, *others), strict=True))
         pieces = np.split(flat * self._scale, np.cumsum([len(b.contexts) for b in structure.blocks])[:-1])
         residual = BlockTables(structure, pieces, self._offset + self._scale * _CONSTANT * float(constant))
         for weight, variation in zip(variations, self.variations, strict=False):
@@ -395,7 +393,7 @@ class LatencyRegressor:
             If the file is missing or is no such model.
         """
         header, arrays = read_model(path, "latency_regressor")
-        space = get_space(header["space"])
+        space = get_layered_space(header["space"])
         model = cls(
             space,
             target=header["target"],

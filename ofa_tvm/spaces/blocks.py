@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ofa_tvm.spaces.layered import LayeredSpace
 from ofa_tvm.spaces.network import Layer
-from ofa_tvm.spaces.space import Space
 
 # Rows handled at once: indices and entries of one piece stay in the second-level cache.
 _ROWS = 2048
@@ -54,7 +54,7 @@ class Block:
 class BlockStructure:
     """The blocks of a space. Obtain it with `block_structure(space)`, which keeps it."""
 
-    space: Space
+    space: LayeredSpace
     blocks: tuple[Block, ...]
     multipliers: np.ndarray
     """(n_genes, n_blocks) float32; a population times this gives each block's context."""
@@ -130,12 +130,23 @@ _BEHIND = 1 << 20
 
 def _shapes(group: Sequence[Layer]) -> tuple[object, ...]:
     return tuple(
-        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.h_in, la.h_out, la.activation, la.residual)
+        (
+            la.kind,
+            la.c_in,
+            la.c_out,
+            la.kernel,
+            la.stride,
+            la.h_in,
+            la.h_out,
+            la.activation,
+            la.residual,
+            la.groups,
+        )
         for la in group
     )
 
 
-def _shaping_genes(space: Space) -> dict[tuple[int, int], set[int]]:
+def _shaping_genes(space: LayeredSpace) -> dict[tuple[int, int], set[int]]:
     """Genes that each block's layers depend on, found by changing one gene at a time."""
     rng = np.random.default_rng(0)
     largest = space.encode([space.max_arch()])
@@ -165,7 +176,7 @@ def _shaping_genes(space: Space) -> dict[tuple[int, int], set[int]]:
     return found
 
 
-def covering_population(space: Space, groups: Sequence[tuple[int, ...]]) -> np.ndarray:
+def covering_population(space: LayeredSpace, groups: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Few subnets that show every combination of each of the gene groups at least once; (n, n_genes)."""
     missing = [np.ones([int(space.cardinalities[g]) for g in group], dtype=bool) for group in groups]
     rows = []
@@ -187,7 +198,7 @@ def covering_population(space: Space, groups: Sequence[tuple[int, ...]]) -> np.n
 
 
 @lru_cache(maxsize=8)
-def block_structure(space: Space, n_classes: int = 1000) -> BlockStructure:
+def block_structure(space: LayeredSpace, n_classes: int = 1000) -> BlockStructure:
     """Find the blocks of a space and every shape that each can take; needs only `space.layers`."""
     found = _shaping_genes(space)
     keys = sorted(found)

@@ -14,8 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.spaces.network import Layer, conv_layer, head_layers
-from ofa_tvm.spaces.network import ConvSpec as _Conv
+from ofa_tvm.spaces.network import ConvSpec, Layer, conv_layer, head_layers
 
 SKIP = "skip"
 
@@ -51,7 +50,6 @@ class FBNetSpace:
 
     name: str
     resolution: int
-    n_classes: int
     stem_width: int
     stem_stride: int
     widths: tuple[int, ...]
@@ -109,7 +107,7 @@ class FBNetSpace:
             raise UsageError(f"space {self.name} has one operator a block, not {arch.to_json()}")
         if len(arch.ops) != self.n_blocks:
             raise UsageError(
-                f"space {self.name} has {self.n_blocks} blocks, the architecture has {len(arch.ops)} operators"
+                f"space {self.name} has {self.n_blocks} blocks, the architecture {len(arch.ops)} operators"
             )
         for position, op in enumerate(arch.ops):
             if op not in self.operators:
@@ -162,10 +160,12 @@ class FBNetSpace:
 
     # ---- networks ----
 
-    def layers(self, arch: OpsArch, n_classes: int | None = None) -> tuple[Layer, ...]:
+    def layers(self, arch: OpsArch, n_classes: int = 1000) -> tuple[Layer, ...]:
         """Operators of the network, in execution order, with the shapes they see."""
         self.validate(arch)
-        layers = [conv_layer(_Conv("stem", 3, self.stem_width, 3, self.stem_stride, "relu"), self.resolution)]
+        layers = [
+            conv_layer(ConvSpec("stem", 3, self.stem_width, 3, self.stem_stride, "relu"), self.resolution)
+        ]
         width, position = self.stem_width, 0
         for stage, (c_out, blocks, stride) in enumerate(
             zip(self.widths, self.blocks, self.strides, strict=True)
@@ -177,8 +177,8 @@ class FBNetSpace:
                 )  # fmt: skip
                 width = c_out
                 position += 1
-        last = _Conv("head", width, self.head_width, 1, 1, "relu")
-        return (*layers, *head_layers((last,), (), width, n_classes or self.n_classes, layers[-1].h_out))
+        last = ConvSpec("head", width, self.head_width, 1, 1, "relu")
+        return (*layers, *head_layers((last,), (), width, n_classes, layers[-1].h_out))
 
 
 def _block(op: str, c_in: int, c_out: int, stride: int, side: int, stage: int, block: int) -> list[Layer]:
@@ -200,11 +200,10 @@ def _block(op: str, c_in: int, c_out: int, stride: int, side: int, stage: int, b
 
 
 def fbnet() -> FBNetSpace:
-    """The variant of the public datasets: 32 x 32 pixels, 100 classes."""
+    """The variant of the public datasets: 32 x 32 pixels (there with 100 classes)."""
     return FBNetSpace(
         name="fbnet",
         resolution=32,
-        n_classes=100,
         stem_width=16,
         stem_stride=1,
         widths=(16, 24, 32, 64, 112, 184, 352),

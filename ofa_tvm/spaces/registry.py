@@ -7,6 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.spaces.fbnet import fbnet
+from ofa_tvm.spaces.layered import LayeredSpace
 from ofa_tvm.spaces.published import PUBLISHED
 from ofa_tvm.spaces.space import Space
 
@@ -43,6 +45,29 @@ def get_space(name: str) -> Space:
         got = f"the space {space.name}" if isinstance(space, Space) else f"a {type(space).__name__}"
         raise UserError(f"{_origin(entry)} has to return the space {name} and returned {got}")
     return space
+
+
+# Spaces that are data only: predictors work on them, nothing trains them.
+_DATA_ONLY = {"fbnet": fbnet}
+
+
+@cache
+def get_layered_space(name: str) -> LayeredSpace:
+    """As `get_space`, and also the spaces that can list their layers but are not trained here ("fbnet").
+
+    Raises
+    ------
+    UsageError
+        If there is none; the message lists those there are.
+    """
+    if name in _DATA_ONLY:
+        return _DATA_ONLY[name]()
+    known = list_spaces()
+    if name not in known:
+        raise UsageError(
+            f"there is no search space {name!r}; choose one of {', '.join((*known, *_DATA_ONLY))}"
+        )
+    return get_space(name)
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:

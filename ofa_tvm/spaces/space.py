@@ -158,6 +158,18 @@ class Space:
 
     # ---- single architectures ----
 
+    def parse(self, text: str) -> Arch:
+        """An architecture of this space from JSON.
+
+        Raises
+        ------
+        UsageError
+            If the text is no architecture, or not one of this space.
+        """
+        arch = Arch.from_json(text)
+        self.validate(arch)
+        return arch
+
     def validate(self, arch: Arch) -> None:
         """Check that every value is one the space offers, switched-off blocks included.
 

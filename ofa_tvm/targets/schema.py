@@ -33,6 +33,24 @@ _TVM = {
     },
 }
 
+_HARDWARE = _table(
+    {
+        "device": _TEXT,
+        "cores": _COUNT,
+        "clock_ghz": _POSITIVE,
+        "simd_bits": _COUNT,
+        "fma_units": _COUNT,
+        "l1d_kib": _POSITIVE,
+        "l2_kib": _POSITIVE,
+        "l3_kib": _POSITIVE,
+        "ram_gib": _POSITIVE,
+        "bandwidth_gb_s": _POSITIVE,
+        "peak_gflops": _POSITIVE,
+        "sms": _COUNT,
+        "shared_kib": _POSITIVE,
+    }
+)
+
 DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
     {
         "name": _NAME,
@@ -77,23 +95,18 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
                 "sample_ms": _POSITIVE,
             }
         ),
-        "hardware": _table(
-            {
-                "device": _TEXT,
-                "cores": _COUNT,
-                "clock_ghz": _POSITIVE,
-                "simd_bits": _COUNT,
-                "fma_units": _COUNT,
-                "l1d_kib": _POSITIVE,
-                "l2_kib": _POSITIVE,
-                "l3_kib": _POSITIVE,
-                "ram_gib": _POSITIVE,
-                "bandwidth_gb_s": _POSITIVE,
-                "peak_gflops": _POSITIVE,
-                "sms": _COUNT,
-                "shared_kib": _POSITIVE,
-            }
-        ),
+        "hardware": _HARDWARE,
     },
     ("name", "kind", "summary", "tvm", "link", "run"),
+)
+
+DEVICE_SCHEMA: dict[str, Any] = _table(
+    {
+        "name": _NAME,
+        "kind": {"enum": ["x86", "arm", "cuda", "opencl", "asic", "fpga"]},
+        "summary": _TEXT,
+        "hardware": _HARDWARE,
+        "columns": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+    },
+    ("name", "kind", "summary", "hardware", "columns"),
 )

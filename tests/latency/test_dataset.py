@@ -175,3 +175,15 @@ def test_the_published_dataset_is_read_whole(shared_data: Path) -> None:
     assert (column.batch, len(values)) == (64, 1500)
     with pytest.raises(UsageError, match="choose one of"):
         table.column()
+
+
+def test_fbnets_table_says_its_space(tmp_path: Path, shared_data: Path) -> None:
+    table = read_table(shared_data / "latency" / "fbnet_devices.csv.gz")
+    assert table.space.name == "fbnet" and table.values.shape == (4000, 20)
+    with pytest.raises(UserError, match="belongs to another space"):
+        read_table(shared_data / "latency" / "fbnet_devices.csv.gz", "ofa_mbv3_w1.0")
+    with pytest.raises(UserError, match="belongs to another space"):
+        read_table(write(tmp_path / "lat.csv", [(archs(1)[0], "1")]), "fbnet")
+    path = write(tmp_path / "ops.csv", [('["k3_e1"]', "1")], "ops,x86_ms")
+    with pytest.raises(UserError, match=r"row 2.*22 blocks"):
+        read_table(path)
