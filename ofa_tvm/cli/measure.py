@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
-from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.measurement import KernelTime, Measurement, Measurer
 from ofa_tvm.measurement.module import leave_torch_out
 from ofa_tvm.targets import Target, get_target
+
+if TYPE_CHECKING:
+    from ofa_tvm.compiler import KernelUse
 
 
 @click.command(short_help="Time one compiled module on its target.")
@@ -24,6 +29,7 @@ from ofa_tvm.targets import Target, get_target
     "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time to spend."
 )
 @click.option("--onnxruntime", is_flag=True, help="Time ONNX Runtime on the same network in the same rounds.")
+@click.option("--kernels", is_flag=True, help="Of an ONNX file: the time of every kernel inside the network.")
 @common_options
 def command(
     console: Console,
@@ -33,6 +39,7 @@ def command(
     repeats: int | None,
     seconds: float,
     onnxruntime: bool,
+    kernels: bool,
 ) -> None:
     """Time MODEL: a compiled .so, an artefact folder, or an ONNX file, which is compiled first.
 
@@ -41,6 +48,8 @@ def command(
     chosen = get_target(target)
     if threads is not None:
         chosen = chosen.with_threads(threads)
+    if kernels and model.suffix != ".onnx":
+        raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as scratch, Measurer(chosen) as measurer:
         so, onnx = _files(model, chosen, Path(scratch))
         if onnxruntime and onnx is None:
@@ -49,6 +58,7 @@ def command(
             )
         paths = [so, onnx] if onnxruntime and onnx is not None else [so]
         results = measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=console.seed)
+        profiled = _profile(console, model, chosen, Path(scratch)) if kernels else None
     result = results[0]
     console.print(_sentence(str(model), result))
     answer = {"model": str(model), **result.to_json()}
@@ -57,7 +67,50 @@ def command(
         speedup = other.cost / result.cost
         console.print(_sentence("ONNX Runtime", other), f"{speedup:.2f} times as fast as ONNX Runtime")
         answer |= {"onnxruntime": other.to_json(), "speed_against_onnxruntime": speedup}
+    if profiled is not None:
+        answer["kernels"] = profiled
     console.result(answer)
+
+
+def _profile(console: Console, model: Path, target: Target, scratch: Path) -> list[dict[str, object]]:
+    """Kernels by their time inside the network, beside the log's time of the kernel alone."""
+    from ofa_tvm import compile
+    from ofa_tvm.measurement import profile
+
+    so = scratch / "profiled.so"
+    uses = {use.name: use for use in compile(str(model), target, str(so), profile=True).kernels}
+    calls = profile(so, seed=console.seed)
+    total_us = sum(call.median_us for call in calls)
+    console.table(
+        ["kernel", "calls", "us in the network", "% of time", "us by the log", "schedule"],
+        [
+            [name, len(times), sum(times), 100 * sum(times) / total_us, _alone(uses[name]), uses[name].origin]
+            for name, times in _slowest_first(calls)
+        ],
+        title=f"{len(calls)} kernel calls, {total_us / 1e3:.4g} ms",
+    )
+    return [
+        {
+            "name": name,
+            "calls": len(times),
+            "us": sum(times),
+            "share": sum(times) / total_us,
+            "alone_us": _alone(uses[name]),
+            "schedule": uses[name].origin,
+        }
+        for name, times in _slowest_first(calls)
+    ]
+
+
+def _slowest_first(calls: Sequence[KernelTime]) -> list[tuple[str, list[float]]]:
+    grouped: dict[str, list[float]] = {}
+    for call in calls:
+        grouped.setdefault(call.name, []).append(call.median_us)
+    return sorted(grouped.items(), key=lambda item: -sum(item[1]))
+
+
+def _alone(use: KernelUse) -> float | None:
+    return None if use.time_us is None else use.time_us * use.calls
 
 
 def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | None]:

@@ -17,9 +17,9 @@ from tvm import relax
 
 from ofa_tvm.compiler.layout import bindings, static_shape_of
 from ofa_tvm.compiler.objects import ScheduledKernel
+from ofa_tvm.measurement.profile import TIMES
 
 SYMBOL = "network"
-TIMES = "kernel_seconds"
 _ALIGNMENT = 128  # bytes; kernels assume 64, and two cache lines are fetched together
 
 _PRELUDE = """\

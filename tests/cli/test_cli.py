@@ -189,6 +189,9 @@ def test_measure(small: SmallModule, deploy: Path) -> None:
     report = json.loads(ofa("measure", deploy, "--onnxruntime", "--repeats", 5, "--json").stdout)
     ratio = report["onnxruntime"]["median_ms"] / report["median_ms"]
     assert report["speed_against_onnxruntime"] == pytest.approx(ratio)
+    profiled = json.loads(ofa("measure", small.onnx, "--kernels", "--repeats", 5, "--json").stdout)["kernels"]
+    assert sum(kernel["share"] for kernel in profiled) == pytest.approx(1)
+    assert "ONNX file" in plain_error(ofa("measure", small.so, "--kernels"), 2)
     assert "needs the network" in plain_error(ofa("measure", small.so, "--onnxruntime"), 2)
     assert "runs by emulator" in plain_error(ofa("measure", small.so, "--target", "cortex-a72"), 1)
     assert "no compiled module" in plain_error(ofa("measure", "none.so"), 1)
