@@ -4,6 +4,9 @@ Four sampled subnets of ofa_mbv3_w1.0 on one batch of 32 images at 128 pixels: f
 without a teacher, once with the full net as one. `make_step` returns a function that takes a batch, and
 `time_steps` times several of them in turns, so that another implementation can be timed beside this one:
 `--peer module:function` does that, where `function(threads)` returns a step of (images, targets).
+
+Without a peer the ratio is to what is known of the official code on another machine, and the output says so.
+Our four subnets are the same in every step; at 128 pixels they have 91.1 M MACs on average, the space 91.9 M.
 """
 
 from __future__ import annotations
@@ -103,13 +106,13 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else detect_machine().model
     print(f"{device}, {options.threads} threads, batch {options.batch} at {options.resolution}")
     official = statistics.median(seconds["peer"]) if options.peer else OFFICIAL_S
+    whose = "the peer's" if options.peer else f"{official:.1f} s, the official code's on one core of a Zen 4"
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
         rows.append({"step": name, "median_s": median, "least_s": min(times), "samples_s": times,
                      "of_official": median / official})  # fmt: skip
-        print(f"{name:24} {median:7.3f} s  least {min(times):7.3f} s  "
-              f"{median / official:5.2f} of the official {official:.1f} s")  # fmt: skip
+        print(f"{name:24} {median:7.3f} s  least {min(times):7.3f} s  {median / official:5.2f} of {whose}")
     if options.json:
         record = {
             "device": device, "threads": options.threads,
