@@ -117,6 +117,8 @@ class AccuracyPredictor:
     ----------
     noise_ : float
         Standard deviation of a measured accuracy around the model.
+    loo_prediction_ : (n,) array
+        Of each training row by the others.
     validation_ : dict
         Leave-one-out: n, rmse, spearman, and within95, the share inside the 95 % interval.
     """
@@ -151,11 +153,10 @@ class AccuracyPredictor:
         self.genes_, self.accuracy_ = genes, accuracy
         self._condition(None)
         residuals, std = self._posterior.loo_residuals, self._posterior.loo_std
-        predicted = (accuracy - self._mean) / self._scale - residuals
         self.validation_ = {
             "n": len(accuracy),
             "rmse": float(self._scale * np.sqrt((residuals**2).mean())),
-            "spearman": rank_correlation(predicted, accuracy),
+            "spearman": rank_correlation(self.loo_prediction_, accuracy),
             "within95": float((np.abs(residuals) < 1.96 * std).mean()),
         }
         return self
@@ -185,6 +186,7 @@ class AccuracyPredictor:
             if length is None
         }
         self._offset = float(_CONSTANT * p.variances[0] * p.alpha.sum())
+        self.loo_prediction_ = self.accuracy_ - self._scale * p.loo_residuals
         self.noise_ = float(self._scale * np.sqrt(p.noise))
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:

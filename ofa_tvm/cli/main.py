@@ -38,6 +38,7 @@ VERBS = {
     "search": "Find, verify and ship the most accurate subnet within a latency budget.",
     "run": "Classify pictures with an artefact.",
     "bench": "Show an artefact's latency distribution.",
+    "report": "Write a page with pictures of what a project learned and shipped.",
 }
 
 

@@ -44,8 +44,14 @@ def command(console: Console, out: Path, target_name: str, threads: int | None, 
     from ofa_tvm.workflow.quickstart import quickstart, summary
 
     result = quickstart(out, target, budget=budget, seed=console.seed, progress=console.progress)
+    from ofa_tvm.report.collect import collect
+    from ofa_tvm.report.page import write_report
+    from ofa_tvm.workflow.project import find_project
+
+    page = write_report(collect(find_project(out), progress=console.progress), out / "report")[0]
     _show(console, out, result)
-    console.result(summary(result))
+    console.print(f"report: {page}")
+    console.result({**summary(result), "report": str(page)})
 
 
 def _check_folder(out: Path) -> None:

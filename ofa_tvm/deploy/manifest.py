@@ -64,6 +64,9 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "data": {"type": "string"},
             },
         },
+        "search": _FREE,  # rounds and every candidate, predicted and measured
+        # its distinct kernels: name, calls, schedule, and the record's time of one call
+        "kernels": {"type": "array", "items": _FREE},
         # how to call it
         "inputs": _TENSORS,
         "outputs": _TENSORS,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -435,6 +436,7 @@ def ship_best(
             budget=budget,
             predicted=checked.predicted,
             predicted_accuracy=min(checked.accuracy, 1.0),
+            search=search_record(found),
             calibration_images=calibration_images,
             seed=seed,
             with_runtime=with_runtime,
@@ -446,3 +448,23 @@ def ship_best(
         f"no module kept the budget of {budget} when it was measured for shipping: the machine is busy or "
         "the budget is at the edge of what is possible; raise it, or run the same command again"
     )
+
+
+def search_record(found: VerifiedResult) -> dict[str, Any]:
+    """What a verified search predicted and measured, as plain data: rounds, and candidates in order."""
+    return {
+        "rounds": found.rounds,
+        "candidates": [
+            {
+                "arch": json.loads(c.arch.to_json()),
+                "round": c.round,
+                "predicted_accuracy": min(c.accuracy, 1.0),
+                "validation_accuracy": c.measured_accuracy,
+                "predicted": c.predicted,
+                "measured": c.measured,
+                "noise": c.noise,
+                "within": c.within,
+            }
+            for c in (*(c for c in found.ranked if c.round == 0 and c.measured_accuracy), *found.record)
+        ],
+    }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.compiler import compile as compile_onnx
 from ofa_tvm.deploy import Artefact, write_artefact
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
@@ -33,7 +35,7 @@ class BuiltSubnet:
     arch: Arch
     onnx: Path
     so: Path
-    tuned_fraction: float
+    compiled: CompiledModule
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def build_subnet(
     preprocessing = data.preprocessing.at(arch.r).to_dict()
     export_onnx(module, onnx, resolution=arch.r, labels=data.labels, preprocessing=preprocessing)
     compiled = compile_onnx(onnx, target, so, records=records)
-    return BuiltSubnet(arch, onnx, so, compiled.tuned_fraction)
+    return BuiltSubnet(arch, onnx, so, compiled)
 
 
 def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
@@ -87,6 +89,7 @@ def ship(
     budget: Budget | None = None,
     predicted: float | None = None,
     predicted_accuracy: float | None = None,
+    search: Mapping[str, Any] | None = None,
     calibration_images: int = 2000,
     seed: int = 0,
     split: Split = "test",
@@ -105,6 +108,8 @@ def ship(
         Upper limit of the measured median; None for no limit.
     predicted, predicted_accuracy
         For the manifest: cost in the budget's unit, accuracy 0..1.
+    search
+        For the manifest: how the subnet was found.
     calibration_images, seed
         Of the batch-norm statistics.
     split
@@ -141,6 +146,12 @@ def ship(
                 "how": measurement.to_json(),
             },
         }
+        if search is not None:
+            manifest["search"] = dict(search)
+        manifest["kernels"] = [
+            {"name": use.name, "calls": use.calls, "schedule": use.origin, "time_us": use.time_us}
+            for use in built.compiled.kernels
+        ]
         # Checked in a folder of its own first: an artefact that computes wrongly must not replace a good one.
         trial = write_artefact(Path(name) / "artefact", built.so, built.onnx, manifest)
         difference = check_against_onnxruntime(trial)
@@ -159,7 +170,7 @@ def ship(
             "against": "onnxruntime",
             "max_abs_difference": difference.max_abs,
             "max_rel_difference": difference.max_rel,
-            "tuned_fraction": built.tuned_fraction,
+            "tuned_fraction": built.compiled.tuned_fraction,
         }
         artefact = write_artefact(
             folder, built.so, built.onnx, manifest, with_runtime=with_runtime, progress=progress

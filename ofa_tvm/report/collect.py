@@ -1,0 +1,333 @@
+"""What a report tells, read from a project's files and its artefacts; nothing is measured anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.deploy.artefact import MANIFEST, Artefact
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.evolution import Evolution
+from ofa_tvm.search.objectives import make_objectives
+from ofa_tvm.search.pareto import pareto_search
+from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.workflow.project import Project
+from ofa_tvm.workflow.search import ACCURACY_MODEL, covered_resolutions, load_accuracy, load_latency
+
+_FRONT = Evolution(population=60, generations=150)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A subnet that a search measured; accuracies are shares, costs in the target's unit."""
+
+    arch: Arch
+    round: int
+    accuracy: float
+    predicted: float
+    measured: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One artefact.
+
+    Attributes
+    ----------
+    name
+        Its folder's name.
+    target, kind
+        What it is compiled for.
+    unit
+        Of its cost: "ms", or "Minstr" if emulated.
+    measured, spread, predicted, budget
+        Costs; the spread is the median absolute deviation. None where the manifest says nothing.
+    accuracy
+        Measured through the module, 0..1; `data` says on what.
+    validation_accuracy
+        Of the same subnet on the validation split, which is what a search compares.
+    kernels
+        (name, calls x time of one call in us or None, schedule), in order of execution.
+    candidates
+        Of the search that found it.
+    """
+
+    name: str
+    manifest: Mapping[str, Any]
+    space: Space | None
+    arch: Arch | None
+    target: str
+    kind: str
+    unit: str
+    measured: float | None
+    spread: float | None
+    predicted: float | None
+    budget: float | None
+    accuracy: float | None
+    data: str
+    validation_accuracy: float | None
+    kernels: tuple[tuple[str, float | None, str], ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def n_classes(self) -> int:
+        """Outputs of its network."""
+        return int(self.manifest["outputs"][0]["shape"][-1]) if self.manifest.get("outputs") else 1000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Random subnets of one target: measured costs, accuracies as predicted, and the predicted trade-off.
+
+    Attributes
+    ----------
+    cost, accuracy : (n,) arrays
+    loo : (n,) array
+        Cost of each subnet as predicted from the others.
+    errors : dict
+        Of `loo`, see `ofa_tvm.latency.regression.errors`.
+    front : (m, 2) array
+        Cost and accuracy along the predicted Pareto front; empty without predictors.
+    """
+
+    target: str
+    unit: str
+    cost: np.ndarray
+    accuracy: np.ndarray | None
+    loo: np.ndarray
+    errors: Mapping[str, float]
+    front: np.ndarray
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Measured accuracies (n,), 0..1, and each as predicted from the others."""
+
+    measured: np.ndarray
+    loo: np.ndarray
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Curves of progressive shrinking.
+
+    Attributes
+    ----------
+    step, loss : (n,) arrays
+        One entry an epoch, counted through all phases.
+    phases : tuple of (name, first step, last step)
+    accuracies : tuple of (step, lowest, highest)
+        Among the validated subnets, 0..1.
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    phases: tuple[tuple[str, float, float], ...]
+    accuracies: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a report shows; what a project lacks is empty or None."""
+
+    title: str
+    space: Space
+    artefacts: tuple[Deployed, ...]
+    targets: tuple[Measured, ...]
+    accuracies: Accuracies | None
+    training: Training | None
+
+
+def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progress = SILENT) -> Content:
+    """Read a project and its artefacts.
+
+    Parameters
+    ----------
+    project
+        The nearest `ofa-tvm.yaml`, or the stated defaults.
+    folders
+        Artefacts, the most important first; by default all that lie in the project's folder.
+    progress
+        Told of files that are left out.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to report.
+    UserError
+        If a named artefact is missing or damaged.
+    """
+    artefacts = [_deployed(Artefact.open(folder)) for folder in folders]
+    if not folders:
+        for path in sorted(project.folder.glob(f"*/{MANIFEST}")):
+            try:
+                artefacts.append(_deployed(Artefact.open(path.parent)))
+            except UserError as error:
+                progress.say(f"left out: {error}")
+        artefacts.sort(key=lambda a: (a.name != "deploy", a.name))
+    space = next((a.space for a in artefacts if a.space is not None), get_space(project.space))
+    accuracy = _accuracy_model(project, space, progress)
+    targets = _targets(project, space, accuracy, progress)
+    training = _training(project)
+    if not (artefacts or targets or accuracy or training):
+        raise UsageError(
+            f"there is nothing to report in {project.folder}: no artefact, no measured latencies, no "
+            "training; name an artefact's folder, or run ofa-tvm quickstart, train or search first"
+        )
+    accuracies = None
+    if accuracy is not None:
+        accuracies = Accuracies(accuracy.accuracy_, accuracy.loo_prediction_, accuracy.validation_)
+    title = project.folder.name or "ofa-tvm"
+    return Content(title, space, tuple(artefacts), tuple(targets), accuracies, training)
+
+
+def _deployed(artefact: Artefact) -> Deployed:
+    manifest = artefact.manifest
+    latency, accuracy = manifest.get("latency", {}), manifest.get("accuracy", {})
+    arch = Arch.from_json(json.dumps(manifest["arch"])) if "arch" in manifest else None
+    space = get_space(manifest["space"]) if "space" in manifest else None
+    candidates = tuple(
+        Candidate(
+            Arch.from_json(json.dumps(c["arch"])),
+            int(c["round"]),
+            float(c["predicted_accuracy"] if c["validation_accuracy"] is None else c["validation_accuracy"]),
+            float(c["predicted"]),
+            float(c["measured"]),
+            bool(c["within"]),
+        )
+        for c in manifest.get("search", {}).get("candidates", ())
+    )
+    return Deployed(
+        name=artefact.folder.resolve().name,
+        manifest=manifest,
+        space=space,
+        arch=arch,
+        target=manifest["target"]["name"],
+        kind=manifest["target"]["kind"],
+        unit="Minstr" if latency.get("unit") == "minstr" else "ms",
+        measured=latency.get("measured"),
+        spread=latency.get("how", {}).get("mad_ms"),
+        predicted=latency.get("predicted"),
+        budget=latency.get("budget"),
+        accuracy=accuracy.get("measured"),
+        data=str(accuracy.get("data", "")),
+        validation_accuracy=next((c.accuracy for c in candidates if c.arch == arch), None),
+        kernels=tuple(
+            (
+                str(k["name"]),
+                None if k.get("time_us") is None else float(k["time_us"]) * int(k.get("calls", 1)),
+                str(k.get("schedule", "")),
+            )
+            for k in manifest.get("kernels", ())
+        ),
+        candidates=candidates,
+    )
+
+
+def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyPredictor | None:
+    path = project.path(project.accuracy_predictor or Path(ACCURACY_MODEL))
+    if not path.is_file():
+        return None
+    try:
+        model = load_accuracy(path, space)
+    except UserError as error:
+        progress.say(f"left out: {error}")
+        return None
+    return model if isinstance(model, AccuracyPredictor) else None
+
+
+def _targets(
+    project: Project, space: Space, accuracy: AccuracyPredictor | None, progress: Progress
+) -> list[Measured]:
+    found = []
+    for path in sorted(project.folder.glob("latency-*.model")):
+        try:
+            model = load_latency(path, space)
+            table = path.with_suffix(".csv")
+            if table.is_file():
+                content = read_table(table, space)
+                genes, cost = space.encode(content.archs), content.column()[1]
+            else:
+                genes, cost = model.genes_, model.latency_
+        except UserError as error:
+            progress.say(f"left out: {error}")
+            continue
+        found.append(_measured(path.stem.removeprefix("latency-"), model, genes, cost, accuracy, progress))
+    return found
+
+
+def _measured(
+    name: str,
+    model: LatencyRegressor,
+    genes: np.ndarray,
+    cost: np.ndarray,
+    accuracy: AccuracyPredictor | None,
+    progress: Progress,
+) -> Measured:
+    space = model.space
+    model.predict(model.genes_[:1], return_std=True)  # a model read from a file is conditioned only now
+    front = np.empty((0, 2))
+    if accuracy is not None:
+        objectives = make_objectives(
+            ["latency", "accuracy"],
+            space,
+            accuracy=accuracy,
+            latency={name: model},
+            n_classes=model.n_classes,
+        )
+        sides = covered_resolutions(space, [accuracy, model])
+        front = pareto_search(space, objectives, resolutions=sides, settings=_FRONT, progress=progress).values
+    front[:, 1] = np.minimum(front[:, 1], 1.0)
+    return Measured(
+        target=name,
+        unit=model.unit,
+        cost=cost,
+        accuracy=None if accuracy is None else np.minimum(accuracy(genes), 1.0),
+        loo=model.loo_prediction_,
+        errors=model.validation_ | {"n": len(model.latency_)},
+        front=front,
+    )
+
+
+def _training(project: Project) -> Training | None:
+    """The curves beside the project's checkpoint."""
+    if project.checkpoint is None:
+        return None
+    path = project.path(project.checkpoint).parent / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    step, loss, accuracies = [], [], []
+    bounds: dict[str, list[float]] = {}
+    before, phase, last = 0.0, None, 0.0
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            name, at = str(record["phase"]), float(record["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short by a kill
+        if name != phase:  # every phase counts its steps from 0
+            before, phase = last, name
+        last = before + at
+        bounds.setdefault(name, [before, last])[1] = last
+        if "loss" in record:
+            step.append(last)
+            loss.append(float(record["loss"]))
+        if record.get("accuracies"):
+            values = [float(v) for v in record["accuracies"].values()]
+            accuracies.append((last, min(values), max(values)))
+    if not step:
+        return None
+    phases = tuple((name, first, final) for name, (first, final) in bounds.items())
+    return Training(np.array(step), np.array(loss), phases, tuple(accuracies))

@@ -1,0 +1,413 @@
+"""The report's page and pictures."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ofa_tvm import __version__
+from ofa_tvm.files import write_atomic
+from ofa_tvm.report import figures
+from ofa_tvm.report.collect import Content, Deployed, Measured
+from ofa_tvm.report.style import (
+    DARK,
+    LIGHT,
+    NARROW_IN,
+    PNG_DPI,
+    WIDE_IN,
+    Style,
+    css_variables,
+    drawing,
+    marked,
+    to_svg,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One picture with what it says.
+
+    Attributes
+    ----------
+    name
+        Of its PNG file and its anchor.
+    title
+        The finding, as a sentence.
+    text
+        How to read it.
+    draw
+        Draws it in a style; None for a section that is a table alone.
+    columns, rows
+        Its data, for readers who cannot see the picture.
+    open
+        Whether the table is shown at once.
+    """
+
+    name: str
+    title: str
+    text: str
+    draw: Callable[[Style], Figure] | None
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    open: bool = False
+
+
+def write_report(content: Content, folder: Path) -> list[Path]:
+    """Write `report.html` and a PNG of each picture; returns all paths, the page first.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be written.
+    """
+    made = sections(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / PAGE
+    write_atomic(page, render(content, made))
+    paths = [page]
+    for section in made:
+        if section.draw is None:
+            continue
+        with drawing(LIGHT):
+            buffer = io.BytesIO()
+            figure = section.draw(Style(LIGHT, WIDE_IN))
+            figure.savefig(
+                buffer, format="png", dpi=PNG_DPI, facecolor=LIGHT.paper, metadata={"Software": None}
+            )
+        path = folder / f"{section.name}.png"
+        write_atomic(path, buffer.getvalue())
+        paths.append(path)
+    return paths
+
+
+def render(content: Content, made: list[Section]) -> str:
+    """The page: one file, nothing loaded from elsewhere."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ofa_tvm.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shipped = content.artefacts[0] if content.artefacts else None
+    headline, lead = _headline(content, shipped)
+    environment.filters["tie"] = _tie
+    return environment.get_template("report.html.j2").render(
+        title=content.title,
+        headline=headline,
+        lead=lead,
+        tiles=[] if shipped is None else _tiles(shipped),
+        sections=[(section, _svgs(section)) for section in made],
+        light=css_variables(LIGHT),
+        dark=css_variables(DARK),
+        footer=_footer(shipped),
+    )
+
+
+def sections(content: Content) -> list[Section]:
+    """What there is to show, in order."""
+    found: list[Section] = []
+    shipped = content.artefacts[0] if content.artefacts else None
+    for measured in content.targets:
+        if measured.accuracy is not None:
+            found.append(_trade_off(measured, _of_target(content, measured)))
+    if shipped is not None:
+        if shipped.candidates:
+            found.append(_candidates(shipped))
+        if shipped.arch is not None and shipped.space is not None:
+            found.append(_architecture(shipped))
+        if figures.kernel_shares(shipped):
+            found.append(_kernels(shipped))
+    if len(content.artefacts) > 1:
+        found.append(_side_by_side(content))
+    if content.targets or content.accuracies:
+        found.append(_quality(content))
+    if content.training is not None:
+        found.append(_training(content))
+    return found
+
+
+def _of_target(content: Content, measured: Measured) -> Deployed | None:
+    return next(
+        (
+            a
+            for a in content.artefacts
+            if a.target == measured.target.split("-")[0] or a.target == measured.target
+        ),
+        None,
+    )
+
+
+def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
+    scale, unit = figures.cost_scale(float(measured.cost.mean()), measured.unit)
+    title = (
+        f"{len(measured.cost)} random subnets on {measured.target} take {scale * measured.cost.min():.3g} to "
+        f"{scale * measured.cost.max():.3g} {unit}"
+    )
+    if deployed is not None and deployed.measured is not None and deployed.budget is not None:
+        slack = 100 * (1 - deployed.measured / deployed.budget)
+        kept = f"{slack:.0f} % below" if slack >= 0 else f"{-slack:.0f} % above"
+        title = f"What shipped takes {scale * deployed.measured:.3g} {unit}, {kept} its budget"
+    front = measured.front
+    rows = tuple(
+        (f"{scale * cost:.4g}", f"{100 * accuracy:.2f}")
+        for cost, accuracy in front[:: max(1, len(front) // 15)]
+    )
+    return Section(
+        f"trade-off-{measured.target}",
+        title,
+        "Accuracy on the validation images against latency. Latencies of dots are measured; accuracies of "
+        "random subnets, and the line of the best that the space can do, are predicted.",
+        lambda style: figures.trade_off(measured, deployed, style),
+        (f"predicted front: {unit}", "accuracy, %"),
+        rows,
+    )
+
+
+def _candidates(shipped: Deployed) -> Section:
+    scale, unit = figures.cost_scale(shipped.candidates[0].measured, shipped.unit)
+    errors = [abs(c.predicted / c.measured - 1) for c in shipped.candidates if c.round > 0]
+    within = sum(c.within for c in shipped.candidates)
+    said = f"; predictions were off by {100 * sum(errors) / len(errors):.1f} % on average" if errors else ""
+    rows = tuple(
+        (
+            "earlier" if c.round == 0 else str(c.round),
+            f"{scale * c.predicted:.4g}",
+            f"{scale * c.measured:.4g}",
+            f"{100 * c.accuracy:.2f}",
+            ("shipped" if c.arch == shipped.arch else "yes") if c.within else "no",
+        )
+        for c in shipped.candidates
+    )
+    return Section(
+        "candidates",
+        f"{within} of {len(rows)} measured candidates kept the budget{said}",
+        "Every candidate that the search compiled and measured on the target. After each round the latency "
+        "model learned from them.",
+        None,
+        ("round", f"predicted {unit}", f"measured {unit}", "accuracy, %", "within budget"),
+        rows,
+        open=True,
+    )
+
+
+def _architecture(shipped: Deployed) -> Section:
+    arch, space = shipped.arch, shipped.space
+    if arch is None or space is None:
+        raise ValueError("an artefact without an architecture cannot be drawn")
+    active = space.active_blocks(space.encode([arch]))[0]
+    macs, params = space.macs(arch, shipped.n_classes), space.params(arch, shipped.n_classes)
+    rows, position = [], 0
+    for stage, spec in enumerate(space.stages):
+        on = [i for i in range(position, position + spec.blocks) if active[i]]
+        kernels = ", ".join(str(arch.ks[i]) for i in on) if arch.ks else "3"
+        rows.append((str(stage + 1), str(len(on)), kernels, ", ".join(f"{arch.e[i]:g}" for i in on)))
+        position += spec.blocks
+    return Section(
+        "architecture",
+        f"{int(active.sum())} of {len(active)} blocks run, at {arch.r} x {arch.r} pixels: {_millions(macs)} "
+        f"multiply-adds and {_millions(params)} parameters",
+        "The subnet, block by block: a bar's height is its expand ratio, the number on it and its shade the "
+        "kernel size. Dashed places are blocks that this subnet leaves out.",
+        lambda style: figures.architecture(shipped, style),
+        ("stage", "blocks", "kernel sizes", "expand ratios"),
+        tuple(rows),
+    )
+
+
+def _kernels(shipped: Deployed) -> Section:
+    shares = figures.kernel_shares(shipped)
+    n = next((i + 1 for i in range(len(shares)) if sum(s for _, s in shares[: i + 1]) >= 0.5), len(shares))
+    unknown = sum(time is None for _, time, _ in shipped.kernels)
+    return Section(
+        "kernels",
+        f"{n} of {len(shipped.kernels)} kernels take half of the time"
+        if n > 1
+        else f"One of {len(shipped.kernels)} kernels takes half of the time",
+        "Share of the network's kernel time, by the tuning log's measurements of each kernel alone."
+        + (f" {unknown} kernels without a record are not counted." if unknown else ""),
+        lambda style: figures.kernel_time(shipped, style),
+        ("kernel", "% of kernel time"),
+        tuple((name, f"{100 * share:.1f}") for name, share in shares[:25]),
+    )
+
+
+def _side_by_side(content: Content) -> Section:
+    timed = [a for a in content.artefacts if a.measured is not None and a.unit == "ms"]
+    rows = tuple(
+        (
+            a.name,
+            f"{a.target} ({a.kind})",
+            "-" if a.measured is None else f"{a.measured:.4g} {a.unit}",
+            "-" if a.budget is None else f"{a.budget:.4g} {a.unit}",
+            "-" if a.accuracy is None else f"{100 * a.accuracy:.2f}",
+            "-" if a.arch is None else str(a.arch.r),
+            "-" if a.arch is None or a.space is None else _millions(a.space.macs(a.arch, a.n_classes)),
+        )
+        for a in content.artefacts
+    )
+    n = len({a.target for a in content.artefacts})
+    title = f"{len(rows)} artefacts on {n} target{'s' if n > 1 else ''}, side by side"
+    if len(timed) > 1:
+        fast, slow = (choose(timed, key=lambda a: a.measured or 0.0) for choose in (min, max))
+        title += (
+            f": {fast.name} is {(slow.measured or 0) / (fast.measured or 1):.1f} times as fast as {slow.name}"
+        )
+    return Section(
+        "targets",
+        title,
+        "Measured on each target. A target that is emulated counts instructions and has no latency.",
+        (lambda style: figures.targets(list(content.artefacts), style)) if timed else None,
+        ("artefact", "target", "measured", "budget", "accuracy, %", "side", "multiply-adds"),
+        rows,
+        open=True,
+    )
+
+
+def _quality(content: Content) -> Section:
+    measured = content.targets[0] if content.targets else None
+    parts, rows = [], []
+    for target in content.targets:
+        mape, rank = target.errors.get("mape"), target.errors.get("spearman")
+        if mape is not None and rank is not None:
+            rows.append(
+                (
+                    f"latency on {target.target}",
+                    str(int(target.errors["n"])),
+                    f"{100 * mape:.2f} %",
+                    f"{rank:.3f}",
+                )
+            )
+            if target is measured:
+                parts.append(f"latency is predicted within {100 * mape:.1f} %")
+    if content.accuracies is not None:
+        e = content.accuracies.errors
+        rows.append(
+            ("accuracy", str(int(e["n"])), f"{100 * e['rmse']:.2f} points (RMSE)", f"{e['spearman']:.3f}")
+        )
+        parts.append(f"accuracy within {100 * e['rmse']:.2f} points")
+    title = " and ".join(parts)
+    return Section(
+        "predictors",
+        title[:1].upper() + title[1:] if title else "What the predictors know",
+        "Each dot is a measured subnet, predicted by a model that was fitted to all others but not to it.",
+        lambda style: figures.predictor_quality(measured, content.accuracies, style),
+        ("predictor", "subnets", "error", "rank correlation"),
+        tuple(rows),
+    )
+
+
+def _training(content: Content) -> Section:
+    training = content.training
+    if training is None:
+        raise ValueError("there is no training to show")
+    title = f"{len(training.phases)} phases of training"
+    if training.accuracies:
+        _, low, high = training.accuracies[-1]
+        title += f"; at the end all validated subnets reach {100 * low:.1f} to {100 * high:.1f} %"
+    return Section(
+        "training",
+        title,
+        "Loss of each epoch, phase by phase (each phase has a loss of its own), and the accuracy of the best "
+        "and the worst validated subnet when a phase ends.",
+        lambda style: figures.training_curves(training, style),
+        ("phase", "steps", "last loss"),
+        tuple(
+            (name, f"{last - first:.0f}", _last_loss(training, first, last))
+            for name, first, last in training.phases
+        ),
+    )
+
+
+def _last_loss(training: Any, first: float, last: float) -> str:
+    inside = training.loss[(training.step > first) & (training.step <= last)]
+    return f"{inside[-1]:.4g}" if len(inside) else "-"
+
+
+def _headline(content: Content, shipped: Deployed | None) -> tuple[str, str]:
+    if shipped is None:
+        return content.title, f"Space {content.space.name}. Nothing has been shipped yet."
+    if shipped.measured is None:
+        return f"{shipped.name}: for {shipped.target}, not measured", _lead(shipped)
+    scale, unit = figures.cost_scale(shipped.measured, shipped.unit)
+    text = f"{scale * shipped.measured:.3g} {unit} on {shipped.target}"
+    if shipped.accuracy is not None:
+        text += f", {100 * shipped.accuracy:.1f} % right"
+    return text, _lead(shipped)
+
+
+def _lead(shipped: Deployed) -> str:
+    parts = []
+    if shipped.space is not None:
+        parts.append(f"A subnet of {shipped.space.name}, compiled for {shipped.target}.")
+    if shipped.budget is not None and shipped.measured is not None:
+        scale, unit = figures.cost_scale(shipped.budget, shipped.unit)
+        kept = "keeps" if shipped.measured <= shipped.budget else "breaks"
+        parts.append(f"Its measured median {kept} the budget of {scale * shipped.budget:.4g} {unit}.")
+    if shipped.data:
+        parts.append(f"Accuracy was measured through the compiled module: {shipped.data}.")
+    return " ".join(parts)
+
+
+def _tiles(shipped: Deployed) -> list[tuple[str, str]]:
+    """A few figures with their names."""
+    tiles = []
+    if shipped.measured is not None:
+        scale, unit = figures.cost_scale(shipped.measured, shipped.unit)
+        spread = "" if not shipped.spread else f" ± {scale * shipped.spread:.2g}"
+        tiles.append((f"{scale * shipped.measured:.3g}{spread} {unit}", "measured median"))
+        if shipped.predicted is not None:
+            tiles.append((f"{scale * shipped.predicted:.3g} {unit}", "predicted"))
+        if shipped.budget is not None:
+            tiles.append((f"{scale * shipped.budget:.3g} {unit}", "budget"))
+    if shipped.accuracy is not None:
+        tiles.append((f"{100 * shipped.accuracy:.2f} %", "test accuracy"))
+    check = shipped.manifest.get("check", {})
+    if "tuned_fraction" in check:
+        tiles.append((f"{100 * check['tuned_fraction']:.0f} %", "kernel time tuned"))
+    if "max_rel_difference" in check:
+        tiles.append((f"{check['max_rel_difference']:.0e}", "difference to ONNX Runtime"))
+    return tiles
+
+
+def _footer(shipped: Deployed | None) -> str:
+    how = {} if shipped is None else shipped.manifest.get("latency", {}).get("how", {})
+    measured = ""
+    if how.get("machine"):
+        threads = how.get("threads", 1)
+        measured = (
+            f"Latency: median of {how.get('repeats', '?')} samples on {how['machine']}, {threads} "
+            f"thread{'s' if threads != 1 else ''}, {str(how.get('date', ''))[:10]}. "
+        )
+    return f"{measured}Written by ofa-tvm {__version__}."
+
+
+def _tie(text: str) -> str:
+    """No line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:[µmu]?s|M|Minstr|points|x|±|\d)\b|[%±])", "\u00a0", text)
+
+
+def _svgs(section: Section) -> dict[str, str]:
+    if section.draw is None:
+        return {}
+    made = {}
+    for size, width in (("wide", WIDE_IN), ("narrow", NARROW_IN)):
+        style = marked(width)
+        with drawing(style.palette):
+            made[size] = to_svg(section.draw(style), f"{section.name}-{size}")
+    return made
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3g} M"

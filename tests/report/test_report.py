@@ -1,0 +1,155 @@
+"""The report of a real, tiny project: complete, self-contained, and right in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo_project import DemoProject
+from PIL import Image
+from small_module import SmallModule
+
+from ofa_tvm.deploy import write_artefact
+from ofa_tvm.errors import UserError
+from ofa_tvm.report.collect import collect
+from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
+from ofa_tvm.report.page import render, sections, write_report
+from ofa_tvm.workflow.project import Project, read_project
+
+_SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def report(demo: DemoProject, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    return write_report(content, tmp_path_factory.mktemp("report"))
+
+
+@pytest.mark.slow
+def test_it_tells_what_the_artefact_says(demo: DemoProject, report: list[Path]) -> None:
+    page = report[0].read_text()
+    shipped = demo.result.shipped
+    assert f"{1e3 * shipped.measurement.cost:.3g}\u00a0µs on x86" in page
+    assert f"{100 * shipped.accuracy:.2f}" in page
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    assert [s.name for s in sections(content)] == [
+        "trade-off-x86", "candidates", "architecture", "kernels", "predictors", "training",
+    ]  # fmt: skip
+    (measured,) = content.targets
+    assert len(measured.cost) == 6 and (np.diff(measured.front[:, 0]) > 0).all()
+    (artefact,) = content.artefacts
+    assert len(artefact.kernels) > 5 and artefact.candidates
+    assert sum(share for _, share in kernel_shares(artefact)) == pytest.approx(1.0)
+    shown = next(c for c in artefact.candidates if c.arch == artefact.arch)
+    assert f"{1e3 * shown.measured:.4g}" in page and "shipped" in page
+
+
+@pytest.mark.slow
+def test_it_needs_no_network_and_its_pictures_are_well_formed(report: list[Path]) -> None:
+    page = report[0].read_text()
+    loaded = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)|@import', page)
+    assert all(a.startswith("#") or b.strip("'\"").startswith("#") for a, b in loaded)
+    pictures = _SVG.findall(page)
+    assert len(pictures) == 2 * (len(report) - 1)
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    for svg in pictures:
+        root = ET.fromstring(svg)
+        assert root.get("viewBox") and root.get("width") is None
+        references = re.findall(r'(?:xlink:href="|url\()#([^")]+)', svg)
+        assert set(references) <= set(re.findall(r'\bid="([^"]+)"', svg))
+        assert "var(--ink)" in svg or "var(--soft)" in svg
+        assert not re.search(r"#0f0a0\d", svg), "a colour does not follow the theme"
+    for path in report[1:]:
+        with Image.open(path) as picture:
+            assert picture.width > 1200 and len(picture.getcolors(1 << 24) or []) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_fits_the_window_of_a_browser(report: list[Path], tmp_path: Path, width: int) -> None:
+    """The browser itself says how wide the page became, and which of the two drawings it shows."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium; apt-get install chromium")
+    # Headless windows have a least width, so the page is laid out in a frame of the width asked for.
+    ask = (
+        "<script>parent.postMessage(JSON.stringify({page: document.documentElement.scrollWidth, wide: "
+        "getComputedStyle(document.querySelector('.wide')).display}), '*')</script></body>"
+    )
+    copy = tmp_path / "report.html"
+    copy.write_text(report[0].read_text().replace("</body>", ask))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        "<title></title><script>addEventListener('message', e => { document.title = e.data })</script>"
+        f'<iframe src="report.html" style="border: 0; width: {width}px; height: 900px"></iframe>'
+    )
+    shot = tmp_path / "shot.png"
+    common = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+              f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    command = [*common, "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = json.loads(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1])  # type: ignore[index]
+    assert found == {"page": width, "wide": "block" if width > 560 else "none"}
+    papers = set()
+    for scheme in (0, 1):  # dark, light
+        theme = f"--blink-settings=preferredColorScheme={scheme}"
+        command = [*common, theme, f"--screenshot={shot}", copy.as_uri()]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        with Image.open(shot) as picture:
+            assert picture.width == width
+            papers.add(picture.convert("RGB").getpixel((2, 2)))
+    assert papers == {(0x14, 0x18, 0x1C), (0xFF, 0xFF, 0xFF)}
+
+
+def test_an_artefact_alone_is_enough(small: SmallModule, tmp_path: Path) -> None:
+    manifest = {
+        "target": small.target.to_json(),
+        "latency": {"budget": 2.0, "measured": 1.5, "unit": "ms", "predicted": 1.25},
+    }
+    artefact = write_artefact(tmp_path / "deploy", small.so, small.onnx, manifest)
+    slower = {**manifest, "latency": {"budget": 4.0, "measured": 3.0, "unit": "ms"}}
+    other = write_artefact(tmp_path / "other", small.so, small.onnx, slower)
+    content = collect(Project(tmp_path / "nowhere"), [artefact.folder, other.folder])
+    made = sections(content)
+    assert [s.name for s in made] == ["targets"]
+    assert made[0].title.endswith("deploy is 2.0 times as fast as other")
+    page = render(content, made)
+    assert "1.5\u00a0ms on x86" in page and "keeps the budget of 2\u00a0ms" in page
+    # What a manifest says is text, whatever it holds.
+    odd = {**manifest, "accuracy": {"measured": 0.5, "data": "<script>alert(1)</script>"}}
+    write_artefact(artefact.folder, small.so, small.onnx, odd)
+    assert "<script>" not in render(collect(Project(tmp_path), [artefact.folder]), [])
+
+
+def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        write_artefact(tmp_path / name, small.so, small.onnx, {"target": small.target.to_json()})
+    (tmp_path / "bad/model.so").write_bytes(b"cut")
+    (tmp_path / "latency-x86.model").write_bytes(b"cut")
+    (tmp_path / "accuracy.model").write_bytes(b"cut")
+    said: list[str] = []
+
+    class Listener:
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    content = collect(Project(tmp_path), progress=Listener())  # type: ignore[arg-type]
+    assert [a.name for a in content.artefacts] == ["good"] and not content.targets
+    assert len(said) == 3 and all(line.startswith("left out: ") for line in said)
+    with pytest.raises(UserError, match="damaged"):
+        collect(Project(tmp_path), [tmp_path / "bad"])
+
+
+def test_short_names() -> None:
+    name = "conv2d+add+clip 1x32x32x3,3x3x3x16,1x1x1x16->1x16x16x16"
+    assert short_kernel(name, 50) == "conv2d+ 1x32x32x3→1x16x16x16"
+    assert short_kernel(name, 20) == "conv2d+ 1x32x32x3→1…"
+    assert cost_scale(0.05, "ms") == (1e3, "µs") and cost_scale(20, "ms") == (1.0, "ms")
+    assert cost_scale(0.05, "Minstr") == (1.0, "Minstr")
