@@ -264,19 +264,21 @@ def _targets(
         except UserError as error:
             progress.say(f"left out: {error}")
             continue
-        found.append(_measured(path.stem.removeprefix("latency-"), model, genes, cost, accuracy, progress))
+        found.append(
+            _measured(path.stem.removeprefix("latency-"), space, model, genes, cost, accuracy, progress)
+        )
     return found
 
 
 def _measured(
     name: str,
+    space: Space,
     model: LatencyRegressor,
     genes: np.ndarray,
     cost: np.ndarray,
     accuracy: AccuracyPredictor | None,
     progress: Progress,
 ) -> Measured:
-    space = model.space
     model.predict(model.genes_[:1], return_std=True)  # a model read from a file is conditioned only now
     front = np.empty((0, 2))
     if accuracy is not None:
