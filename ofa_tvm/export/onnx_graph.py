@@ -179,10 +179,14 @@ def export_onnx(
 
     Parameters
     ----------
-    sub : what `Supernet.extract` or `load_net_config` returned; written as it is in evaluation mode
-    resolution : side of the input "input", float32 (batch, 3, resolution, resolution)
-    labels : class names, kept in the metadata
-    preprocessing : how an image becomes the input, e.g. {"mean": [3], "std": [3]}; kept in the metadata with
+    sub
+        what `Supernet.extract` or `load_net_config` returned; written as it is in evaluation mode
+    resolution
+        side of the input "input", float32 (batch, 3, resolution, resolution)
+    labels
+        class names, kept in the metadata
+    preprocessing
+        how an image becomes the input, e.g. {"mean": [3], "std": [3]}; kept in the metadata with
         the resolution
 
     Raises

@@ -41,11 +41,16 @@ class Arch:
 
     Attributes
     ----------
-    ks : kernel size of each elastic block (empty for ResNet50-D)
-    e : expand ratio of each elastic block
-    d : depth of each stage (ResNet50-D: 2 or 0 for its stem block, then the extra blocks of each stage)
-    r : side of the square input, in pixels
-    w : width indices (ResNet50-D only: two in the stem, then one a stage)
+    ks
+        kernel size of each elastic block (empty for ResNet50-D)
+    e
+        expand ratio of each elastic block
+    d
+        depth of each stage (ResNet50-D: 2 or 0 for its stem block, then the extra blocks of each stage)
+    r
+        side of the square input, in pixels
+    w
+        width indices (ResNet50-D only: two in the stem, then one a stage)
 
     Raises
     ------

@@ -43,8 +43,10 @@ class FBNetSpace:
 
     Attributes
     ----------
-    widths, blocks, strides : of the stages; the stride is the first block's
-    operators : candidates, named k<kernel>_e<expand>[_g<groups>], and "skip", which is the identity or, where
+    widths, blocks, strides
+        of the stages; the stride is the first block's
+    operators
+        candidates, named k<kernel>_e<expand>[_g<groups>], and "skip", which is the identity or, where
         the shape changes, a strided 1x1 convolution
     """
 

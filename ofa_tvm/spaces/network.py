@@ -35,12 +35,18 @@ class Layer:
 
     Attributes
     ----------
-    name : where it is in the extracted module, e.g. `blocks.3.conv.depth_conv`
-    h_in, h_out : side of the input and output map, in pixels
-    residual : whether the block's input is added to this layer's output
-    stage, block : stage, and position of the block's entries in `Arch.e` (-1 outside the elastic blocks)
-    norm, bias : whether a batch norm follows (before any activation), and whether it has a bias of its own
-    groups : of a convolution's channels
+    name
+        where it is in the extracted module, e.g. `blocks.3.conv.depth_conv`
+    h_in, h_out
+        side of the input and output map, in pixels
+    residual
+        whether the block's input is added to this layer's output
+    stage, block
+        stage, and position of the block's entries in `Arch.e` (-1 outside the elastic blocks)
+    norm, bias
+        whether a batch norm follows (before any activation), and whether it has a bias of its own
+    groups
+        of a convolution's channels
     """
 
     name: str

@@ -38,10 +38,14 @@ class Stage:
 
     Attributes
     ----------
-    widths : output channels to choose from (one where the width is not elastic)
-    blocks : the most blocks it can have
-    depths : values of its entry in `Arch.d`; the stage runs `base_blocks + d` blocks
-    stride : of its first block
+    widths
+        output channels to choose from (one where the width is not elastic)
+    blocks
+        the most blocks it can have
+    depths
+        values of its entry in `Arch.d`; the stage runs `base_blocks + d` blocks
+    stride
+        of its first block
     """
 
     widths: tuple[int, ...]
@@ -55,16 +59,42 @@ class Stage:
 
 @dataclass(frozen=True)
 class Space:
-    """A search space as published.
+    """A search space: what there is to choose, and what is fixed.
 
     Attributes
     ----------
-    stem_widths : choices for the stem's convolution and for what follows it (MBConv: the static first block;
-        ResNet: the stem's last convolution)
-    stem_depths : ResNet's values of `d[0]`; empty if the stem is fixed
-    head : convolutions before (`pooled` false, batch norm) and after the global average pool (no batch norm)
-    resolutions : input sides the space allows
-    default_resolutions : those used for tuning and search unless told otherwise
+    name
+        What it is asked for by.
+    family
+        "mbconv": a static first block, then stages of inverted bottlenecks; "resnet": stages of bottlenecks.
+    stem_widths
+        Choices for the stem's convolution and for what follows it (MBConv: the static first block; ResNet:
+        the stem's last convolution).
+    stem_activation, first_activation
+        Of the stem, and of the static first block.
+    stages
+        Of elastic blocks, in order.
+    kernels
+        Sizes of the depthwise convolutions, ascending; empty for ResNet.
+    expands
+        Ratios of the middle channels, ascending: to the block's input (MBConv) or output (ResNet).
+    final_width
+        Channels of a 1x1 convolution before the pooling; 0 for none.
+    feature_width
+        Channels of the last 1x1 convolution before the classifier, which stands after the pooling if
+        there is a `final_width`, else before it; 0 for none.
+    head_activation
+        Of these two.
+    bn_eps
+        Of every batch norm.
+    resolutions
+        Input sides that the space allows, ascending.
+    default_resolutions
+        Those used for tuning and search unless told otherwise.
+    stem_depths
+        ResNet's values of `d[0]`; empty if the stem is fixed.
+    in_channels
+        Of the image.
     """
 
     name: str

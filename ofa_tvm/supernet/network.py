@@ -19,9 +19,12 @@ class Network(nn.Module):
 
     Attributes
     ----------
-    spec : what it was built from
-    arch, space_name : the architecture it is, and in which space, where there is one
-    dropout : share of features dropped before the classifier in training
+    spec
+        what it was built from
+    arch, space_name
+        the architecture it is, and in which space, where there is one
+    dropout
+        share of features dropped before the classifier in training
     """
 
     def __init__(
@@ -91,7 +94,8 @@ def load_subnet(path: str | Path, space: Space | None = None) -> Network:
 
     Parameters
     ----------
-    space : its space, if it is none of those that ship
+    space
+        its space, if it is none of those that ship
 
     Raises
     ------

@@ -160,7 +160,8 @@ class Supernet(nn.Module):
 
         Parameters
         ----------
-        trained : expand ratios that subnets have been trained with so far, if more than the largest: each
+        trained
+            expand ratios that subnets have been trained with so far, if more than the largest: each
             keeps its set of channels, so that its outputs stay the same too
         """
         largest = self.space.network(self.space.max_arch(), self.n_classes)
