@@ -1,4 +1,7 @@
-"""Warm worker processes: requests and events as JSON lines over pipes, time limits, crash isolation."""
+"""Processes of our own: what they load, and warm workers with time limits and crash isolation.
+
+Requests and events are JSON lines over pipes.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,21 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _START_LIMIT_S = 60.0
+
+
+def leave_torch_out() -> None:
+    """Keep torch out of this process, unless it is loaded already: tvm imports it if it can (2 s)."""
+    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
+
+
+def use_runtime_only() -> None:
+    """Make this process load the TVM runtime alone and never torch; call it before tvm is imported.
+
+    For processes of ofa-tvm's own (workers, `run`, `bench`): afterwards nothing can be compiled in them.
+    """
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+    leave_torch_out()
 
 
 class WorkerDied(Exception):
@@ -155,10 +173,15 @@ class Link:
             self.send(event="alive")
 
 
-def requests() -> Iterator[dict[str, Any]]:
-    """Requests from the parent until it closes the pipe; this process dies with its parent."""
+def end_with_parent() -> None:
+    """Let the system kill this process when its parent dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    """Requests from the parent until it closes the pipe; this process dies with its parent."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for line in sys.stdin:
         yield dict(json.loads(line))

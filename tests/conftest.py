@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from demo_project import demo  # noqa: F401  (a fixture)
 
+from ofa_tvm.files import cache_dir
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -28,8 +30,11 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session", autouse=True)
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One kernel cache for the whole run, apart from the user's own."""
+    """One kernel cache for the whole run; what devices need is downloaded and built once for all runs."""
     folder = tmp_path_factory.mktemp("cache")
+    for shared in ("devices", "runtime"):
+        (cache_dir() / shared).mkdir(parents=True, exist_ok=True)
+        (folder / shared).symlink_to(cache_dir() / shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFA_TVM_CACHE", str(folder))
         yield folder

@@ -48,7 +48,7 @@ def command(
     if so.is_dir() or so == model:
         raise UsageError(f"{so} is no place for the compiled module; name a .so file with -o")
     console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, into {so}")
-    from ofa_tvm.measurement.module import leave_torch_out
+    from ofa_tvm.process import leave_torch_out
 
     leave_torch_out()
     from ofa_tvm.compiler import compile as compile_onnx
@@ -60,9 +60,9 @@ def command(
     kernels = sorted(zip(compiled.kernels, shares, strict=True), key=lambda pair: -(pair[1] or 0.0))
     if verbose:
         console.table(
-            ["kernel", "calls", "us a call", "% of time", "schedule"],
+            ["kernel", "calls", f"{chosen.unit} a call", "% of time", "schedule"],
             [
-                [use.name, use.calls, use.time_us, None if share is None else 100 * share, use.origin]
+                [use.name, use.calls, use.cost, None if share is None else 100 * share, use.origin]
                 for use, share in kernels
             ],
             title="time shares by the log's records; no record, no share",
@@ -88,7 +88,7 @@ def command(
                     "name": use.name,
                     "calls": use.calls,
                     "schedule": use.origin,
-                    "time_us": use.time_us,
+                    f"cost_{chosen.unit.lower()}": use.cost,
                     "share": share,
                 }
                 for use, share in kernels
@@ -99,8 +99,8 @@ def command(
 
 def _shares(compiled: CompiledModule) -> list[float | None]:
     """Share of the network's kernel time of each kernel that has a record."""
-    known_us = sum(use.time_us * use.calls for use in compiled.kernels if use.time_us is not None)
+    known = sum(use.cost * use.calls for use in compiled.kernels if use.cost is not None)
     return [
-        None if use.time_us is None else compiled.tuned_fraction * use.time_us * use.calls / known_us
+        None if use.cost is None else compiled.tuned_fraction * use.cost * use.calls / known
         for use in compiled.kernels
     ]

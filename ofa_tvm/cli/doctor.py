@@ -9,7 +9,7 @@ import click
 
 from ofa_tvm import __version__
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.measurement.module import leave_torch_out
+from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import detect_machine, list_targets
 from ofa_tvm.targets.readiness import Readiness, examine
 

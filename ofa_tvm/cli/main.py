@@ -27,6 +27,7 @@ VERBS = {
     "doctor": "What this machine can do: one line a target, and what to install.",
     "targets": "List, show and probe target descriptors.",
     "runtime": "Build the device runtimes that TVM's wheels lack.",
+    "device": "Serve, list and emulate devices that run modules over RPC.",
     "train": "Train a supernet by progressive shrinking, or one subnet further.",
     "evaluate": "Accuracies of subnets, each with batch statistics of its own.",
     "export": "Write a subnet as ONNX, checked against PyTorch.",

@@ -13,7 +13,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
-from ofa_tvm.measurement.module import leave_torch_out
+from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def command(
         chosen = chosen.with_threads(threads)
     if kernels and model.suffix != ".onnx":
         raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
+    if chosen.run.where != "local" and (kernels or onnxruntime):
+        raise UsageError("--kernels and --onnxruntime measure on this machine; leave them out for a device")
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as scratch, Measurer(chosen) as measurer:
         so, onnx = _files(model, chosen, Path(scratch))
         if onnxruntime and onnx is None:
@@ -110,7 +112,7 @@ def _slowest_first(calls: Sequence[KernelTime]) -> list[tuple[str, list[float]]]
 
 
 def _alone(use: KernelUse) -> float | None:
-    return None if use.time_us is None else use.time_us * use.calls
+    return None if use.cost is None else 1e3 * use.cost * use.calls
 
 
 def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | None]:
@@ -129,6 +131,11 @@ def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | Non
 
 
 def _sentence(name: str, result: Measurement) -> str:
+    if result.instructions is not None:
+        return (
+            f"{name}: {result.cost:.4g} {result.unit} ({result.instructions} instructions counted on an "
+            f"emulated {result.target}; a count is no time)"
+        )
     spread = 100 * (result.mad_ms or 0) / (result.median_ms or 1)
     return (
         f"{name}: {result.cost:.4g} {result.unit} (median of {result.repeats} samples, MAD {spread:.1f} %, "

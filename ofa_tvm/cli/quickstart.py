@@ -10,6 +10,7 @@ import click
 from ofa_tvm.cli.console import Console, common_options
 
 if TYPE_CHECKING:
+    from ofa_tvm.measurement import Measurement
     from ofa_tvm.workflow.quickstart import QuickstartResult
 
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 )
 @click.option("--target", "target_name", default="x86", show_default=True, help="Target name or YAML file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the compiled module.")
-@click.option("--latency", help="Budget with its unit, such as 80us; by default the median subnet's latency.")
+@click.option(
+    "--latency",
+    help="Budget with its unit, such as 80us (0.3Minstr if emulated); by default the median subnet's.",
+)
 @common_options
 def command(console: Console, out: Path, target_name: str, threads: int | None, latency: str | None) -> None:
     """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
@@ -64,28 +68,45 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"{out} is not empty and not a quickstart's folder; name another one with -o")
 
 
+def _spread(measurement: Measurement) -> str:
+    return "emulated" if measurement.mad_ms is None else f"MAD {measurement.mad_ms:.4f}"
+
+
 def _show(console: Console, out: Path, result: QuickstartResult) -> None:
+    unit = result.budget.unit
+    others = result.rows[0].onnxruntime is not None
     console.table(
-        ["subnet", "M MACs", "test accuracy", "predicted ms", "measured ms", "ONNX Runtime", "PyTorch"],
+        [
+            "subnet",
+            "M MACs",
+            "test accuracy",
+            f"predicted {unit}",
+            f"measured {unit}",
+            *(("ONNX Runtime", "PyTorch") if others else ()),
+        ],
         [
             [
                 row.name,
                 f"{row.macs / 1e6:.2f}",
                 f"{row.accuracy:.2%}",
-                f"{row.predicted_ms:.4f}",
-                f"{row.measured_ms:.4f}",
-                f"{row.onnxruntime_ms / row.measured_ms:.2f}x its time",
-                f"{row.pytorch_ms / row.measured_ms:.2f}x its time",
+                f"{row.predicted:.4f}",
+                f"{row.measured:.4f}",
+                *(
+                    f"{other / row.measured:.2f}x its time"
+                    for other in (row.onnxruntime, row.pytorch)
+                    if other is not None
+                ),
             ]
             for row in result.rows
         ],
-        title="accuracy on the test scans through the compiled module; one image, times by medians",
+        title="accuracy on the test scans through the compiled module; one image, "
+        + ("times by medians" if unit == "ms" else "instructions counted by the emulator, not times"),
     )
     shipped, quality = result.shipped, result.quality
     console.print(
         "",
         f"budget {result.budget}; shipped {out / 'deploy'}: measured {shipped.measurement.cost:.4f} "
-        f"{shipped.measurement.unit} (MAD {shipped.measurement.mad_ms or 0:.4f}), test accuracy "
+        f"{unit} ({_spread(shipped.measurement)}), test accuracy "
         f"{shipped.accuracy:.2%}, largest difference to ONNX Runtime {shipped.difference.max_rel:.1e}",
         f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "
         f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "

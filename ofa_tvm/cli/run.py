@@ -14,7 +14,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact, Classifier, Prediction, load
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import SUFFIXES, open_image
-from ofa_tvm.measurement.module import use_runtime_only
+from ofa_tvm.process import use_runtime_only
 
 
 @click.command(short_help="Classify pictures with an artefact.")

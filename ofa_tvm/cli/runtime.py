@@ -26,8 +26,8 @@ def build(console: Console, name: str, rebuild: bool) -> None:
     Other verbs build it when they first need it. Nothing is written to site-packages: the library lies in
     the cache folder, and any program that uses TVM can load it from there.
     """
-    from ofa_tvm.measurement.module import use_runtime_only
     from ofa_tvm.native import build_library, opencl_devices
+    from ofa_tvm.process import use_runtime_only
 
     use_runtime_only()
     start = time.monotonic()

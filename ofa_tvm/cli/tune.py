@@ -95,7 +95,7 @@ def command(
         )
     else:
         console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, {extent}")
-        from ofa_tvm.measurement.module import leave_torch_out
+        from ofa_tvm.process import leave_torch_out
 
         leave_torch_out()
         from ofa_tvm.workflow.tune import model_kernels

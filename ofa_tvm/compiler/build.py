@@ -47,14 +47,14 @@ class KernelUse:
     origin
         "tuned": its schedule comes from a record; "transferred": from the most similar kernel that has one;
         "default": the template's first choice; "none": TVM's plain loops, where no template applies.
-    time_us
-        Recorded time of one call, None without a record.
+    cost
+        Recorded cost of one call in the target's unit (ms or Minstr), None without a record.
     """
 
     name: str
     calls: int
     origin: Origin
-    time_us: float | None
+    cost: float | None
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _schedule(
             sch = scheduled_by_trace(kernel.mod, record.trace)
         except ValueError:
             continue  # made by another version of the compiler
-        use = KernelUse(kernel.name, kernel.calls, "tuned", record.time_us)
+        use = KernelUse(kernel.name, kernel.calls, "tuned", record.cost)
         return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
     hints = transfer.hints(kernel)
     default = next(templates.ranked_schedules(kernel.mod, target, hints), None)
@@ -242,12 +242,12 @@ def _schedule(
 
 
 def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
-    known_us = sum(use.time_us * use.calls for use in uses if use.time_us is not None)
-    known_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is not None)
-    unknown_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.time_us is None)
-    if not known_us or not known_flops:
+    known_cost = sum(use.cost * use.calls for use in uses if use.cost is not None)
+    known_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.cost is not None)
+    unknown_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.cost is None)
+    if not known_cost or not known_flops:
         return 0.0
-    return known_us / (known_us + unknown_flops * known_us / known_flops)
+    return known_cost / (known_cost + unknown_flops * known_cost / known_flops)
 
 
 def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict[str, Any]:

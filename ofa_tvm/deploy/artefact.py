@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +17,14 @@ from typing import Any
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.manifest import FORMAT, MANIFEST_SCHEMA
 from ofa_tvm.deploy.runner import Runner
-from ofa_tvm.deploy.runtime import runtime_libraries
+from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
 from ofa_tvm.images import Preprocessing
-from ofa_tvm.measurement.module import elf_arch, load_module
+from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.measurement.remote import load_for
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.targets import Target
 from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
@@ -35,6 +37,11 @@ class Artefact:
 
     folder: Path
     manifest: Mapping[str, Any]
+    device: Target | None = None
+
+    def on(self, target: Target | None) -> Artefact:
+        """The same artefact, run on a target's device instead of this machine."""
+        return replace(self, device=target)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Artefact:
@@ -79,9 +86,9 @@ class Artefact:
         Raises
         ------
         UserError
-            If it is not for this machine.
+            If it can run neither on this machine nor in the emulator.
         """
-        return Runner(load_module(self.module_path))
+        return Runner(load_for(self.module_path, self.device))
 
     @cached_property
     def classifier(self) -> Classifier:

@@ -51,7 +51,7 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "budget": _NUMBER_OR_NONE,
                 "predicted": _NUMBER_OR_NONE,
                 "measured": _NUMBER_OR_NONE,
-                "unit": {"enum": ["ms", "minstr"]},
+                "unit": {"enum": ["ms", "Minstr"]},
                 "how": _FREE,  # a Measurement
             },
         },
@@ -65,7 +65,7 @@ MANIFEST_SCHEMA: dict[str, Any] = {
             },
         },
         "search": _FREE,  # rounds and every candidate, predicted and measured
-        # its distinct kernels: name, calls, schedule, and the record's time of one call
+        # its distinct kernels: name, calls, schedule, and the record's cost of one call in the latency's unit
         "kernels": {"type": "array", "items": _FREE},
         # how to call it
         "inputs": _TENSORS,

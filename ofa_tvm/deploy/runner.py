@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.measurement.module import LoadedModule, TensorSpec, load_module, output_arrays, set_threads
+from ofa_tvm.measurement.module import LoadedModule, TensorSpec, output_arrays, set_threads
+from ofa_tvm.measurement.remote import load_for
+from ofa_tvm.targets import Target
 
 Arrays = npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]
 
@@ -24,7 +26,8 @@ class Runner:
 
     def __init__(self, module: LoadedModule) -> None:
         self._module = module
-        set_threads(module.threads)
+        if not module.remote:
+            set_threads(module.threads)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -116,16 +119,24 @@ def _checked(array: npt.ArrayLike, spec: TensorSpec) -> npt.NDArray[Any]:
     return np.ascontiguousarray(value)
 
 
-def load(path: str | os.PathLike[str]) -> Runner:
+def load(path: str | os.PathLike[str], target: Target | None = None) -> Runner:
     """Load a compiled module, or the one in an artefact folder (whose checksums are then checked).
+
+    Parameters
+    ----------
+    path
+        The `.so` or the folder.
+    target
+        The device to run on, where it is not this machine. AArch64 code runs in the emulator on machines of
+        another family, which computes the same and says nothing of speed.
 
     Raises
     ------
     UserError
-        If it is missing, damaged, or not for this machine.
+        If it is missing, damaged, or for a machine that is not at hand.
     """
     if Path(path).is_dir():
         from ofa_tvm.deploy.artefact import Artefact
 
-        return Artefact.open(path).runner
-    return Runner(load_module(path))
+        return Artefact.open(path).on(target).runner
+    return Runner(load_for(Path(path), target))

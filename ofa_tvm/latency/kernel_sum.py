@@ -22,7 +22,7 @@ class KernelSum:
     Parameters
     ----------
     space : Space
-    block_ms : callable
+    block_cost : callable
         Kernel time of the layers of one block position (a tuple of `Layer`; the first and the last tuple are
         what lies before and behind the stages), e.g. from the tuning log's records. It is called once for
         each shape.
@@ -42,7 +42,7 @@ class KernelSum:
     def __init__(
         self,
         space: LayeredSpace,
-        block_ms: Callable[[tuple[Layer, ...]], float],
+        block_cost: Callable[[tuple[Layer, ...]], float],
         *,
         n_classes: int = 1000,
         unit: str = "ms",
@@ -55,7 +55,7 @@ class KernelSum:
 
         def entry(layers: tuple[Layer, ...]) -> float:
             if layers not in known:
-                known[layers] = float(block_ms(layers))
+                known[layers] = float(block_cost(layers))
             return known[layers]
 
         self.sum = structure.tables(entry)

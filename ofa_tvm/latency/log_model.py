@@ -15,7 +15,7 @@ from ofa_tvm.tuning import KernelUnion
 def kernel_sum_from_log(
     space: Space, union: KernelUnion, records: KernelTable, *, n_classes: int = 1000
 ) -> KernelSum:
-    """Kernel-sum model whose entries are the best records of each block's kernels, in milliseconds.
+    """Kernel-sum model whose entries are the best records of each block's kernels, in the records' unit.
 
     Records of this device count where there are any; else those of another device, whose proportions are a
     fair start for `fit`. A kernel without a record counts as fast, per operation, as the median kernel that
@@ -27,17 +27,17 @@ def kernel_sum_from_log(
     UserError
         If no kernel of the union has a record.
     """
-    every = {key: best.time_us for key in (k.key for k in union.kernels) if (best := records.best(key))}
-    known = {key: us for key, us in every.items() if key not in records.foreign} or every
+    every = {key: best.cost for key in (k.key for k in union.kernels) if (best := records.best(key))}
+    known = {key: cost for key, cost in every.items() if key not in records.foreign} or every
     if not known:
         raise UserError(
             "the tuning log has no record of any of the space's kernels; run `ofa-tvm tune` first"
         )
     flops = {kernel.key: kernel.flops for kernel in union.kernels}
-    pace = statistics.median(us / max(flops[key], 1.0) for key, us in known.items())
+    pace = statistics.median(cost / max(flops[key], 1.0) for key, cost in known.items())
 
-    def block_ms(layers: tuple[Layer, ...]) -> float:
+    def block_cost(layers: tuple[Layer, ...]) -> float:
         keys = union.of_block(layers)
-        return sum(known[key] if key in known else flops[key] * pace for key in keys) / 1e3
+        return sum(known[key] if key in known else flops[key] * pace for key in keys)
 
-    return KernelSum(space, block_ms, n_classes=n_classes)
+    return KernelSum(space, block_cost, n_classes=n_classes)

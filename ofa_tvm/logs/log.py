@@ -22,14 +22,18 @@ from ofa_tvm.targets import Target
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 _MOST_FILES = 64
+_EMULATED = "-emulated"
 
 
 def log_name(target: Target) -> str:
     """Folder name of a target's logs: its own name, or the CPU's for a target probed on this machine.
 
-    More than one thread is part of the name, because schedules and times depend on it.
+    More than one thread is part of the name, because schedules and times depend on it, and so is emulation,
+    which counts instructions instead of time.
     """
     name = target.compatible[0] if target.probed and target.compatible else target.name
+    if target.emulated:
+        return f"{name}{_EMULATED}"
     return name if target.threads == 1 else f"{name}-{target.threads}threads"
 
 
@@ -57,10 +61,10 @@ class KernelTable:
 
     def add(self, record: Record) -> None:
         """Take one record in; of a schedule that was timed more than once the last times stand."""
-        if record.times_us:
+        if record.succeeded:
             known = self.records.setdefault(record.kernel, [])
             known[:] = [other for other in known if other.trace != record.trace]
-            bisect.insort(known, record, key=lambda r: r.time_us)
+            bisect.insort(known, record, key=lambda r: r.cost)
         else:
             self.failures.setdefault(record.kernel, []).append(record)
 
@@ -134,7 +138,10 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
     """
     merged = KernelTable()
     suffix = "" if target.threads == 1 else f"-{target.threads}threads"
-    names = dict.fromkeys([log_name(target), *(f"{name}{suffix}" for name in target.compatible)])
+    known = [target.name, *target.compatible]
+    names = dict.fromkeys([log_name(target), *(f"{name}{suffix}" for name in known)])
+    if target.kind == "arm":  # schedules that were tuned on instruction counts serve silicon, too
+        names |= dict.fromkeys(f"{name}{_EMULATED}" for name in known)
     shipped = data_dir("tuning_logs")
     for name in names:
         for root in [*roots, shipped]:

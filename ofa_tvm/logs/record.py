@@ -74,9 +74,11 @@ class Record:
     trace
         MetaSchedule's trace in its JSON form, which rebuilds the schedule.
     times_us
-        Samples in microseconds a call; empty if the trial failed.
+        Samples in microseconds a call; empty if the trial failed or the device is emulated.
     error
         Why it failed, else "".
+    instructions
+        Guest instructions of one call on an emulated device, which has no time; else None.
     """
 
     kernel: str
@@ -84,17 +86,30 @@ class Record:
     trace: Any
     times_us: tuple[float, ...]
     error: str = ""
+    instructions: int | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the schedule was measured."""
+        return bool(self.times_us) or self.instructions is not None
 
     @property
     def time_us(self) -> float:
-        """Median of the samples; infinite for a failed trial."""
+        """Median of the samples; infinite for a failed trial and for an emulated one."""
         return statistics.median(self.times_us) if self.times_us else float("inf")
+
+    @property
+    def cost(self) -> float:
+        """What one call costs in the unit of its target: ms, or Minstr where it was emulated."""
+        return self.time_us / 1e3 if self.instructions is None else self.instructions / 1e6
 
     def to_line(self) -> str:
         """JSON line."""
         content = asdict(self) | {"times_us": [round(t, 4) for t in self.times_us]}
         if not self.error:
             del content["error"]
+        if self.instructions is None:
+            del content["instructions"]
         body = json.dumps(content, separators=(",", ":"))[:-1]
         return body + _seal(body)
 
@@ -117,6 +132,8 @@ class Record:
         plausible = isinstance(times, list) and all(
             isinstance(t, int | float) and 0 < t < float("inf") for t in times
         )
+        count = content.get("instructions")
+        plausible &= count is None or (type(count) is int and count > 0 and not times)
         if not plausible or not isinstance(content["kernel"], str):
             raise ValueError("its times or its kernel are not valid")
         return cls(
@@ -125,6 +142,7 @@ class Record:
             trace=content["trace"],
             times_us=tuple(float(t) for t in times),
             error=str(content.get("error", "")),
+            instructions=count,
         )
 
 

@@ -71,7 +71,7 @@ def measure_callables(
     finally:
         if torch is not None:
             torch.set_num_threads(before)
-    machine = detect_machine()
+    machine = detect_machine().model
     return {
         name: Measurement.of(timing, target.name, target.threads, cpus, machine)
         for name, timing in timings.items()

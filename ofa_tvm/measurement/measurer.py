@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
+from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.measurement.protocol import Timing
@@ -21,6 +22,10 @@ RECYCLE = 64  # modules after which a worker is replaced, because TVM never unlo
 
 class Measurer:
     """Times modules for one target, in one warm worker process; use it as a context manager.
+
+    Where the target's device is another one, the worker measures there over RPC: on a board in milliseconds,
+    on an emulated device in instructions. A device that vanishes, hangs or computes wrongly is replaced by
+    another one before a module is blamed; `notes` tells of it.
 
     The worker loads the TVM runtime alone, keeps to its CPUs and survives from module to module, so that a
     small network costs little more than its timed calls. A module that crashes or hangs the worker is
@@ -36,22 +41,25 @@ class Measurer:
     Raises
     ------
     UserError
-        If the target does not run on this machine.
+        If the target does not run on this machine, or its device cannot be had.
     """
 
     def __init__(self, target: Target, *, time_limit_s: float = 60.0) -> None:
         self.target = target
-        self.cpus = choose_cpus(target.threads)
-        self._machine = detect_machine()
+        self.cpus: tuple[int, ...] = ()
+        self.notes: list[str] = []
+        self._fleet: Fleet | None = None
+        self._machine = detect_machine().model
         self._limit_s = time_limit_s
         self._worker: WorkerProcess | None = None
         self._loaded = 0
-        if target.run.where != "local":
-            raise UserError(
-                f"target {target.name} runs by {target.run.where}; this version measures local targets only"
-            )
-        if reason := target.runs_on(self._machine):
-            raise UserError(f"target {target.name} cannot be measured here: {reason}")
+        if target.run.where == "local":
+            self.cpus = choose_cpus(target.threads)
+            if reason := target.runs_on(detect_machine()):
+                raise UserError(f"target {target.name} cannot be measured here: {reason}")
+        else:
+            self._fleet = Fleet(target, devices=1)
+            self._machine = _device_name(target)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +70,12 @@ class Measurer:
         self.close()
 
     def close(self) -> None:
-        """End the worker."""
+        """End the worker, and the emulated device if there is one."""
+        self._end_worker()
+        if self._fleet is not None:
+            self._fleet.close()
+
+    def _end_worker(self) -> None:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -164,18 +177,34 @@ class Measurer:
                 guilty = left if failure.index is None else [left[failure.index]]
                 failed.update(dict.fromkeys(guilty, error))
                 continue
-            measured = {
-                index: Measurement.of(timing, self.target.name, len(self.cpus), self.cpus, self._machine)
-                for index, timing in zip(left, timings, strict=True)
-            }
+            measured = {index: self._result(item) for index, item in zip(left, timings, strict=True)}
             return [failed.get(index) or measured[index] for index in range(len(files))]
         return [failed[index] for index in range(len(files))]
 
-    def _ask(self, request: dict[str, Any]) -> list[Timing]:
+    def _result(self, item: dict[str, Any]) -> Measurement:
+        if "instructions" in item:
+            return Measurement.emulated(
+                item["instructions"], self.target.name, self._machine, noisy=item["noisy"]
+            )
+        timing = Timing(tuple(item.pop("samples_ms")), **item)
+        return Measurement.of(timing, self.target.name, self.target.threads, self.cpus, self._machine)
+
+    def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """The worker's answer; a device that hangs or takes the worker down is given up once for another."""
+        try:
+            return self._ask_once(request)
+        except _Failure as failure:
+            if self._fleet is None or not failure.worker_ended:
+                raise
+            self.notes.append(failure.message)
+            self._fleet.revive()
+            return self._ask_once(request)
+
+    def _ask_once(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         paths = request["paths"]
-        if self._worker is None or self._loaded + len(paths) > RECYCLE:
-            self.close()
-            self._worker = _start(self.cpus)
+        if self._worker is None or (self._fleet is None and self._loaded + len(paths) > RECYCLE):
+            self._end_worker()
+            self._worker = self._start()
             self._loaded = 0
         self._loaded += len(paths)
         index: int | None = 0 if len(paths) == 1 else None
@@ -186,43 +215,54 @@ class Measurer:
                         index = event["index"]
                     case "timing" if len(paths) > 1:
                         index = None
+                    case "note":
+                        self.notes.append(event["message"])
+                        if self._fleet is not None:
+                            self._fleet.revive()
                     case "done":
-                        return [Timing(tuple(item.pop("samples_ms")), **item) for item in event["timings"]]
+                        return list(event["timings"])
                     case "failed":
                         raise _Failure(event["message"], index)
         except _Failure:
             raise
         except (WorkerDied, WorkerHung) as death:
-            self.close()
+            self._end_worker()
             guilty = paths[index] if index is not None else f"one of {', '.join(paths)}"
-            raise _Failure(f"{guilty} {death}", index) from None
+            raise _Failure(f"{guilty} {death}", index, worker_ended=True) from None
         except BaseException:
             # An answer that nobody reads would be taken for the next one's.
-            self.close()
+            self._end_worker()
             raise
         raise AssertionError("a worker's answer ends with done or failed")
+
+    def _start(self) -> WorkerProcess:
+        threads = str(self.target.threads)
+        if self._fleet is not None:
+            return WorkerProcess("ofa_tvm.measurement.remote", [str(self._fleet.place), threads])
+        return WorkerProcess(
+            "ofa_tvm.measurement.worker",
+            [",".join(map(str, self.cpus))],
+            {
+                "TVM_NUM_THREADS": threads,
+                "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
+                "OMP_NUM_THREADS": threads,
+                "POCL_MAX_PTHREAD_COUNT": threads,  # else one a CPU of the machine
+            },
+        )
 
 
 class _Failure(Exception):
     """A request that failed, and which of its files is to blame (None: any of them)."""
 
-    def __init__(self, message: str, index: int | None) -> None:
+    def __init__(self, message: str, index: int | None, *, worker_ended: bool = False) -> None:
         super().__init__(message)
-        self.message, self.index = message, index
+        self.message, self.index, self.worker_ended = message, index, worker_ended
 
 
-def _start(cpus: tuple[int, ...]) -> WorkerProcess:
-    threads = str(len(cpus))
-    return WorkerProcess(
-        "ofa_tvm.measurement.worker",
-        [",".join(map(str, cpus))],
-        {
-            "TVM_NUM_THREADS": threads,
-            "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
-            "OMP_NUM_THREADS": threads,
-            "POCL_MAX_PTHREAD_COUNT": threads,  # else as many as the machine has CPUs, on the worker's few
-        },
-    )
+def _device_name(target: Target) -> str:
+    if target.emulated:
+        return f"{target.run.emulator} as {target.run.emulator_cpu} (emulated)"
+    return f"{target.hardware.device or target.name} (key {target.run.key})"
 
 
 def measure(

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,21 +23,6 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
 _METADATA_FORMAT = 1
 
 
-def leave_torch_out() -> None:
-    """Keep torch out of this process, unless it is loaded already: tvm imports it if it can (2 s)."""
-    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
-
-
-def use_runtime_only() -> None:
-    """Make this process load the TVM runtime alone and never torch; call it before tvm is imported.
-
-    For processes of ofa-tvm's own (workers, `run`, `bench`): afterwards nothing can be compiled in them.
-    """
-    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
-    leave_torch_out()
-
-
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, shape and dtype of an input or output."""
@@ -52,7 +36,8 @@ class TensorSpec:
 class LoadedModule:
     """A compiled module on its device.
 
-    `main` takes and returns TVM tensors, `vm` is TVM's virtual machine and `device` where its tensors live.
+    `main` takes and returns TVM tensors, `vm` is TVM's virtual machine and `device` where its tensors live;
+    `remote` says that this is on the other end of a connection.
     """
 
     path: Path
@@ -62,6 +47,7 @@ class LoadedModule:
     main: Callable[..., Any]
     vm: Any
     device: Any
+    remote: bool = False
 
     @property
     def target(self) -> Mapping[str, Any]:
@@ -103,7 +89,7 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         If the file is missing, not a shared library for this machine, or not made by ofa-tvm.
     """
     file = Path(path).resolve()
-    _check_elf(file)
+    _check_arch(file)
     os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
     import tvm
     import tvm.runtime.vm
@@ -113,7 +99,7 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         if not module.implements_function("vm_load_executable"):
             raise UserError(f"{file} is not a module that ofa-tvm compiled; make one with `ofa-tvm compile`")
         on_cpu = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
-        metadata = _metadata(on_cpu, file)
+        metadata = _metadata(on_cpu["metadata"], file)
         require_cpu(metadata.get("target", {}), detect_machine(), file)
         kind = str(metadata.get("target", {}).get("tvm", {}).get("kind", "llvm"))
         device = tvm.device("cpu" if kind == "llvm" else kind, 0)
@@ -167,13 +153,34 @@ def _open_library(file: Path) -> Any:
         return tvm.runtime.load_module(str(own))
 
 
-def elf_arch(file: Path) -> str:
-    """Processor family that a shared library is code for, as `uname -m` says it.
+def loaded_module(file: Path, vm: Any, device: Any, call: Callable[..., Any]) -> LoadedModule:
+    """A module behind a virtual machine whose functions are called by name, as over RPC.
 
     Raises
     ------
     UserError
-        If the file is missing or no ELF shared library.
+        If the module was not made by ofa-tvm.
+    """
+    metadata = _metadata(lambda: call("metadata"), file)
+    return LoadedModule(
+        path=file,
+        inputs=_specs(metadata, "inputs", file),
+        outputs=_specs(metadata, "outputs", file),
+        metadata=metadata,
+        main=lambda *tensors: call("main", *tensors),
+        vm=vm,
+        device=device,
+        remote=True,
+    )
+
+
+def elf_arch(file: Path) -> str:
+    """Processor family of a compiled module, as `platform.machine()` calls it.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or no shared library.
     """
     try:
         with file.open("rb") as handle:
@@ -188,7 +195,7 @@ def elf_arch(file: Path) -> str:
     return _ELF_MACHINES.get(number, f"machine {number}")
 
 
-def _check_elf(file: Path) -> None:
+def _check_arch(file: Path) -> None:
     if (arch := elf_arch(file)) != platform.machine():
         raise UserError(f"{file} is code for {arch}, but this machine is {platform.machine()}")
 
@@ -221,9 +228,9 @@ def require_cpu(target: Mapping[str, Any], machine: Machine, file: Path) -> None
         )
 
 
-def _metadata(vm: Any, file: Path) -> dict[str, Any]:
+def _metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
     try:
-        raw = vm["metadata"]()
+        raw = get()
     except Exception as error:
         raise UserError(f"{file} carries no metadata: it is not a module that ofa-tvm compiled") from error
     content = json.loads(raw.numpy().tobytes())

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ofa_tvm.measurement.protocol import Timing
-from ofa_tvm.targets import Machine
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Measurement:
     instructions
         Guest instructions of one call on an emulated device, else None.
     unit
-        "ms" or "minstr".
+        "ms", or "Minstr" (millions of guest instructions).
     threads, cpus
         Threads of the module and the CPUs that they were pinned to.
     noisy
@@ -59,7 +58,7 @@ class Measurement:
         return (self.instructions or 0) / 1e6
 
     def percentile_ms(self, q: float) -> float:
-        """Percentile `q` (0..100) of the samples."""
+        """Percentile `q` (0..100) of the samples; an emulated device has none."""
         return float(np.percentile(self.samples_ms, q))
 
     def to_json(self) -> dict[str, Any]:
@@ -77,9 +76,9 @@ class Measurement:
 
     @classmethod
     def of(
-        cls, timing: Timing, target: str, threads: int, cpus: tuple[int, ...], machine: Machine
+        cls, timing: Timing, target: str, threads: int, cpus: tuple[int, ...], machine: str
     ) -> Measurement:
-        """A timing taken just now on this machine."""
+        """A timing taken just now on `machine`."""
         return cls(
             median_ms=timing.median_ms,
             mad_ms=timing.mad_ms,
@@ -91,6 +90,30 @@ class Measurement:
             threads=threads,
             cpus=cpus,
             target=target,
-            machine=machine.model,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine,
+            date=_now(),
         )
+
+    @classmethod
+    def emulated(cls, instructions: int, target: str, machine: str, *, noisy: bool = False) -> Measurement:
+        """An instruction count; `noisy` says that repetitions did not agree."""
+        return cls(
+            median_ms=None,
+            mad_ms=None,
+            repeats=3,
+            samples_ms=(),
+            calls=1,
+            passes=1,
+            noisy=noisy,
+            threads=1,
+            cpus=(),
+            target=target,
+            machine=machine,
+            date=_now(),
+            unit="Minstr",
+            instructions=instructions,
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

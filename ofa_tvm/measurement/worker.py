@@ -16,11 +16,10 @@ from ofa_tvm.measurement.module import (
     load_module,
     output_arrays,
     random_input,
-    use_runtime_only,
 )
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, interleave_timers, timer
-from ofa_tvm.process import Link, requests
+from ofa_tvm.process import Link, requests, use_runtime_only
 
 
 def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:

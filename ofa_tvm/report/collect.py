@@ -216,7 +216,7 @@ def _deployed(artefact: Artefact) -> Deployed:
         arch=arch,
         target=manifest["target"]["name"],
         kind=manifest["target"]["kind"],
-        unit="Minstr" if latency.get("unit") == "minstr" else "ms",
+        unit=latency.get("unit", "ms"),
         measured=latency.get("measured"),
         spread=latency.get("how", {}).get("mad_ms"),
         predicted=latency.get("predicted"),
@@ -227,7 +227,7 @@ def _deployed(artefact: Artefact) -> Deployed:
         kernels=tuple(
             (
                 str(k["name"]),
-                None if k.get("time_us") is None else float(k["time_us"]) * int(k.get("calls", 1)),
+                None if k.get("cost") is None else float(k["cost"]) * int(k.get("calls", 1)),
                 str(k.get("schedule", "")),
             )
             for k in manifest.get("kernels", ())

@@ -14,6 +14,7 @@ from ofa_tvm.targets.target import Hardware, Link, Target
 from ofa_tvm.yamlfile import read_yaml
 
 PROBED = "x86"  # the one name that has no file: it is this machine
+TRACKER = "OFA_TVM_TRACKER"  # host:port; targets that ship emulated run on its boards instead
 ALIASES = {"arm": "cortex-a72", "cuda": "cuda-sm90"}  # the short names stand for the device that most have
 
 
@@ -51,7 +52,10 @@ def get_target(name_or_path: str | os.PathLike[str]) -> Target:
         raise UsageError(
             f"unknown target {text!r}{hint}; known are {', '.join(names)}, or give a descriptor file's path"
         )
-    return load_target(data_dir("targets") / f"{text}.yaml")
+    target = load_target(data_dir("targets") / f"{text}.yaml")
+    if target.emulated and (tracker := os.environ.get(TRACKER)):
+        return target.on_tracker(tracker, target.name)
+    return target
 
 
 def probe_x86(machine: Machine) -> Target:
@@ -117,5 +121,5 @@ def _check_consistency(target: Target, file: Path) -> None:
         raise UserError(f"{file}: kind {target.kind} needs tvm.kind {backend}, not {target.tvm['kind']}")
     if target.run.where == "emulator" and target.unit == "ms":
         raise UserError(
-            f"{file}: measure.unit: an emulated device costs instructions, not milliseconds; write minstr"
+            f"{file}: measure.unit: an emulated device costs instructions, not milliseconds; write Minstr"
         )

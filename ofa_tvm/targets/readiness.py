@@ -6,13 +6,19 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.files import cache_dir
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.target import Target
+
+EMULATOR_ROOT = Path("/usr/aarch64-linux-gnu")  # AArch64 system libraries, by Debian's cross packages
+EMULATOR_LOADER = "lib/ld-linux-aarch64.so.1"
+EMULATOR_FOLDER = Path("devices/packages")  # in the cache: the same packages, unpacked without root
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,30 @@ def _x86_device(target: Target, machine: Machine) -> Check:
 
 
 def _arm_device(target: Target, machine: Machine) -> Check:
+    if target.run.where == "local":
+        reason = target.runs_on(machine)
+        return Check(not reason, reason or f"this machine, {target.threads} thread(s)")
     if target.run.where == "rpc":
-        return Check(False, f"{target.run.tracker}, key {target.run.key}: not tried by this version")
-    if path := shutil.which(target.run.emulator):
-        return Check(False, f"{path}, but this version cannot run on an emulated device yet")
-    return Check(False, f"no {target.run.emulator}", target.run.install)
+        host, _, port = target.run.tracker.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=2.0).close()
+        except OSError as error:
+            return Check(False, f"no tracker at {target.run.tracker} ({error.strerror or error})",
+                         "start it: ofa-tvm device tracker")  # fmt: skip
+        return Check(True, f"tracker at {target.run.tracker}, key {target.run.key} (ofa-tvm device list)")
+    if missing := missing_emulator(target):
+        return Check(False, missing, target.run.install)
+    return Check(True, f"emulated by {target.run.emulator} as {target.run.emulator_cpu}: counts instructions")
+
+
+def missing_emulator(target: Target) -> str:
+    """What keeps this machine from emulating a target's device, "" if nothing does."""
+    unpacked = cache_dir() / EMULATOR_FOLDER / "usr"
+    if not shutil.which(target.run.emulator) and not (unpacked / "bin" / target.run.emulator).is_file():
+        return f"no {target.run.emulator}"
+    if not any((root / EMULATOR_LOADER).exists() for root in (EMULATOR_ROOT, unpacked / EMULATOR_ROOT.name)):
+        return "no AArch64 system libraries"
+    return ""
 
 
 def _cuda_device(target: Target, machine: Machine) -> Check:

@@ -90,7 +90,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
         "measure": _table(
             {
                 "threads": _COUNT,
-                "unit": {"enum": ["ms", "minstr"]},
+                "unit": {"enum": ["ms", "Minstr"]},
                 "repeats": {"type": "integer", "minimum": 3},
                 "sample_ms": _POSITIVE,
             }

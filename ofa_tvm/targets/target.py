@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["x86", "arm", "cuda", "opencl"]
 Where = Literal["local", "rpc", "emulator"]
-Unit = Literal["ms", "minstr"]
+Unit = Literal["ms", "Minstr"]
+_FAMILIES = {"x86": "x86_64", "arm": "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,13 @@ class Target:
 
     @property
     def unit(self) -> Unit:
-        """Unit of a cost on this target: "ms", or "minstr" on an emulated device."""
+        """Unit of a cost on this target: "ms", or "Minstr" (millions of instructions) if emulated."""
         return self.measure.unit
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it runs in an emulator, so that its costs are instruction counts."""
+        return self.run.where == "emulator"
 
     @property
     def mcpu(self) -> str:
@@ -184,12 +190,22 @@ class Target:
             raise UsageError(f"{threads} threads asked for, but this process may use only {available}")
         return dataclasses.replace(self, measure=dataclasses.replace(self.measure, threads=threads))
 
+    def on_tracker(self, tracker: str, key: str) -> Target:
+        """The same target on the devices that a tracker (`host:port`) has under a key, measured in ms."""
+        return dataclasses.replace(
+            self,
+            run=Run(where="rpc", tracker=tracker, key=key),
+            measure=dataclasses.replace(self.measure, unit="ms"),
+        )
+
     def runs_on(self, machine: Machine) -> str:
         """Why `machine` cannot run this target's code in a local process, "" if it can."""
-        if self.kind != "x86":
-            return "" if self.run.where == "local" else f"it runs by {self.run.where}"
-        if machine.arch != "x86_64":
-            return f"this machine is {machine.arch}, not x86_64"
+        if self.run.where != "local":
+            return f"it runs by {self.run.where}"
+        if self.kind not in _FAMILIES:
+            return ""
+        if machine.arch != _FAMILIES[self.kind]:
+            return f"this machine is {machine.arch}, not {_FAMILIES[self.kind]}"
         missing = [feature for feature in self.features if not machine.has(feature)]
         return f"this machine lacks {', '.join(missing)}" if missing else ""
 

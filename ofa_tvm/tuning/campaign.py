@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,13 @@ import tvm
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.transfer import Transfer
+from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
 from ofa_tvm.progress import SILENT, Progress, Task
-from ofa_tvm.targets import Target, detect_machine
+from ofa_tvm.targets import Machine, Target, detect_machine
 
 TRIAL_LIMIT_S = 30.0
 _MOST_CRASHES = 3  # of one kernel, before it is left as it is
@@ -72,7 +74,9 @@ def tune_kernels(
     start: KernelTable | None = None,
     progress: Progress = SILENT,
 ) -> TuningResult:
-    """Tune kernels on this machine until each has its trials in the log, or the time is up.
+    """Tune kernels on the target until each has its trials in the log, or the time is up.
+
+    The target is this machine, or all devices that its tracker has, or emulated ones.
 
     Every trial is appended to the log under `root` as it ends, so that a killed campaign loses only the one
     in flight and the same call goes on where it stopped.
@@ -83,7 +87,7 @@ def tune_kernels(
         What to tune. Those that take most of the time (calls times operations) come first and get more
         trials, see `allot`.
     target
-        A CPU target that runs on this machine.
+        A CPU target that runs on this machine, on a tracker's devices or in the emulator.
     root
         Folder of logs; the target's own is made in it.
     trials
@@ -102,7 +106,8 @@ def tune_kernels(
     Raises
     ------
     UserError
-        If the target cannot be tuned here, or the log cannot be written.
+        If the target cannot be tuned here, the log cannot be written, or no device is left to tune on (what
+        was measured until then is in the log).
     """
     wanted = allot(kernels, trials, weights)
     start_s = time.monotonic()
@@ -111,9 +116,8 @@ def tune_kernels(
         waiting = [k for k in kernels if trials_left(k, table, target, wanted[k.key])]
         with progress.task("tuning kernels", len(waiting)) as task:
             deadline = None if seconds is None else start_s + seconds
-            campaign = _Campaign(
-                table, log, task, target, wanted, seed, deadline, Transfer(table, *([start] if start else []))
-            )
+            transfer = Transfer(table, *([start] if start else []))
+            campaign = _Campaign(table, log, task, target, wanted, seed, deadline, transfer, None, progress)
             campaign.run(_by_weight(waiting, weights))
     return TuningResult(
         kernels=len(kernels),
@@ -145,7 +149,7 @@ def time_again(
     kernels
         Which kernels.
     target
-        A CPU target that runs on this machine.
+        A CPU target that runs on this machine, on a tracker's devices or in the emulator.
     root
         Folder of logs; the target's own is made in it.
     records
@@ -158,14 +162,15 @@ def time_again(
     Raises
     ------
     UserError
-        If the target cannot be tuned here, or the log cannot be written.
+        If the target cannot be tuned here, the log cannot be written, or no device is left to tune on (what
+        was measured until then is in the log).
     """
     start_s = time.monotonic()
     with _open_log(target, root) as log:
         table = read_folder(log.folder)
         waiting = [k for k in kernels if table.best(k.key) is None and records.best(k.key) is not None]
         with progress.task("timing kernels", len(waiting)) as task:
-            campaign = _Campaign(table, log, task, target, {}, 0, None, Transfer(table), again=records)
+            campaign = _Campaign(table, log, task, target, {}, 0, None, Transfer(table), records, progress)
             campaign.run(_by_weight(waiting, weights))
     return TuningResult(
         kernels=len(kernels),
@@ -180,21 +185,27 @@ def time_again(
 
 def _open_log(target: Target, root: Path) -> LogWriter:
     machine = detect_machine()
-    if target.run.where != "local" or target.kind not in ("x86", "arm"):
-        raise UserError(
-            f"target {target.name} runs by {target.run.where}; this version tunes local CPU targets"
-        )
-    if reason := target.runs_on(machine):
+    if target.kind not in ("x86", "arm"):
+        raise UserError(f"target {target.name} is no CPU; this version tunes CPU targets")
+    if target.run.where == "local" and (reason := target.runs_on(machine)):
         raise UserError(f"target {target.name} cannot be tuned here: {reason}")
     target.tvm_target()  # refuses a CPU that LLVM does not know
     header = Header(
         target=log_name(target),
         tvm_target=target.tvm_dict(),
-        machine=f"{machine.model}, {machine.cores} cores",
+        machine=_device_name(target, machine),
         versions={"tvm": tvm.__version__, "ofa-tvm": version("ofa-tvm")},
         date=datetime.now(UTC).date().isoformat(),
     )
     return LogWriter(root, target, header)
+
+
+def _device_name(target: Target, machine: Machine) -> str:
+    if target.emulated:
+        return f"{target.run.emulator} as {target.run.emulator_cpu}: emulated, costs are guest instructions"
+    if target.run.where == "rpc":
+        return f"{target.hardware.device or target.name}, devices of key {target.run.key}"
+    return f"{machine.model}, {machine.cores} cores"
 
 
 def _work(kernel: Kernel, weights: Mapping[str, float] | None) -> float:
@@ -244,7 +255,8 @@ class _Campaign:
         seed: int,
         deadline: float | None,
         transfer: Transfer,
-        again: KernelTable | None = None,
+        again: KernelTable | None,
+        progress: Progress,
     ) -> None:
         """`again` makes it time those records' best schedules instead of searching."""
         self.done = self.failed = 0
@@ -254,18 +266,34 @@ class _Campaign:
         self._transfer, self._again = transfer, again
         self._l2_bytes = (detect_machine().l2_kib or 1024) << 10
         self._target, self._trials, self._seed, self._deadline = target, trials, seed, deadline
+        self._progress = progress
+        self._fleet: Fleet | None = None
+        self._link = () if target.run.where == "local" else target.link.find()
+        self._hung: set[tuple[str, str]] = set()
         self._workers: set[WorkerProcess] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
 
     def run(self, kernels: Sequence[Kernel]) -> None:
-        """Work the kernels off in order, with as many workers as there are CPUs for."""
+        """Work the kernels off in order, with as many workers as there are CPUs for, or devices."""
         for kernel in kernels:
             self._jobs.put(kernel)
+        if not kernels:
+            return
+        if self._target.run.where == "local":
+            self._run()
+            return
+        with Fleet(self._target, progress=self._progress) as self._fleet:
+            self._progress.say(f"{self._fleet.size} devices of {self._fleet.place}")
+            self._run()
+
+    def _run(self) -> None:
         threads = self._target.threads
         cpus = choose_cpus(len(_allowed_cpus()))
         groups = [cpus[i : i + threads] for i in range(0, len(cpus) - threads + 1, threads)]
+        if self._fleet is not None:
+            groups = [()] * self._fleet.size  # they build while others measure, wherever there is time
         feeders = [threading.Thread(target=self._guarded, args=(group,), daemon=True) for group in groups]
         for feeder in feeders:
             feeder.start()
@@ -273,6 +301,8 @@ class _Campaign:
             for feeder in feeders:
                 while feeder.is_alive():
                     feeder.join(0.2)
+                    if self._fleet is not None and (count := self._fleet.revive()):
+                        self._progress.say(f"{count} emulated devices ended and were started anew")
         finally:
             self._stop.set()
             with self._lock:
@@ -342,13 +372,15 @@ class _Campaign:
             "mod": tvm.ir.save_json(kernel.mod),
             "target": self._target.tvm_dict(),
             "l2_bytes": self._l2_bytes,
-            "known": [[record.trace, record.time_us] for record in known if record.trace not in failed],
+            "known": [[record.trace, 1e3 * record.cost] for record in known if record.trace not in failed],
             "failed": failed,
             "hints": [astuple(tiling) for tiling in hints],
             "again": self._again is not None,
             "trials": left,
             "seed": self._seed,
         }
+        if self._fleet is not None:
+            request |= {"place": str(self._fleet.place), "link": list(self._link)}
         trying: Any = None
         try:
             for event in worker.ask(request, TRIAL_LIMIT_S):
@@ -360,8 +392,15 @@ class _Campaign:
                     self._keep(kernel, event["trace"], event["times_us"], event.get("error", ""))
                     trying = None
                     self.done += event["event"] == "trial" or self._again is not None
+                elif event["event"] == "note":
+                    self._progress.say(event["message"])
+                elif event.get("no_device"):
+                    raise UserError(
+                        f"{event['error']}; what was measured so far is in {self._log.folder}, the same "
+                        "command goes on from there"
+                    )
         except (WorkerDied, WorkerHung) as error:
-            if trying is not None and not self._stop.is_set():
+            if trying is not None and not self._stop.is_set() and self._to_blame(kernel, trying):
                 self._keep(kernel, trying, [], str(error))
                 self.done += 1
             raise
@@ -369,8 +408,22 @@ class _Campaign:
             if (best := self._table.best(kernel.key)) is not None:
                 self._transfer.learn(best)
 
+    def _to_blame(self, kernel: Kernel, trace: Any) -> bool:
+        """Whether a schedule counts as failed when its worker ends: a device may hang by itself."""
+        if self._fleet is None:
+            return True
+        name = (kernel.key, json.dumps(trace))
+        with self._lock:
+            seen = name in self._hung
+            self._hung.add(name)
+        if not seen:
+            self._progress.say(f"{kernel.name.split(' ')[0]}: its device gave no sign; trying once more")
+        return seen
+
     def _keep(self, kernel: Kernel, trace: Any, times_us: Sequence[float], error: str) -> None:
         record = Record(kernel.key, kernel.name, trace, tuple(times_us), error)
+        if times_us and self._target.emulated:  # an instruction came as 1 ns
+            record = replace(record, times_us=(), instructions=round(1e3 * times_us[0]))
         with self._lock:
             self._log.append(record)
             self._table.add(record)

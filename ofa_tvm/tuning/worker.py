@@ -1,8 +1,9 @@
 """The process that tunes kernels: it searches, builds and times, and reports every trial as it ends.
 
-All of a kernel's work happens in one warm process that loads only what a CPU target needs: no module is
-sent, no process is started and nothing is linked for a trial. A schedule that crashes or hangs takes the
-process with it; the parent knows which one it was, records the failure, and goes on in a new process.
+All of a kernel's work happens in one warm process that loads only what a CPU target needs: no process is
+started for a trial and, where this machine is the device, no module is sent and nothing is linked. A schedule
+that crashes or hangs takes the process with it; the parent knows which one it was, records the failure, and
+goes on in a new process.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import gc
 import itertools
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
-from ofa_tvm.measurement.module import leave_torch_out
+from ofa_tvm.process import leave_torch_out
 
 leave_torch_out()
 
@@ -28,8 +30,11 @@ from tvm.s_tir import meta_schedule as ms  # noqa: E402
 
 from ofa_tvm.compiler import schedules  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json  # noqa: E402
+from ofa_tvm.devices.place import Place  # noqa: E402
+from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
 from ofa_tvm.process import Link, requests  # noqa: E402
+from ofa_tvm.tuning.remote import RemoteTimer  # noqa: E402
 from ofa_tvm.tuning.timing import Call, interleaved, make_subject  # noqa: E402
 
 _SAMPLES = 3
@@ -119,14 +124,69 @@ class _Trials:
         return call, once
 
 
+class _RemoteTrials:
+    """The same on a device of a tracker or an emulated one, see `RemoteTimer`."""
+
+    def __init__(self, job: _Job, timer: RemoteTimer, link: Link) -> None:
+        self._timer, self._link = timer, link
+        self.tried = {_identity(sch) for sch in [*(sch for sch, _ in job.known), *job.failed]}
+
+    def __call__(self, sch: Schedule) -> list[float] | None:
+        """Seconds of one call (an instruction as 1 ns); None if the schedule failed."""
+        self.tried.add(_identity(sch))
+        return self._measure(sch, "trial")
+
+    def finals(self) -> None:
+        """Nothing is timed again: instruction counts are exact, and a board is nobody else's."""
+
+    def again(self, known: list[Schedule]) -> None:
+        """Time schedules that were tried before, on another machine or another day."""
+        for sch in known:
+            self._measure(sch, "timed")
+
+    def _measure(self, sch: Schedule, event: str) -> list[float] | None:
+        trace = trace_json(sch)
+        self._link.send(event="trying", trace=trace)
+        try:
+            seconds = self._timer(sch)
+        except TrackerUnreachable:
+            raise  # no fault of the schedule
+        except Exception as error:  # whatever a build raises is a failed trial, not a failed campaign
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+            self._link.send(event=event, trace=trace, times_us=[], error=reason[:300])
+            return None
+        self._link.send(event=event, trace=trace, times_us=_microseconds(seconds))
+        return seconds
+
+
+@contextmanager
+def _trials(job: _Job, request: dict[str, Any], link: Link) -> Iterator[_Trials | _RemoteTrials]:
+    """On this process's CPU, or on a device of the place that the request names."""
+    if "place" not in request:
+        yield _Trials(job, link)
+        return
+    timer = RemoteTimer(
+        job.mod,
+        job.target,
+        Place.parse(request["place"]),
+        request["link"],
+        min((seconds for _, seconds in job.known), default=float("inf")),
+        alive=link.beat,
+        note=lambda message: link.send(event="note", message=message),
+    )
+    try:
+        yield _RemoteTrials(job, timer, link)
+    finally:
+        timer.close()
+
+
 def _microseconds(seconds: list[float]) -> list[float]:
     return [value * 1e6 for value in seconds]
 
 
-def _tune(job: _Job, link: Link) -> None:
-    """Spend the job's trials, telling the parent before and after each."""
+def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
+    """Spend the job's trials."""
     mach = schedules.machine(job.target)
-    attempt = _Trials(job, link)
     tried = attempt.tried
     left = job.trials
     measured: list[tuple[Schedule, list[float]]] = []
@@ -211,7 +271,8 @@ def _search(
 def main() -> None:
     """Serve until standard input closes."""
     link = Link()
-    pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
+    if sys.argv[1]:
+        pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
     load_cpu_intrinsics()
     gc.disable()  # a collection in the middle of a sample would count as the kernel's time
     for request in requests():
@@ -229,10 +290,13 @@ def main() -> None:
             seed=int(request["seed"]),
         )
         try:
-            if request["again"]:
-                _Trials(job, link).again([sch for sch, _ in job.known][:_FINALISTS])
-            else:
-                _tune(job, link)
+            with _trials(job, request, link) as trials:
+                if request["again"]:
+                    trials.again([sch for sch, _ in job.known][:_FINALISTS])
+                else:
+                    _tune(job, trials)
+        except TrackerUnreachable as error:
+            link.send(event="failed", error=str(error), no_device=True)
         except (
             Exception
         ) as error:  # a search that TVM gives up on is the end of this kernel, not of the worker

@@ -20,7 +20,7 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import KernelTable, find_records
-from ofa_tvm.measurement import Measurer, measure_callables, torch_subject
+from ofa_tvm.measurement import Measurement, Measurer, measure_callables, torch_subject
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch, get_space
@@ -81,16 +81,19 @@ class QuickstartSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """One subnet of the final table; accuracies 0..1 through the compiled module, times in milliseconds."""
+    """One subnet of the final table; accuracies 0..1 through the compiled module, costs in the target's unit.
+
+    Other runtimes are timed on this machine only, so not where the target is another device.
+    """
 
     name: str
     arch: Arch
     accuracy: float
-    predicted_ms: float
-    measured_ms: float
-    onnxruntime_ms: float
-    pytorch_ms: float
+    predicted: float
+    measured: float
     macs: int
+    onnxruntime: float | None = None
+    pytorch: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,9 @@ def quickstart(
     out
         Folder for everything; called again with the same one, it goes on.
     target
-        A target that runs on this machine.
+        A target that runs on this machine, on a board of its tracker, or in the emulator.
     budget
-        Latency limit; None takes the measured latency of the space's median subnet.
+        Limit of its cost; None takes the measured latency of the space's median subnet.
     settings
         Extent of the stages.
     seed
@@ -347,40 +350,45 @@ def _compare(
                 net, subjects[title], data, target, records, folder, calibration_images=images, seed=seed
             )
             artefact = write_artefact(folder / "artefact", built.so, built.onnx, {"target": target.to_json()})
+            artefact = artefact.on(target)
             accuracies[title] = accuracy_through_module(artefact, data)
             files[title] = (built.so, built.onnx)
+        here = target.run.where == "local"
         with Measurer(target) as measurer:
-            order = [path for title in subjects for path in files[title]]
+            order = [path for title in subjects for path in files[title][: 2 if here else 1]]
             timed = dict(zip(order, measurer.measure_many(order), strict=True))
         rng = np.random.default_rng(0)
-        eager = measure_callables(
-            {
-                title: torch_subject(
-                    calibrated_subnet(net, arch, data, images, seed),
-                    rng.standard_normal((1, 3, arch.r, arch.r)).astype(np.float32),
-                )
-                for title, arch in subjects.items()
-            },
-            target,
-        )
+        eager: dict[str, Measurement] = {}
+        if here:
+            eager = measure_callables(
+                {
+                    title: torch_subject(
+                        calibrated_subnet(net, arch, data, images, seed),
+                        rng.standard_normal((1, 3, arch.r, arch.r)).astype(np.float32),
+                    )
+                    for title, arch in subjects.items()
+                },
+                target,
+            )
     predicted = latency.predict(list(subjects.values()))
     return tuple(
         Row(
             name=title,
             arch=arch,
             accuracy=accuracies[title],
-            predicted_ms=float(predicted[i]),
-            measured_ms=timed[files[title][0]].cost,
-            onnxruntime_ms=timed[files[title][1]].cost,
-            pytorch_ms=eager[title].cost,
+            predicted=float(predicted[i]),
+            measured=timed[files[title][0]].cost,
             macs=space.macs(arch, data.n_classes),
+            onnxruntime=timed[files[title][1]].cost if here else None,
+            pytorch=eager[title].cost if here else None,
         )
         for i, (title, arch) in enumerate(subjects.items())
     )
 
 
 def summary(result: QuickstartResult) -> dict[str, Any]:
-    """The result as plain JSON data."""
+    """The result as plain JSON data; costs have the unit in their key."""
+    unit = result.budget.unit.lower()
     return {
         "artefact": str(result.artefact),
         "images": [str(path) for path in result.images],
@@ -390,17 +398,17 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
                 "name": row.name,
                 "arch": json.loads(row.arch.to_json()),
                 "test_accuracy": row.accuracy,
-                "predicted_ms": row.predicted_ms,
-                "measured_ms": row.measured_ms,
-                "onnxruntime_ms": row.onnxruntime_ms,
-                "pytorch_ms": row.pytorch_ms,
+                f"predicted_{unit}": row.predicted,
+                f"measured_{unit}": row.measured,
+                "onnxruntime_ms": row.onnxruntime,
+                "pytorch_ms": row.pytorch,
                 "macs": row.macs,
             }
             for row in result.rows
         ],
         "shipped": {
             "test_accuracy": result.shipped.accuracy,
-            "measured_ms": result.shipped.measurement.cost,
+            f"measured_{unit}": result.shipped.measurement.cost,
             "mad_ms": result.shipped.measurement.mad_ms,
             "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,
         },

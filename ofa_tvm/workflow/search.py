@@ -64,9 +64,9 @@ def require_unit(budget: Budget, target: Target) -> None:
     UsageError
         Says which unit to type.
     """
-    if budget.unit.lower() == target.unit:
+    if budget.unit == target.unit:
         return
-    if target.unit == "minstr":
+    if target.unit == "Minstr":
         raise UsageError(
             f"target {target.name} is emulated, so it counts instructions and has no latency; type the "
             "budget in millions of instructions, for example 120Minstr"

@@ -149,11 +149,11 @@ def ship(
         if search is not None:
             manifest["search"] = dict(search)
         manifest["kernels"] = [
-            {"name": use.name, "calls": use.calls, "schedule": use.origin, "time_us": use.time_us}
+            {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
             for use in built.compiled.kernels
         ]
         # Checked in a folder of its own first: an artefact that computes wrongly must not replace a good one.
-        trial = write_artefact(Path(name) / "artefact", built.so, built.onnx, manifest)
+        trial = write_artefact(Path(name) / "artefact", built.so, built.onnx, manifest).on(target)
         difference = check_against_onnxruntime(trial)
         if not difference.max_rel <= LARGEST_DIFFERENCE:
             raise UserError(
@@ -174,5 +174,5 @@ def ship(
         }
         artefact = write_artefact(
             folder, built.so, built.onnx, manifest, with_runtime=with_runtime, progress=progress
-        )
+        ).on(target)
     return Shipped(artefact, measurement, difference, accuracy)

@@ -193,7 +193,6 @@ def test_measure(small: SmallModule, deploy: Path) -> None:
     assert sum(kernel["share"] for kernel in profiled) == pytest.approx(1)
     assert "ONNX file" in plain_error(ofa("measure", small.so, "--kernels"), 2)
     assert "needs the network" in plain_error(ofa("measure", small.so, "--onnxruntime"), 2)
-    assert "runs by emulator" in plain_error(ofa("measure", small.so, "--target", "cortex-a72"), 1)
     assert "no compiled module" in plain_error(ofa("measure", "none.so"), 1)
 
 

@@ -18,7 +18,7 @@ from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_m
 
 import ofa_tvm
 from ofa_tvm.deploy import Artefact, Classifier, check_against_onnxruntime, load, write_artefact
-from ofa_tvm.deploy.runtime import runtime_libraries
+from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
 from ofa_tvm.images import open_image
@@ -209,7 +209,7 @@ def test_the_runtime_alone_is_enough(artefact: Artefact, tmp_path: Path) -> None
     code = """
 import json, sys
 sys.modules["torch"] = None
-from ofa_tvm.measurement.module import use_runtime_only
+from ofa_tvm.process import use_runtime_only
 use_runtime_only()
 from ofa_tvm.deploy import Artefact
 best = Artefact.open(sys.argv[1]).classify([sys.argv[2]])[0][0]

@@ -92,7 +92,7 @@ def test_callables_are_timed_by_name() -> None:
 
 def test_a_measurement_round_trips_and_agrees_with_its_samples() -> None:
     timing = Timing((1.0, 2.0, 4.0, 3.0, 10.0), calls=3, passes=2)
-    measurement = Measurement.of(timing, "x86", 1, (0,), detect_machine())
+    measurement = Measurement.of(timing, "x86", 1, (0,), detect_machine().model)
     assert measurement.median_ms == 3.0 and measurement.mad_ms == 1.0
     assert measurement.noisy and measurement.cost == 3.0
     assert measurement.percentile_ms(0) == 1.0 and measurement.percentile_ms(100) == 10.0
@@ -102,6 +102,6 @@ def test_a_measurement_round_trips_and_agrees_with_its_samples() -> None:
 
 def test_an_emulated_cost_is_not_a_latency() -> None:
     timing = Timing((1.0,) * 5, calls=1, passes=1)
-    content = Measurement.of(timing, "arm", 1, (0,), detect_machine()).to_json()
-    content |= {"median_ms": None, "mad_ms": None, "unit": "minstr", "instructions": 2_080_000}
+    content = Measurement.of(timing, "arm", 1, (0,), detect_machine().model).to_json()
+    content |= {"median_ms": None, "mad_ms": None, "unit": "Minstr", "instructions": 2_080_000}
     assert Measurement.from_json(content).cost == pytest.approx(2.08)

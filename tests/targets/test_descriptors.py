@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from emulated import arm_target
 from small_module import SIZE, build_small_module, write_small_onnx
 
 import ofa_tvm
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
 from ofa_tvm.yamlfile import write_yaml
 
@@ -51,7 +53,7 @@ def test_latency_is_single_threaded_unless_asked(target: Target) -> None:
 
 
 def test_emulated_devices_cost_instructions(target: Target) -> None:
-    assert (target.unit == "minstr") == (target.run.where == "emulator")
+    assert (target.unit == "Minstr") == (target.run.where == "emulator")
 
 
 def test_survives_its_own_yaml_and_pickle(target: Target, tmp_path: Path) -> None:
@@ -71,16 +73,35 @@ def test_compatible_targets_are_older_levels_of_the_same_kind(target: Target) ->
             assert get_target(name).kind == target.kind
 
 
-def test_a_small_network_runs_and_matches_onnxruntime(target: Target, tmp_path: Path) -> None:
-    if target.kind != "x86":
-        pytest.skip(f"{target.kind} modules cannot be run by this version")
+ELF_MACHINES = {"x86": "x86_64", "arm": "aarch64"}
+
+
+@pytest.fixture
+def built(target: Target, tmp_path: Path) -> tuple[Path, Path]:
+    """A small network as ONNX and as a module for the target."""
+    if target.kind not in ELF_MACHINES:
+        pytest.skip(f"{target.kind} modules cannot be built by this version")
+    try:
+        target.link.find()
+    except UserError as error:
+        pytest.skip(str(error))
     onnx_path = write_small_onnx(tmp_path / "m.onnx")
-    so = build_small_module(onnx_path, tmp_path / "m.so", target)
-    if reason := target.runs_on(detect_machine()):
+    return onnx_path, build_small_module(onnx_path, tmp_path / "m.so", target)
+
+
+def test_the_product_is_code_for_the_target(target: Target, built: tuple[Path, Path]) -> None:
+    assert elf_arch(built[1]) == ELF_MACHINES[target.kind]
+
+
+def test_a_small_network_runs_and_matches_onnxruntime(target: Target, built: tuple[Path, Path]) -> None:
+    onnx_path, so = built
+    if target.emulated:
+        arm_target(target.name)
+    elif reason := target.runs_on(detect_machine()):
         pytest.skip(reason)
     x = np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     expected = onnxruntime.InferenceSession(str(onnx_path)).run(None, {"input": x})[0]
-    np.testing.assert_allclose(ofa_tvm.load(so)(x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ofa_tvm.load(so, target)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_with_threads_changes_what_is_compiled_and_nothing_else() -> None:
@@ -98,7 +119,7 @@ def test_short_names_stand_for_devices() -> None:
     assert get_target("arm") == get_target("cortex-a72")
 
 
-@pytest.mark.parametrize(("name", "hint"), [("x87", "x86"), ("cortex-a71", "cortex-a72")])
+@pytest.mark.parametrize(("name", "hint"), [("x87", "x86"), ("cortex-a722", "cortex-a72")])
 def test_an_unknown_name_lists_the_known_ones(name: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         get_target(name)
@@ -133,8 +154,8 @@ def _edited(folder: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("unit: minstr", "unit: ms", r"emulated device costs instructions"),
-        ("unit: minstr", "unit: seconds", r"line \d+: measure\.unit: 'seconds' is not one of ms, minstr"),
+        ("unit: Minstr", "unit: ms", r"emulated device costs instructions"),
+        ("unit: Minstr", "unit: seconds", r"line \d+: measure\.unit: 'seconds' is not one of ms, Minstr"),
         ("threads: 1", "threads: four", r"line \d+: measure\.threads: 'four' is not a whole number"),
         ("threads: 1", "threads: 0", r"measure\.threads: 0 is below the smallest allowed value, 1"),
         ("threads: 1", "treads: 1", r"measure\.treads: unknown key \(did you mean threads\?\); allowed are"),

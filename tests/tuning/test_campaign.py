@@ -115,8 +115,8 @@ def test_a_campaign_tunes_every_kernel_and_resumes(target: Target, tmp_path: Pat
     compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", logs=[tmp_path])
     assert compiled.tuned_fraction == 1
     assert {use.origin for use in compiled.kernels} == {"tuned"}
-    assert {use.name: use.time_us for use in compiled.kernels} == {
-        kernel.name: best.time_us for kernel in found if (best := table.best(kernel.key))
+    assert {use.name: use.cost for use in compiled.kernels} == {
+        kernel.name: best.cost for kernel in found if (best := table.best(kernel.key))
     }
     x = np.random.default_rng(0).standard_normal((1, 8, 12, 12)).astype(np.float32)
     ofa_tvm.compile(network(), target, tmp_path / "default.so")
@@ -242,8 +242,11 @@ def test_workers_load_only_what_they_need() -> None:
 
 
 def test_targets_that_cannot_be_tuned_here(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cortex-a72"):
-        tune_kernels([], get_target("cortex-a72"), tmp_path)
+    with pytest.raises(UserError, match="is no CPU"):
+        tune_kernels([], get_target("cuda-sm90"), tmp_path)
+    gone = get_target("x86").on_tracker("127.0.0.1:9", "x86")
+    with pytest.raises(UserError, match=r"no tracker answers at 127\.0\.0\.1:9"):
+        tune_kernels(kernels(get_target("x86")), gone, tmp_path)
 
 
 PROGRAM = """\

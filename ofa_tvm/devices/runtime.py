@@ -21,13 +21,16 @@ from ofa_tvm.progress import SILENT, Progress
 # Library -> the Python package whose wheel brings it, and that package's name on the index.
 _HOMES = {
     "libtvm_runtime.so": ("tvm", "apache-tvm"),
+    "libtvm_runtime_extra.so": ("tvm", "apache-tvm"),
     "libtvm_ffi.so": ("tvm_ffi", "apache-tvm-ffi"),
     "libtvm_runtime_cuda.so": ("tvm", "apache-tvm"),
 }
 _MANYLINUX = (28, 27, 24, 17)
 
 
-def runtime_libraries(arch: str, kind: str = "llvm", *, progress: Progress = SILENT) -> list[Path]:
+def runtime_libraries(
+    arch: str, kind: str = "llvm", *, rpc: bool = False, progress: Progress = SILENT
+) -> list[Path]:
     """The runtime libraries of the installed TVM version, for this or another processor family.
 
     Those of another family are taken out of the wheels on the package index, once, and kept in the cache.
@@ -38,6 +41,8 @@ def runtime_libraries(arch: str, kind: str = "llvm", *, progress: Progress = SIL
         As `uname -m` says: "x86_64", "aarch64".
     kind
         TVM's kind of target; "cuda" adds that runtime.
+    rpc
+        With what an RPC server needs besides.
 
     Raises
     ------
@@ -45,6 +50,8 @@ def runtime_libraries(arch: str, kind: str = "llvm", *, progress: Progress = SIL
         If the kind has no runtime in TVM's packages, or a download fails.
     """
     names = ["libtvm_runtime.so", "libtvm_ffi.so"]
+    if rpc:
+        names.append("libtvm_runtime_extra.so")
     if kind == "cuda":
         names.append("libtvm_runtime_cuda.so")
     elif kind != "llvm":
@@ -55,10 +62,9 @@ def runtime_libraries(arch: str, kind: str = "llvm", *, progress: Progress = SIL
     folder = cache_dir() / "runtime" / f"{arch}-{versions}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
+        if not all((folder / name).is_file() for name in names):
             progress.say(f"downloading TVM's runtime for {arch} (95 MB, once)")
-            _download(arch, missing, folder)
+            _download(arch, list(_HOMES), folder)
     return [folder / name for name in names]
 
 

@@ -1,0 +1,149 @@
+"""Building what runs on devices: the RPC server for a processor family, and the emulator's counter."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+
+from ofa_tvm.devices.runtime import runtime_libraries
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import cache_dir
+from ofa_tvm.progress import SILENT, Progress
+
+SERVER, COUNTER, LIBRARIES = "ofa-tvm-device", "counter.so", "lib"
+_SOURCES = Path(__file__).resolve().parents[1] / "native" / "device"
+_HOST_CXX = ("g++", "c++", "clang++", "zig c++")
+_WHEELS = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
+
+
+def device_runtime(arch: str, cxx: Sequence[str] = (), *, progress: Progress = SILENT) -> Path:
+    """Folder with the RPC server and TVM's runtime for a processor family, made on first use and kept.
+
+    Parameters
+    ----------
+    arch
+        "aarch64" or "x86_64", as `uname -m` says.
+    cxx
+        Command of a C++ compiler for it; not needed for this machine's own family.
+    progress
+        Told of a download.
+
+    Raises
+    ------
+    UserError
+        If a compiler is missing or fails, or the runtime cannot be downloaded.
+    """
+    native = arch == platform.machine()
+    command = list(cxx) or (list(_host_cxx()) if native else [])
+    if not command:
+        raise UserError(f"the device server for {arch} needs a C++ compiler for it")
+    folder = cache_dir() / "devices" / f"{arch}-{_digest(command)}"
+    with FileLock(_lock(folder)):
+        if not (folder / SERVER).is_file():
+            progress.say(f"building the device server for {arch} into {folder}")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+                stage = Path(name) / "stage"
+                (stage / LIBRARIES).mkdir(parents=True)
+                for library in runtime_libraries(arch, rpc=True, progress=progress):
+                    shutil.copy2(library, stage / LIBRARIES / library.name)
+                _build_server(command, stage)
+                shutil.rmtree(folder, ignore_errors=True)
+                stage.rename(folder)
+    return folder
+
+
+def emulator_counter(emulator: str) -> Path:
+    """The plugin that counts guest instructions, built for the version of an emulator.
+
+    Raises
+    ------
+    UserError
+        If the emulator does not run, or there is no C compiler for this machine.
+    """
+    done = _run([emulator, "--version"], "the emulator does not run")
+    match = re.search(r"version (\d+)", done)
+    api = 1 if match is None or int(match[1]) < 9 else 2
+    file = cache_dir() / "devices" / f"counter-{_digest([emulator, str(api)])}" / COUNTER
+    with FileLock(_lock(file.parent)):
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            compiler = _host_cxx()
+            language = ["-x", "c"] if "++" in compiler[-1] or "++" in compiler[0] else []
+            new = file.with_suffix(".new")
+            flags = ["-O2", "-shared", "-fPIC", f"-DQEMU_PLUGIN_API={api}"]
+            _run(
+                [*compiler, *language, *flags, str(_SOURCES / "counter.c"), "-o", str(new)],
+                "building the instruction counter failed",
+            )
+            new.rename(file)
+    return file
+
+
+def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
+    """The C++ compiler that comes with a linking compiler: g++ with gcc, `zig c++` with `zig cc`."""
+    command = list(link)
+    if "cc" in command:
+        command[command.index("cc")] = "c++"
+        return tuple(part.replace("-linux-gnu", "-linux-gnu.2.28") for part in command)
+    program = re.sub(r"gcc$", "g++", re.sub(r"clang$", "clang++", command[0]))
+    return (program, *command[1:])
+
+
+def _host_cxx() -> tuple[str, ...]:
+    for line in _HOST_CXX:
+        program, *arguments = line.split()
+        if path := shutil.which(program):
+            return (path, *arguments)
+        if program == "zig" and importlib.util.find_spec("ziglang") is not None:
+            return (sys.executable, "-m", "ziglang", *arguments)
+    raise UserError("no C++ compiler for this machine; apt-get install g++ (or pip install ziglang)")
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {_WHEELS[name]} is not installed; install ofa-tvm again")
+    return Path(spec.origin).parent
+
+
+def _digest(command: Sequence[str]) -> str:
+    text = [*command, *(version(wheel) for wheel in _WHEELS.values())]
+    sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()) if file.is_file())
+    return hashlib.sha256("\n".join(text).encode() + sources).hexdigest()[:16]
+
+
+def _lock(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder.with_name(folder.name + ".lock")
+
+
+def _build_server(cxx: Sequence[str], folder: Path) -> None:
+    includes = [f"-isystem{_package(name) / 'include'}" for name in _WHEELS]
+    # Exceptions cross from TVM's libraries, so their own C++ library is shared with them.
+    libraries = ["-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]
+    link = [f"-L{folder / LIBRARIES}", "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,$ORIGIN/{LIBRARIES}"]
+    files = [str(_SOURCES / "server.cc"), "-o", str(folder / SERVER)]
+    _run([*cxx, "-std=c++17", "-O2", *includes, *files, *link], "building the device server failed")
+
+
+def _run(command: Sequence[str], problem: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"{problem}: {error}") from error
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise UserError(f"{problem}: {lines[-1]}")
+    return done.stdout

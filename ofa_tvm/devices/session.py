@@ -1,0 +1,126 @@
+"""One session on a device over TVM's RPC: files go up, modules are loaded and called there."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from pathlib import Path
+from typing import Any, Self
+
+from ofa_tvm.devices.place import Place
+from ofa_tvm.devices.tracker import TrackerClient, TrackerUnreachable
+
+WAIT_S = 60.0  # for a device that other work keeps busy
+_MACHINE_FILES = (
+    "proc/cpuinfo",
+    "proc/meminfo",
+    "proc/device-tree/model",
+    "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
+    *(
+        f"sys/devices/system/cpu/cpu0/cache/index{index}/{name}"
+        for index in range(5)
+        for name in ("level", "type", "size")
+    ),
+)
+
+
+class SessionLost(Exception):
+    """The device is gone, or its session crashed."""
+
+
+class Session:
+    """A device that is this process's own until `close`; a context manager.
+
+    Everything that was made in a session (modules, tensors, functions) has to be dropped before `close`,
+    which is when the device becomes free for the next client.
+
+    Parameters
+    ----------
+    place
+        Tracker and key.
+    limit_s
+        The device ends the session after this time, whoever holds it.
+    wait_s
+        How long to wait for a free device.
+
+    Raises
+    ------
+    TrackerUnreachable
+        If there is no tracker or no free device.
+    SessionLost
+        If the device that the tracker named does not answer.
+    """
+
+    def __init__(self, place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S) -> None:
+        import tvm.rpc
+
+        with TrackerClient(place.host, place.port) as tracker:
+            host, port, match = tracker.request(place.key, wait_s)
+        self.address = f"{host}:{port}"
+        self._numbers = itertools.count()
+        try:
+            self._rpc = tvm.rpc.connect(host, port, match, session_timeout=limit_s)
+            self.cpu = self._rpc.cpu()
+            self.arch = str(self.call("ofa_tvm.device.arch"))
+            self.emulated = bool(self.call("ofa_tvm.device.emulated"))
+        except Exception as error:  # tvm raises RuntimeError and kinds of its own
+            raise SessionLost(f"device {self.address} does not answer") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a global function of the device."""
+        return self._rpc.get_function(name)(*arguments)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device still answers in this session."""
+        try:
+            self.call("ofa_tvm.device.arch")
+        except Exception:
+            return False
+        return True
+
+    def load(self, path: Path) -> Any:
+        """Send a shared library and load it there; returns the remote module."""
+        # A name of its own each time: a file that is loaded must not be written again.
+        name = f"{next(self._numbers)}-{path.name}"
+        self._rpc.upload(str(path), name)
+        return self._rpc.load_module(name)
+
+    def set_threads(self, threads: int) -> None:
+        """Set how many threads TVM's pool uses on the device, on its fast cores."""
+        self.call("runtime.config_threadpool", 1, threads)
+
+    def files(self) -> dict[str, str]:
+        """What the device's kernel says of its processor and memory, by path."""
+        contents = {name: str(self.call("ofa_tvm.device.read", f"/{name}")) for name in _MACHINE_FILES}
+        return {name: text.rstrip("\0") for name, text in contents.items() if text}
+
+    def close(self) -> None:
+        """Let go of the device."""
+        self.cpu = self._rpc = None
+        gc.collect()  # what lies in reference cycles keeps the session open, too
+
+
+def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S, tries: int = 4) -> Session:
+    """A session on any device of `place`; one that does not answer is passed over.
+
+    Raises
+    ------
+    UserError
+        If there is no tracker or no device that answers.
+    """
+    for _ in range(tries):
+        try:
+            return Session(place, limit_s=limit_s, wait_s=wait_s)
+        except SessionLost:
+            continue
+    raise TrackerUnreachable(
+        f"no device of key {place.key} answers in {tries} tries through the tracker at "
+        f"{place.host}:{place.port}"
+    )
