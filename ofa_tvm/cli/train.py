@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ofa_tvm.workflow.project import Project
 
 
+_SHOWN = 10
+
+
 @click.command(short_help="Train a supernet by progressive shrinking, or one subnet further.")
 @space_option
 @data_options
@@ -144,6 +147,9 @@ def _announce(console: Console, settings: TrainingConfig, data: ImageData, title
 
     for problem in getattr(data, "skipped", ()):
         console.say(f"skipped: {problem}")
+    if converted := getattr(data, "converted", ()):
+        more = f" and {len(converted) - _SHOWN} more" if len(converted) > _SHOWN else ""
+        console.say(f"read as RGB: {', '.join(converted[:_SHOWN])}{more}")
     sizes = ", ".join(f"{data.size(split)} {split}" for split in ("train", "val", "test"))
     batch = min(settings.batch_size, data.size("train"))
     steps = sum(phase.total_epochs for phase in settings.phases) * (data.size("train") // batch)

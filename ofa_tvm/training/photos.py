@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -27,6 +28,7 @@ from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_KINDS = {"1": "black and white", "L": "grey", "I;16": "16-bit grey", "P": "palette", "RGBA": "transparent"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,19 @@ class Photo:
     def open(self) -> Image.Image:
         return open_image(self.read(), self.name)
 
+    def check(self) -> str:
+        """Decode it, and return what it is where that is not RGB ("grey", "CMYK", ...), else "".
+
+        Raises
+        ------
+        UserError
+            If it is no image, or damaged.
+        """
+        encoded = self.read()
+        open_image(encoded, self.name)
+        with Image.open(BytesIO(encoded)) as image:
+            return "" if image.mode == "RGB" else _KINDS.get(image.mode, image.mode)
+
 
 class PhotoData(ImageData):
     """Photographs of any sizes, decoded when a batch needs them.
@@ -99,6 +114,8 @@ class PhotoData(ImageData):
     ----------
     skipped
         What was left out and why, a sentence each.
+    converted
+        Names of pictures that are not RGB and are read as such, with what they are ("grey", "CMYK", ...).
     """
 
     def __init__(
@@ -110,6 +127,7 @@ class PhotoData(ImageData):
         augmentation: PhotoAugmentation | None = None,
         workers: int | None = None,
         skipped: Sequence[str] = (),
+        converted: Sequence[str] = (),
     ) -> None:
         """`workers` decoding processes; None takes one a CPU, 0 decodes in this process."""
         digest = hashlib.sha256(name.encode())
@@ -122,7 +140,7 @@ class PhotoData(ImageData):
         super().__init__(name, labels, preprocessing, digest.hexdigest())
         self.augmentation = augmentation or PhotoAugmentation()
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
-        self.skipped = tuple(skipped)
+        self.skipped, self.converted = tuple(skipped), tuple(converted)
         self._splits = splits
 
     def targets(self, split: Split) -> npt.NDArray[np.int64]:
@@ -215,7 +233,7 @@ def image_folder(
     else:
         raise UserError(f"no such data folder or tar file: {source}")
     photos = [p for p in photos if not any(part.startswith(".") for part in PurePosixPath(p.name).parts)]
-    photos, problems = _sound(photos, check, workers, progress)
+    photos, problems, converted = _sound(photos, check, workers, progress)
     if problems and bad == "refuse":
         raise UserError(
             f"{source} holds {len(problems)} files that cannot be used: {'; '.join(problems[:5])}"
@@ -230,6 +248,7 @@ def image_folder(
         augmentation,
         workers,
         problems,
+        converted,
     )
 
 
@@ -248,31 +267,33 @@ def _tar_members(path: Path) -> list[Photo]:
 
 def _sound(
     photos: Sequence[Photo], check: bool, workers: int | None, progress: Progress
-) -> tuple[list[Photo], list[str]]:
-    """Those that are images, and a sentence on each of the others."""
+) -> tuple[list[Photo], list[str], list[str]]:
+    """Those that are images, a sentence on each of the others, and the names of those that are not RGB."""
 
-    def problem(photo: Photo) -> str | None:
+    def examined(photo: Photo) -> tuple[str, str]:
         if not photo.name.lower().endswith(SUFFIXES):
-            return f"{photo.name} is not an image by its name"
+            return f"{photo.name} is not an image by its name", ""
         if check:
             try:
-                photo.open()
+                return "", photo.check()
             except UserError as error:
-                return str(error)
-        return None
+                return str(error), ""
+        return "", ""
 
-    sound, problems = [], []
+    sound, problems, converted = [], [], []
     with (
         ThreadPoolExecutor(max(1, workers or len(os.sched_getaffinity(0)))) as pool,
         progress.task("check images", total=len(photos)) as bar,
     ):
-        for photo, found in zip(photos, pool.map(problem, photos), strict=True):
-            if found is None:
-                sound.append(photo)
+        for photo, (problem, kind) in zip(photos, pool.map(examined, photos), strict=True):
+            if problem:
+                problems.append(problem)
             else:
-                problems.append(found)
+                sound.append(photo)
+            if kind:
+                converted.append(f"{photo.name} ({kind})")
             bar.advance(1)
-    return sound, problems
+    return sound, problems, converted
 
 
 def _split_tree(

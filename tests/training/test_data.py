@@ -132,6 +132,7 @@ def test_bad_files_are_named_and_refused_or_skipped(tree: Path, rng: np.random.G
     data = image_folder(tree, bad="skip", workers=0)
     assert sum(data.size(s) for s in SPLITS) == 32
     assert len(data.skipped) == 3 and any("cut.jpg" in text for text in data.skipped)
+    assert data.converted == ("train/cat/grey.jpg (grey)", "train/dog/cmyk.jpg (CMYK)")
 
 
 def test_load_data_knows_each_kind(tree: Path) -> None:
