@@ -1,0 +1,55 @@
+"""What one core can do at most: fused multiply-adds on registers, nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from ofa_tvm.targets import Target
+
+_SOURCE = """
+typedef float v __attribute__((vector_size(BYTES)));
+float peak(long n) {
+  v a[16], x, y;
+  for (int i = 0; i < BYTES / 4; ++i) { x[i] = 1.0f; y[i] = 0.5f; }
+  for (int k = 0; k < 16; ++k) a[k] = x * (float)k;
+  for (long i = 0; i < n; ++i)
+    for (int k = 0; k < 16; ++k) a[k] = a[k] * y + x;
+  v sum = a[0];
+  for (int k = 1; k < 16; ++k) sum += a[k];
+  return sum[0];
+}
+"""
+
+
+def peak_gflops(target: Target, lanes: int) -> float:
+    """Best of a second of samples on the calling thread, in GFLOP/s of float32.
+
+    Parameters
+    ----------
+    target
+        A target of this machine, whose linker compiles the loop with `-march` of its CPU.
+    lanes
+        float32 values of a vector register.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
+        source.write_text(_SOURCE.replace("BYTES", str(4 * lanes)))
+        cpu = str(target.tvm_dict()["mcpu"])
+        subprocess.run(
+            [*target.link.find(), "-x", "c", "-O3", "-funroll-loops", "-ffp-contract=fast", f"-march={cpu}",
+             "-mprefer-vector-width=512", "-shared", "-fPIC", "-o", str(library), str(source)],
+            check=True,
+        )  # fmt: skip
+        function = ctypes.CDLL(str(library)).peak
+        function.argtypes, function.restype = [ctypes.c_long], ctypes.c_float
+        calls, best = 100_000, 0.0
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            start = time.perf_counter()
+            function(calls)
+            best = max(best, calls * 16 * lanes * 2 / (time.perf_counter() - start) / 1e9)
+    return best
