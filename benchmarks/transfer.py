@@ -26,7 +26,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "transfer.json"
 
 
 def campaign(kernel: Kernel, target: Target, trials: int, start: KernelTable, seed: int) -> list[Record]:
-    """Records of one kernel's campaign, in the order in which they were made; the last ones are the finals."""
+    """Records of one kernel's campaign, in the order in which they were made; finals last."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         # A kernel alone is of mean weight, so it gets exactly `trials`.

@@ -328,7 +328,7 @@ class _Campaign:
                     kernel = self._jobs.get_nowait()
                 except queue.Empty:
                     return
-                if self._deadline is not None and time.monotonic() > self._deadline:
+                if self._time_is_up():
                     self.out_of_time = True
                     return
                 crashes = 0
@@ -341,10 +341,19 @@ class _Campaign:
                         self._discard(worker)
                         worker, crashes = None, crashes + 1
                 with self._lock:
+                    self.out_of_time |= self._time_is_up() and self._left(kernel) > 0
                     self._task.advance(1, kernel.name.split(" ")[0])
         finally:
             if worker is not None:
                 self._discard(worker)
+
+    def _time_is_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _left(self, kernel: Kernel) -> int:
+        if self._again is not None:
+            return 0
+        return trials_left(kernel, self._table, self._target, self._trials[kernel.key])
 
     def _start_worker(self, cpus: Sequence[int]) -> WorkerProcess:
         with self._lock:
@@ -359,11 +368,9 @@ class _Campaign:
 
     def _tune(self, worker: WorkerProcess, kernel: Kernel) -> None:
         table = self._again or self._table
-        left = 0
-        if self._again is None:
-            left = trials_left(kernel, self._table, self._target, self._trials[kernel.key])
-            if left <= 0:
-                return
+        left = self._left(kernel)
+        if self._again is None and left <= 0:
+            return
         known = table.records.get(kernel.key, [])
         failed = [record.trace for record in self._table.failures.get(kernel.key, [])]
         with self._lock:
@@ -377,6 +384,7 @@ class _Campaign:
             "hints": [astuple(tiling) for tiling in hints],
             "again": self._again is not None,
             "trials": left,
+            "seconds": None if self._deadline is None else self._deadline - time.monotonic(),
             "seed": self._seed,
         }
         if self._fleet is not None:

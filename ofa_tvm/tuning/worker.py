@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +58,13 @@ class _Job:
     failed: list[Schedule]
     hints: list[schedules.Tiling]
     trials: int
+    deadline_s: float
     seed: int
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether no further trial should be begun."""
+        return time.monotonic() > self.deadline_s
 
 
 class _Trials:
@@ -195,11 +203,15 @@ def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
         ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
     seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
     for sch in itertools.islice(ranked, seeds):
+        if job.time_is_up:
+            break
         if left and _identity(sch) not in tried:
             left -= 1
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
-    if left and schedules.count(job.mod, mach) != 1:  # an elementwise kernel has one sensible schedule
+    if (
+        left and not job.time_is_up and schedules.count(job.mod, mach) != 1
+    ):  # an elementwise kernel has one sensible schedule
         _search(job, schedules.design_space(job.mod, mach), measured, tried, attempt, left)
     attempt.finals()
 
@@ -249,11 +261,11 @@ def _search(
     if candidates:
         model.update(context, candidates, results)
     context.pre_tuning(job.trials * 4, _BATCH, context.generate_design_space(), database, model)
-    while left > 0 and (batch := context.generate_measure_candidates()):
+    while left > 0 and not job.time_is_up and (batch := context.generate_measure_candidates()):
         outcomes = []
         for candidate in batch:
             seconds = None
-            if left > 0 and _identity(candidate.sch) not in tried:
+            if left > 0 and not job.time_is_up and _identity(candidate.sch) not in tried:
                 left -= 1
                 seconds = attempt(candidate.sch)
             outcomes.append(
@@ -287,6 +299,7 @@ def main() -> None:
             failed=[sch for trace in request["failed"] if (sch := _fitting(mod, trace)) is not None],
             hints=[schedules.Tiling(*hint) for hint in request["hints"]],
             trials=int(request["trials"]),
+            deadline_s=time.monotonic() + request["seconds"] if request["seconds"] is not None else math.inf,
             seed=int(request["seed"]),
         )
         try:

@@ -131,6 +131,13 @@ def test_a_time_limit_ends_a_campaign(target: Target, tmp_path: Path) -> None:
     assert result.trials == 0
 
 
+def test_a_time_limit_ends_the_trials_of_a_kernel_too(target: Target, tmp_path: Path) -> None:
+    (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
+    result = tune_kernels([pointwise], target, tmp_path, trials=100_000, seconds=6.0)
+    assert not result.complete
+    assert 0 < result.records.trials(pointwise.key) < trials_left(pointwise, KernelTable(), target, 100_000)
+
+
 def test_part_of_the_kernels_tuned(target: Target, tmp_path: Path) -> None:
     (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
     tune_kernels([pointwise], target, tmp_path, trials=1)
