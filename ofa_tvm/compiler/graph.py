@@ -81,12 +81,13 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy of `model` with batch norms folded into convolutions and clips in an importable form."""
+    """Copy of `model` with batch norms folded into convolutions, and some operators in an importable form."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     _constants_to_initializers(prepared.graph)
     _fold_batch_norms(prepared.graph)
     _rewrite_clips(prepared.graph)
+    _rewrite_extractors(prepared.graph)
     _drop_unused_initializers(prepared.graph)
     return prepared
 
@@ -203,4 +204,19 @@ def _rewrite_clips(graph: onnx.GraphProto) -> None:
             nodes.append(
                 helper.make_node("Add", [scaled, scalar(f"{out}__lower", lower, upper_tensor)], [out])
             )
+    _replace_nodes(graph, nodes)
+
+
+def _rewrite_extractors(graph: onnx.GraphProto) -> None:
+    """ai.onnx.ml's `ArrayFeatureExtractor`, by which scikit-learn's classifiers name labels, as `Gather`."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "ArrayFeatureExtractor":
+            nodes.append(node)
+            continue
+        out = node.output[0]
+        flat, shape = f"{out}__indices", f"{out}__shape"
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), shape))
+        nodes.append(helper.make_node("Reshape", [node.input[1], shape], [flat]))
+        nodes.append(helper.make_node("Gather", [node.input[0], flat], [out], name=node.name, axis=-1))
     _replace_nodes(graph, nodes)
