@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ofa_tvm.export import to_onnx
 from ofa_tvm.spaces import Layer
 from ofa_tvm.spaces.blocks import split_blocks
 from ofa_tvm.targets import Target, get_target
-from ofa_tvm.tuning import KernelUnion, kernel_union
+from ofa_tvm.tuning import KernelUnion, allot, kernel_union, union
 
 N_CLASSES = 10
 
@@ -45,9 +47,9 @@ def blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
 def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, target: Target) -> None:
     space = ofa_tvm.get_space(name)
     resolution = space.resolutions[0]
-    union = kernel_union(space, [resolution], target, n_classes=N_CLASSES)
-    known = {kernel.key for kernel in union.kernels}
-    assert len(known) == len(union.kernels)
+    found = kernel_union(space, [resolution], target, n_classes=N_CLASSES)
+    known = {kernel.key for kernel in found.kernels}
+    assert len(known) == len(found.kernels)
 
     net = ofa_tvm.build_supernet(space, n_classes=N_CLASSES).eval()
     rng = np.random.default_rng(11)
@@ -61,7 +63,7 @@ def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, targe
         assert not missing, arch
         used |= {kernel.key for kernel in kernels.values()}
         # The blocks' kernels, one block after the other, are the network's.
-        listed = [key for block in blocks(space.layers(arch, N_CLASSES)) for key in union.of_block(block)]
+        listed = [key for block in blocks(space.layers(arch, N_CLASSES)) for key in found.of_block(block)]
         assert listed == [kernels[call].key for call in kernel_calls(mod)]
     assert len(used) > 0.5 * len(known), "the union holds much that no subnet needs"
 
@@ -84,3 +86,27 @@ def test_a_block_outside_the_union_has_no_kernels(digits: KernelUnion) -> None:
     space = ofa_tvm.get_space("ofa_digits")
     assert digits.of_block(blocks(space.layers(space.max_arch(40), N_CLASSES))[1]) == ()
     assert min(kernel.calls for kernel in digits.kernels) >= 1
+
+
+def test_mean_calls_are_those_of_sampled_subnets(
+    digits: KernelUnion, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = ofa_tvm.get_space("ofa_digits")
+    monkeypatch.setattr(union, "_SAMPLED", 4)
+    calls = digits.mean_calls(space, [32], N_CLASSES, seed=3)
+    net = ofa_tvm.build_supernet(space, n_classes=N_CLASSES).eval()
+    counted: Counter[str] = Counter()
+    for arch in space.decode(space.sample_genes(np.random.default_rng(3), 4, [32])):
+        mod = lower_onnx(to_onnx(net.extract(arch), 32, 1), target)
+        kernels = kernels_of(mod)
+        counted.update(kernels[call].key for call in kernel_calls(mod))
+    assert calls == {kernel.key: counted[kernel.key] / 4 for kernel in digits.kernels}
+
+
+def test_trials_follow_the_work(digits: KernelUnion) -> None:
+    calls = digits.mean_calls(ofa_tvm.get_space("ofa_digits"), [32], N_CLASSES)
+    work = {kernel.key: calls[kernel.key] * kernel.flops for kernel in digits.kernels}
+    wanted = allot(digits.kernels, 10, calls)
+    order = sorted(work, key=lambda key: work[key])
+    assert [wanted[key] for key in order] == sorted(wanted.values())
+    assert (min(wanted.values()), max(wanted.values())) == (5, 20)
