@@ -9,7 +9,10 @@ BIN := $(VENV)/bin
 # A torch chosen by the user's own pip constraints stands; everything else is pinned.
 PINS := $(if $(PIP_CONSTRAINT),$(VENV)/constraints.txt,constraints.txt)
 
-.PHONY: demo test lint types tests docs clean
+.PHONY: demo test lint types tests docs packages clean
+
+# System packages of the emulated ARM device and of OpenCL on this CPU: installed by root where there is apt.
+PACKAGES := qemu-user g++-aarch64-linux-gnu pocl-opencl-icd ocl-icd-opencl-dev opencl-headers
 
 demo: $(VENV)/installed
 	$(BIN)/ofa-tvm quickstart -o demo
@@ -26,8 +29,15 @@ types: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-tests: $(VENV)/installed
+tests: packages $(VENV)/installed
 	$(BIN)/python -m pytest
+
+packages:
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get install -qq -y $(PACKAGES) || { apt-get update -qq && apt-get install -qq -y $(PACKAGES); }; } \
+		>/dev/null 2>&1; } || \
+		echo "not all of $(PACKAGES) are installed and cannot be here: tests that need them are skipped"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH"; exit 1; }

@@ -12,7 +12,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import Measurement, Measurer
-from ofa_tvm.measurement.module import load_module
+from ofa_tvm.measurement.remote import load_for
 from ofa_tvm.process import use_runtime_only
 from ofa_tvm.targets import Target, get_target
 
@@ -22,6 +22,7 @@ _BINS = 12
 
 @click.command(short_help="Show an artefact's latency distribution.")
 @click.argument("deploy", type=click.Path(path_type=Path))
+@click.option("-t", "--target", "target_name", help="By default the one that it was compiled for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default those it was compiled for.")
 @click.option(
     "--repeats", type=click.IntRange(min=5), default=200, show_default=True, help="Samples to take."
@@ -30,28 +31,39 @@ _BINS = 12
     "--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Time to spend."
 )
 @common_options
-def command(console: Console, deploy: Path, threads: int | None, repeats: int, seconds: float) -> None:
-    """Time DEPLOY (an artefact folder or a compiled .so) on this machine and show how its latency spreads."""
+def command(
+    console: Console,
+    deploy: Path,
+    target_name: str | None,
+    threads: int | None,
+    repeats: int,
+    seconds: float,
+) -> None:
+    """Time DEPLOY (an artefact folder or a compiled .so) on its target and show how its latency spreads.
+
+    On an emulated device the instructions of one call are counted instead, which is one exact number.
+    """
     use_runtime_only()
     if deploy.is_dir() or deploy.suffix != ".so":
         artefact = Artefact.open(deploy)
         path, compiled_for = artefact.module_path, artefact.manifest["target"]
     else:
-        path, compiled_for = deploy, load_module(deploy).target
-    target = target_of(compiled_for)
+        path, compiled_for = deploy, load_for(deploy).target
+    target = target_of(compiled_for) if target_name is None else get_target(target_name)
     if threads is not None:
         target = target.with_threads(threads)
     with Measurer(target) as measurer:
         result = measurer.measure(path, repeats=repeats, seconds=seconds, seed=console.seed)
-    _show(console, deploy, result)
-    console.result(
-        {
-            "artefact": str(deploy),
-            "p5_ms": result.percentile_ms(5),
-            "p95_ms": result.percentile_ms(95),
-            **result.to_json(),
-        }
-    )
+    answer = {"artefact": str(deploy), **result.to_json()}
+    if result.instructions is not None:
+        console.print(
+            f"{deploy}: {result.cost:.4g} {result.unit}, {result.instructions} instructions counted on an "
+            f"emulated {result.target}; a count is no time"
+        )
+    else:
+        _show(console, deploy, result)
+        answer |= {"p5_ms": result.percentile_ms(5), "p95_ms": result.percentile_ms(95)}
+    console.result(answer)
 
 
 def target_of(compiled_for: Any) -> Target:

@@ -15,6 +15,7 @@ from ofa_tvm.deploy import Artefact, Classifier, Prediction, load
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import SUFFIXES, open_image
 from ofa_tvm.process import use_runtime_only
+from ofa_tvm.targets import Target, get_target
 
 
 @click.command(short_help="Classify pictures with an artefact.")
@@ -23,15 +24,17 @@ from ofa_tvm.process import use_runtime_only
 @click.option(
     "-k", "--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="Classes to print."
 )
+@click.option("-t", "--target", help="Run on the device of this target (name or YAML file), not here.")
 @common_options
-def command(console: Console, deploy: Path, images: tuple[Path, ...], top_k: int) -> None:
+def command(console: Console, deploy: Path, images: tuple[Path, ...], top_k: int, target: str | None) -> None:
     """Print the class and its probability of each picture in IMAGES.
 
     DEPLOY is an artefact folder or a compiled .so. IMAGES are picture files, folders of them, or .npy files:
-    float32 network input (n, 3, height, width), or uint8 pixels (n, height, width, 3).
+    float32 network input (n, 3, height, width), or uint8 pixels (n, height, width, 3). AArch64 code runs in
+    the emulator where this machine is of another family.
     """
     use_runtime_only()
-    classifier = _classifier(deploy)
+    classifier = _classifier(deploy, get_target(target) if target else None)
     results: list[tuple[str, list[Prediction]]] = []
     for path in _files(images):
         for name, x in _inputs(path, classifier):
@@ -58,10 +61,10 @@ def command(console: Console, deploy: Path, images: tuple[Path, ...], top_k: int
     )
 
 
-def _classifier(deploy: Path) -> Classifier:
+def _classifier(deploy: Path, target: Target | None) -> Classifier:
     if deploy.is_dir() or deploy.suffix != ".so":
-        return Artefact.open(deploy).classifier
-    return Classifier.of(load(deploy), str(deploy))
+        return Artefact.open(deploy).on(target).classifier
+    return Classifier.of(load(deploy, target), str(deploy))
 
 
 def _files(images: Sequence[Path]) -> list[Path]:

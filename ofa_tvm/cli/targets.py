@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
-from ofa_tvm.targets.load import PROBED
+from ofa_tvm.targets.load import PROBED, probe_arm, probe_x86
 from ofa_tvm.yamlfile import write_yaml
 
 
@@ -57,12 +59,23 @@ def show_command(console: Console, target: str) -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the descriptor to this YAML file."
 )
-@click.option("--name", help="The name that it gets; by default the file's, or x86.")
+@click.option("--name", help="The name that it gets; by default the file's, or the processor's.")
+@click.option("--tracker", metavar="HOST:PORT", help="Describe a device of this tracker instead.")
+@click.option("--key", help="The device's key on the tracker.")
 @common_options
-def probe_command(console: Console, output: Path | None, name: str | None) -> None:
-    """Describe this machine as a target; with -o, into a file that other machines can use."""
-    descriptor = get_target(PROBED).to_descriptor()
-    descriptor["name"] = name or (output.stem if output else PROBED)
+def probe_command(
+    console: Console, output: Path | None, name: str | None, tracker: str | None, key: str | None
+) -> None:
+    """Describe this machine, or a tracker's device, as a target; with -o, into a file to use as --target."""
+    if (tracker is None) != (key is None):
+        raise UsageError("a device is named by --tracker and --key together")
+    if tracker is not None and key is not None:
+        target = _probe_device(tracker, key)
+    else:
+        machine = detect_machine()
+        target = probe_arm(machine) if machine.arch == "aarch64" else get_target(PROBED)
+    descriptor = target.to_descriptor()
+    descriptor["name"] = name or (output.stem if output else target.name)
     if output is not None:
         if descriptor["name"] == PROBED:
             raise UsageError(f"{PROBED} always means the machine at hand; give the descriptor another --name")
@@ -73,3 +86,25 @@ def probe_command(console: Console, output: Path | None, name: str | None) -> No
     else:
         console.print(write_yaml(descriptor).rstrip())
     console.result(descriptor)
+
+
+def _probe_device(tracker: str, key: str) -> Target:
+    """Target of a device, from what its kernel says of it."""
+    from ofa_tvm.devices.place import Place, split_address
+    from ofa_tvm.process import use_runtime_only
+
+    use_runtime_only()
+    from ofa_tvm.devices.session import open_session
+
+    with open_session(Place(*split_address(tracker), key)) as session:
+        if session.emulated:
+            raise UserError(f"the device of key {key} is emulated: it has no hardware to describe")
+        arch, files = session.arch, session.files()
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-probe-") as folder:
+        for name, text in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        machine = detect_machine(Path(folder), arch)
+    target = probe_arm(machine) if arch == "aarch64" else probe_x86(machine)
+    return replace(target.on_tracker(tracker, key), probed=False)

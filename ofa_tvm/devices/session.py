@@ -107,6 +107,20 @@ class Session:
         gc.collect()  # what lies in reference cycles keeps the session open, too
 
 
+def require_kind(session: Session, emulated: bool) -> None:
+    """Keep instruction counts and times apart.
+
+    Raises
+    ------
+    TrackerUnreachable
+        If the device is emulated although real ones are wanted, or the other way round.
+    """
+    if session.emulated != emulated:
+        address, kind = session.address, "an emulated" if session.emulated else "a real"
+        session.close()
+        raise TrackerUnreachable(f"device {address} is {kind} one, but the target's cost is of another kind")
+
+
 def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S, tries: int = 4) -> Session:
     """A session on any device of `place`; one that does not answer is passed over.
 

@@ -158,11 +158,11 @@ class TrackerProcess:
 
     host = "127.0.0.1"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ofa_tvm.devices.tracker"],
+            [sys.executable, "-m", "ofa_tvm.devices.tracker", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -219,9 +219,9 @@ def serve_tracker(listener: socket.socket) -> None:
 
 
 def main() -> None:
-    """A tracker on a loopback port of the system's choice, for as long as the parent lives."""
+    """A tracker on a loopback port (0: of the system's choice), for as long as the parent lives."""
     end_with_parent()
-    listener = listen(TrackerProcess.host, 0, 0)
+    listener = listen(TrackerProcess.host, int(sys.argv[1]), int(sys.argv[1]))
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()  # who connects from now on waits until the tracker is there
     serve_tracker(listener)

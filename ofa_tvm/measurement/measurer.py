@@ -197,7 +197,6 @@ class Measurer:
             if self._fleet is None or not failure.worker_ended:
                 raise
             self.notes.append(failure.message)
-            self._fleet.revive()
             return self._ask_once(request)
 
     def _ask_once(self, request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -209,7 +208,9 @@ class Measurer:
         self._loaded += len(paths)
         index: int | None = 0 if len(paths) == 1 else None
         try:
+            self._revive()
             for event in self._worker.ask(request, self._limit_s):
+                self._revive()
                 match event["event"]:
                     case "loading":
                         index = event["index"]
@@ -217,8 +218,6 @@ class Measurer:
                         index = None
                     case "note":
                         self.notes.append(event["message"])
-                        if self._fleet is not None:
-                            self._fleet.revive()
                     case "done":
                         return list(event["timings"])
                     case "failed":
@@ -235,10 +234,15 @@ class Measurer:
             raise
         raise AssertionError("a worker's answer ends with done or failed")
 
+    def _revive(self) -> None:
+        if self._fleet is not None and self._fleet.revive():
+            self.notes.append("the emulated device ended and was started anew")
+
     def _start(self) -> WorkerProcess:
         threads = str(self.target.threads)
         if self._fleet is not None:
-            return WorkerProcess("ofa_tvm.measurement.remote", [str(self._fleet.place), threads])
+            kind = "emulated" if self.target.emulated else "real"
+            return WorkerProcess("ofa_tvm.measurement.remote", [str(self._fleet.place), threads, kind])
         return WorkerProcess(
             "ofa_tvm.measurement.worker",
             [",".join(map(str, self.cpus))],

@@ -19,7 +19,7 @@ import numpy as np
 
 from ofa_tvm.devices import Fleet
 from ofa_tvm.devices.place import Place
-from ofa_tvm.devices.session import Session, open_session
+from ofa_tvm.devices.session import Session, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
@@ -151,10 +151,11 @@ def _check(path: Path, arrays: list[Any], outputs: tuple[np.ndarray, ...]) -> No
             raise _Wrong(f"differs from ONNX Runtime by {worst:.1g} of its largest output")
 
 
-def _serve(request: dict[str, Any], place: Place, threads: int, link: Link) -> dict[str, Any]:
+def _serve(request: dict[str, Any], place: Place, threads: int, emulated: bool, link: Link) -> dict[str, Any]:
     problem = ""
     for _ in range(_TRIES):
         session = _connect(place, link)
+        require_kind(session, emulated)
         address = session.address
         try:
             return _measure(request, session, threads, link)
@@ -215,13 +216,13 @@ def _measure(request: dict[str, Any], session: Session, threads: int, link: Link
 
 
 def main() -> None:
-    """Serve until standard input closes; arguments are the place of devices and the threads."""
+    """Serve until standard input closes; arguments: the place of devices, the threads, the kind of device."""
     use_runtime_only()
-    place, threads = Place.parse(sys.argv[1]), int(sys.argv[2])
+    place, threads, emulated = Place.parse(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "emulated"
     link = Link()
     for request in requests():
         try:
-            answer = _serve(request, place, threads, link)
+            answer = _serve(request, place, threads, emulated, link)
         except UserError as error:
             link.send(event="failed", message=str(error))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 from pathlib import Path
 
 from ofa_tvm.errors import UsageError, UserError
@@ -67,11 +68,56 @@ def probe_x86(machine: Machine) -> Target:
         If the machine is not an x86-64.
     """
     if machine.arch != "x86_64":
-        raise UserError(f"target x86 is this machine, but it is {machine.arch}; name another target")
+        raise UserError(f"target x86 is an x86-64 machine, but this is {machine.arch}; name another target")
     levels = list(X86_LEVELS)
     below = tuple(levels[levels.index(machine.level) :]) if machine.level in levels else ()
     mcpu = machine.cpu or machine.level
     needed = {"x86-64-v4": ("avx512f", "avx512vl"), "x86-64-v3": ("avx2", "fma")}.get(machine.level, ())
+    return Target(
+        name=PROBED,
+        kind="x86",
+        summary=f"this machine: {machine.model or 'x86-64'}, {machine.cores} cores, compiled for {mcpu}",
+        tvm={"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu},
+        link=Link(("g++", "c++", "clang++", "gcc", "zig cc"), "apt-get install g++ (or pip install ziglang)"),
+        features=needed,
+        compatible=((machine.cpu, *below) if machine.cpu else below),
+        hardware=_hardware(machine),
+        probed=True,
+    )
+
+
+def probe_arm(machine: Machine) -> Target:
+    """Target of an AArch64 machine, its core by LLVM's name.
+
+    Raises
+    ------
+    UserError
+        If it is no AArch64 machine, or its core is not known.
+    """
+    if machine.arch != "aarch64":
+        raise UserError(f"the device is {machine.arch}, not aarch64")
+    if not machine.cpu:
+        raise UserError(
+            "the device's core is not one that ofa-tvm knows (see CPU part in its /proc/cpuinfo); copy "
+            "targets/cortex-a72.yaml and set mcpu to LLVM's name of it"
+        )
+    linkers = ("g++", "c++", "gcc") if platform.machine() == "aarch64" else ()
+    return Target(
+        name=machine.cpu,
+        kind="arm",
+        summary=f"{machine.model or 'AArch64'}, {machine.cores} cores, compiled for {machine.cpu}",
+        tvm={"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": machine.cpu},
+        link=Link(
+            (*linkers, "aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "zig cc -target aarch64-linux-gnu"),
+            "apt-get install g++-aarch64-linux-gnu (or pip install ziglang)",
+        ),
+        features=tuple(name for name in ("neon", "fullfp16", "dotprod") if machine.has(name)),
+        compatible=(machine.cpu,),
+        hardware=_hardware(machine),
+    )
+
+
+def _hardware(machine: Machine) -> Hardware:
     known = {
         "device": machine.model,
         "cores": machine.cores,
@@ -84,17 +130,7 @@ def probe_x86(machine: Machine) -> Target:
         "ram_gib": machine.ram_gib,
         "peak_gflops": round(machine.peak_gflops, 1),
     }
-    return Target(
-        name=PROBED,
-        kind="x86",
-        summary=f"this machine: {machine.model or 'x86-64'}, {machine.cores} cores, compiled for {mcpu}",
-        tvm={"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu},
-        link=Link(("g++", "c++", "clang++", "gcc", "zig cc"), "apt-get install g++ (or pip install ziglang)"),
-        features=needed,
-        compatible=((machine.cpu, *below) if machine.cpu else below),
-        hardware=Hardware(**{key: value for key, value in known.items() if value}),  # type: ignore[arg-type]
-        probed=True,
-    )
+    return Hardware(**{key: value for key, value in known.items() if value})  # type: ignore[arg-type]
 
 
 def load_target(path: str | os.PathLike[str]) -> Target:

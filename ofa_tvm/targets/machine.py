@@ -78,6 +78,32 @@ _INTEL_MODELS = {
 }
 
 
+# Arm's part numbers (implementer 0x41), from the cores' Technical Reference Manuals, register MIDR_EL1.
+_ARM_PARTS = {
+    0xD03: "cortex-a53",
+    0xD05: "cortex-a55",
+    0xD07: "cortex-a57",
+    0xD08: "cortex-a72",
+    0xD09: "cortex-a73",
+    0xD0A: "cortex-a75",
+    0xD0B: "cortex-a76",
+    0xD0C: "neoverse-n1",
+    0xD0D: "cortex-a77",
+    0xD40: "neoverse-v1",
+    0xD41: "cortex-a78",
+    0xD49: "neoverse-n2",
+    0xD4F: "neoverse-v2",
+}
+# NEON units of 128 bits that multiply and add: the cores' Software Optimization Guides.
+_ARM_UNITS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2}
+_ARM_FLAGS = {"neon": "asimd", "fullfp16": "asimdhp", "dotprod": "asimddp"}  # LLVM's names and the kernel's
+
+
+def detect_arm_cpu(implementer: int, part: int) -> str:
+    """LLVM's name of an Arm core, "" if unknown."""
+    return _ARM_PARTS.get(part, "") if implementer == 0x41 else ""
+
+
 def _squeeze(flag: str) -> str:
     # /proc/cpuinfo says avx512_vnni and sse4_2 where LLVM says avx512vnni and sse4.2.
     return flag.replace("_", "").replace(".", "").replace("-", "")
@@ -108,6 +134,7 @@ class Machine:
 
     def has(self, feature: str) -> bool:
         """Whether the CPU has an LLVM feature ("avx512vnni") or a flag of /proc/cpuinfo ("avx512_vnni")."""
+        feature = _ARM_FLAGS.get(feature, feature) if self.arch == "aarch64" else feature
         return _squeeze(feature) in {_squeeze(flag) for flag in self.flags}
 
     @property
@@ -198,15 +225,21 @@ def detect_machine(root: Path = Path("/"), arch: str = platform.machine()) -> Ma
         level = detect_x86_level(flags)
         family, model = int(first.get("cpu family", 0)), int(first.get("model", 0))
         cpu = detect_x86_cpu(first.get("vendor_id", ""), family, model, flags)
+    model_name = first.get("model name", "")
     simd_bits, fma_units = 0, 0
-    if cpu:
+    if arch == "aarch64":
+        last = (_blocks(cpuinfo) or [{}])[-1]  # of unlike cores the fast ones come last
+        cpu = detect_arm_cpu(int(last.get("CPU implementer", "0"), 0), int(last.get("CPU part", "0"), 0))
+        simd_bits, fma_units = 128 if "asimd" in flags else 0, _ARM_UNITS.get(cpu, 0)
+        model_name = model_name or _read(root / "proc/device-tree/model").rstrip("\0")
+    elif cpu:
         simd_bits, fma_units = _CORES[cpu].simd_bits, _CORES[cpu].fma_units
     cores, threads = detect_cores(cpuinfo)
     caches = detect_caches(root / "sys")
     total = re.search(r"MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"))
     return Machine(
         arch=arch,
-        model=first.get("model name", ""),
+        model=model_name,
         flags=flags,
         level=level,
         cpu=cpu,

@@ -30,6 +30,7 @@ from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.targets import Machine, Target, detect_machine
 
 TRIAL_LIMIT_S = 30.0
+DEVICE_WAIT_S = 60.0  # without any device to be had, before a campaign ends
 _MOST_CRASHES = 3  # of one kernel, before it is left as it is
 
 
@@ -388,7 +389,12 @@ class _Campaign:
             "seed": self._seed,
         }
         if self._fleet is not None:
-            request |= {"place": str(self._fleet.place), "link": list(self._link)}
+            request |= {
+                "place": str(self._fleet.place),
+                "link": list(self._link),
+                "emulated": self._target.emulated,
+                "wait_s": DEVICE_WAIT_S,
+            }
         trying: Any = None
         try:
             for event in worker.ask(request, TRIAL_LIMIT_S):

@@ -19,11 +19,10 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import shapes
 from ofa_tvm.devices.place import Place
-from ofa_tvm.devices.session import Session, SessionLost, open_session
+from ofa_tvm.devices.session import Session, SessionLost, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 
-WAIT_S = 60.0  # for a device, before a campaign gives up
 _PAUSE_S = 5.0
 _SESSION_LIMIT_S = 900.0
 _TRIES = 2  # on different sessions, before a schedule is blamed for a lost device or a wrong answer
@@ -49,6 +48,10 @@ class RemoteTimer:
         Command that links for the target.
     best_s
         Of the schedules known so far.
+    emulated
+        Whether the devices have to be emulated ones, which count instructions, or must not be.
+    wait_s
+        How long to wait for a device before giving up.
     alive
         Called while nothing else happens, so that waiting is not taken for hanging.
     note
@@ -62,11 +65,14 @@ class RemoteTimer:
         place: Place,
         link: Sequence[str],
         best_s: float,
+        emulated: bool,
+        wait_s: float,
         alive: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
         self.best_s = best_s
         self._target, self._place, self._link = target, place, tuple(link)
+        self._emulated, self._wait_s = emulated, wait_s
         self._alive, self._note = alive, note
         rng = np.random.default_rng(0)
         function = mod["main"]
@@ -124,16 +130,19 @@ class RemoteTimer:
         return path
 
     def _connected(self) -> Session:
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + self._wait_s
         while self._session is None:
             self._alive()
             try:
-                session = open_session(self._place, limit_s=_SESSION_LIMIT_S, wait_s=_PAUSE_S)
+                session = open_session(
+                    self._place, limit_s=_SESSION_LIMIT_S, wait_s=min(_PAUSE_S, self._wait_s)
+                )
             except TrackerUnreachable:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
                 continue
+            require_kind(session, self._emulated)
             try:
                 session.set_threads(int(self._target.attrs.get("num-cores", 1)))
                 self._tensors = [tvm.runtime.tensor(array, device=session.cpu) for array in self._arrays]

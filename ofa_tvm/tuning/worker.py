@@ -179,6 +179,8 @@ def _trials(job: _Job, request: dict[str, Any], link: Link) -> Iterator[_Trials 
         Place.parse(request["place"]),
         request["link"],
         min((seconds for _, seconds in job.known), default=float("inf")),
+        request["emulated"],
+        request["wait_s"],
         alive=link.beat,
         note=lambda message: link.send(event="note", message=message),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.targets import get_target
-from ofa_tvm.targets.load import probe_x86
+from ofa_tvm.targets.load import probe_arm, probe_x86
 from ofa_tvm.targets.machine import Machine, detect_machine
 
 V2 = "fpu sse sse2 pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm"
@@ -135,3 +135,38 @@ def test_this_machine_is_described() -> None:
     machine = detect_machine()
     assert machine.cores >= 1 and machine.threads >= machine.cores
     assert machine.ram_gib > 0
+
+
+CORTEX = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
+
+
+@pytest.mark.parametrize(
+    ("part", "flags", "cpu", "features"),
+    [
+        ("0xd03", CORTEX, "cortex-a53", ("neon",)),
+        ("0xd08", CORTEX, "cortex-a72", ("neon",)),
+        ("0xd0b", CORTEX + " fphp asimdhp asimddp lrcpc", "cortex-a76", ("neon", "fullfp16", "dotprod")),
+        ("0xd0c", CORTEX + " fphp asimdhp asimddp lrcpc", "neoverse-n1", ("neon", "fullfp16", "dotprod")),
+    ],
+)
+def test_arm_boards(tmp_path: Path, part: str, flags: str, cpu: str, features: tuple[str, ...]) -> None:
+    block = "processor\t: {}\nBogoMIPS\t: 108.00\nFeatures\t: {}\nCPU implementer\t: 0x41\nCPU part\t: {}\n"
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text("\n".join(block.format(i, flags, part) for i in range(4)))
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        3884360 kB\n")
+    (tmp_path / "proc/device-tree/model").write_text("A Board\0")
+    target = probe_arm(detect_machine(tmp_path, "aarch64"))
+    assert (target.mcpu, target.features, target.hardware.cores) == (cpu, features, 4)
+    assert target.hardware.device == "A Board" and target.hardware.ram_gib == 3.7
+    target.tvm_target()
+    over_rpc = target.on_tracker("10.0.0.1:9190", "boards")
+    assert over_rpc.unit == "ms" and over_rpc.run.where == "rpc"
+
+
+def test_an_unknown_arm_core_is_said(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x800\n")
+    with pytest.raises(UserError, match="CPU part"):
+        probe_arm(detect_machine(tmp_path, "aarch64"))
+    with pytest.raises(UserError, match="x86_64, not aarch64"):
+        probe_arm(detect_machine(tmp_path, "x86_64"))

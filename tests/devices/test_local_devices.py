@@ -1,0 +1,133 @@
+"""Devices behind a tracker: this machine's CPU over real RPC, with real faults."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_device import local_device
+from small_module import SmallModule
+
+from ofa_tvm.devices import Place, TrackerClient, TrackerUnreachable
+from ofa_tvm.devices.place import split_address
+from ofa_tvm.devices.session import open_session
+from ofa_tvm.devices.tracker import TrackerProcess, wait_until
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.measurement import Measurer
+from ofa_tvm.targets import get_target
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
+from test_campaign import kernels
+
+from ofa_tvm.tuning import campaign, tune_kernels
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with TrackerProcess() as tracker:
+        yield Place(tracker.host, tracker.port, "here")
+
+
+def devices(place: Place) -> int:
+    with TrackerClient(place.host, place.port) as tracker:
+        return tracker.devices(place.key)
+
+
+def test_a_board_is_measured_in_milliseconds(small: SmallModule, place: Place, tmp_path: Path) -> None:
+    target = small.target.on_tracker(f"{place.host}:{place.port}", place.key)
+    with pytest.raises(UserError, match="has no device of key here"):
+        Measurer(target)
+    with local_device(place, tmp_path):
+        assert wait_until(lambda: devices(place) == 1, 20)
+        with Measurer(target) as measurer:
+            remote = measurer.measure(small.so, repeats=5)
+        with Measurer(small.target) as measurer:
+            local = measurer.measure(small.so, repeats=5)
+    assert remote.unit == "ms" and remote.instructions is None and remote.median_ms
+    assert 0.1 < remote.median_ms / local.cost < 10, "the same CPU"
+    assert not list(tmp_path.glob("ofa-tvm-session-*")), "a session leaves no files"
+
+
+def test_a_tracker_that_restarts_gets_its_devices_back(tmp_path: Path) -> None:
+    with TrackerProcess() as tracker:
+        place = Place(tracker.host, tracker.port, "here")
+        with local_device(place, tmp_path):
+            assert wait_until(lambda: devices(place) == 1, 20)
+            tracker.stop()
+            with pytest.raises(TrackerUnreachable, match="no tracker answers"):
+                devices(place)
+            with TrackerProcess(place.port):
+                assert wait_until(lambda: devices(place) == 1, 20)
+                with open_session(place) as session:
+                    assert session.alive and not session.emulated
+
+
+def test_a_full_disk_is_said(small: SmallModule, place: Place, tmp_path: Path) -> None:
+    with local_device(place, tmp_path, disk_bytes=4096):
+        assert wait_until(lambda: devices(place) == 1, 20)
+        with open_session(place) as session:
+            with pytest.raises(Exception, match=r"the device cannot store .*File too large"):
+                session.load(small.so)
+            assert session.alive, "the device is still there"
+
+
+def test_sessions_are_ended_when_their_time_is_up(place: Place, tmp_path: Path) -> None:
+    with local_device(place, tmp_path):
+        assert wait_until(lambda: devices(place) == 1, 20)
+        session = open_session(place, limit_s=1)
+        assert wait_until(lambda: not session.alive, 20)
+        with open_session(place, wait_s=20) as other:
+            assert other.alive
+
+
+def test_no_device_in_time(place: Place) -> None:
+    with pytest.raises(TrackerUnreachable, match=r"no free device of key here for 0\.2 s"):
+        open_session(place, wait_s=0.2)
+
+
+@pytest.mark.parametrize("text", ["board", "board:", ":9190", "board:x", "board:0", "board:70000"])
+def test_addresses(text: str) -> None:
+    with pytest.raises(UsageError, match="type host:port"):
+        split_address(text)
+
+
+@pytest.mark.slow
+def test_boards_that_vanish_and_hang_while_tuning(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One device hangs for good, one is killed: the log keeps what was measured, and tuning goes on."""
+    monkeypatch.setattr(campaign, "TRIAL_LIMIT_S", 8.0)
+    monkeypatch.setattr(campaign, "DEVICE_WAIT_S", 3.0)
+    target = get_target("x86").on_tracker(f"{place.host}:{place.port}", place.key)
+    found = kernels(target)
+    with local_device(place, tmp_path) as first, local_device(place, tmp_path) as second:
+        assert wait_until(lambda: devices(place) == 2, 20)
+
+        def lines() -> int:
+            return sum(len(file.read_text().splitlines()) for file in tmp_path.glob("logs/*/*.jsonl"))
+
+        def disturb() -> None:
+            wait_until(lambda: lines() > 3, 120)
+            first.send_signal(signal.SIGSTOP)
+            at = lines()
+            wait_until(lambda: lines() > at + 4, 120)
+            second.kill()
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        with pytest.raises(UserError, match="the same command goes on"):
+            tune_kernels(found, target, tmp_path / "logs", trials=30)
+        thread.join()
+        made = lines()
+        assert made > 5
+        first.kill()
+    with local_device(place, tmp_path):
+        time.sleep(1)
+        result = tune_kernels(found, target, tmp_path / "logs", trials=4)
+    assert result.tuned == result.kernels
+    assert lines() >= made, "nothing that was measured is lost"
