@@ -141,15 +141,7 @@ class AccuracyPredictor:
             If there are fewer than 2 rows, lengths differ, or an accuracy is not finite.
         """
         genes = as_genes(self.space, archs).astype(np.int64)
-        accuracy = np.asarray(accuracy, dtype=np.float64)
-        if len(genes) != len(accuracy) or len(accuracy) < 2:
-            raise UserError(
-                "an accuracy predictor needs as many accuracies as subnets, and at least two; "
-                f"got {len(accuracy)} and {len(genes)}"
-            )
-        if not np.isfinite(accuracy).all():
-            row = int(np.flatnonzero(~np.isfinite(accuracy))[0])
-            raise UserError(f"the accuracy of sample {row} is {accuracy[row]}; measure it again")
+        accuracy = check_accuracies(genes, accuracy)
         self.genes_, self.accuracy_ = genes, accuracy
         self._condition(None)
         residuals, std = self._posterior.loo_residuals, self._posterior.loo_std
@@ -294,6 +286,26 @@ class AccuracyPredictor:
         model.validation_ = header["validation"]
         model._condition(arrays["log_variances"])
         return model
+
+
+def check_accuracies(genes: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Training values as float64, (n,).
+
+    Raises
+    ------
+    UserError
+        If there are fewer than 2, their number is not the subnets', or one is not finite.
+    """
+    accuracy = np.asarray(accuracy, dtype=np.float64)
+    if len(genes) != len(accuracy) or len(accuracy) < 2:
+        raise UserError(
+            "an accuracy predictor needs as many accuracies as subnets, and at least two; "
+            f"got {len(accuracy)} and {len(genes)}"
+        )
+    if not np.isfinite(accuracy).all():
+        row = int(np.flatnonzero(~np.isfinite(accuracy))[0])
+        raise UserError(f"the accuracy of sample {row} is {accuracy[row]}; measure it again")
+    return accuracy
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.networks import (
@@ -23,6 +25,11 @@ from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.spaces import Arch, Space
+    from ofa_tvm.training.data import ImageData
+    from ofa_tvm.workflow.project import Project
+
+_SHOWN = 50
+_PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
 
 
 @click.command(short_help="Accuracies of subnets, each with batch statistics of its own.")
@@ -30,7 +37,13 @@ if TYPE_CHECKING:
 @checkpoint_option
 @space_option
 @data_options
-@click.option("-n", "count", type=click.IntRange(min=0), help="Random subnets; 20 where no SUBNET is named.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=0),
+    help="Random subnets (architecture and resolution); where no "
+    "SUBNET is named 20, or the paper's 16,000 on data as large as ImageNet.",
+)
 @resolutions_option
 @click.option(
     "--split",
@@ -40,12 +53,30 @@ if TYPE_CHECKING:
     help="Images to count on.",
 )
 @click.option(
-    "--calibration-images", type=click.IntRange(min=1), default=2000, show_default=True,
-    help="Training images behind each subnet's batch statistics.",
+    "--calibration-images", type=click.IntRange(min=1),
+    help="Training images behind each subnet's batch statistics; by default the nearest ofa-tvm.yaml's, else "
+    "2000.",
 )  # fmt: skip
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="JSON lines of finished evaluations, read and extended."
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="JSON lines of finished evaluations, read and extended; by default accuracy.jsonl beside "
+    "ofa-tvm.yaml, else beside the checkpoint.",
 )
+@click.option(
+    "--fit",
+    "predictor_file",
+    type=click.Path(path_type=Path),
+    help="Fit an accuracy predictor to the subnets and write it here.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["auto", "gp", "mlp"]),
+    default="auto",
+    show_default=True,
+    help="Of --fit: a Gaussian process, the paper's 3x400 network, or the former up to 3,000 subnets.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @common_options
 def command(
     console: Console,
@@ -56,13 +87,16 @@ def command(
     count: int | None,
     resolutions: tuple[int, ...] | None,
     split: str,
-    calibration_images: int,
+    calibration_images: int | None,
     cache: Path | None,
+    predictor_file: Path | None,
+    model: str,
+    device: str,
 ) -> None:
     """Measure the accuracy of SUBNETs: min, median, max, architectures as JSON or in files, or published
     net.config files, whose architecture is evaluated with the supernet's weights; and of N random ones.
 
-    With --cache, a killed run goes on where it was.
+    Every accuracy is kept in the cache, so a killed run goes on where it was.
     """
     from ofa_tvm.spaces import get_space
     from ofa_tvm.training.data import split_name
@@ -74,23 +108,27 @@ def command(
         raise UsageError("there is no supernet to evaluate: give --checkpoint, or train one first")
     sides = resolutions or project.resolutions or found.default_resolutions
     archs = [_arch(text, found, sides) for text in subnets]
-    n = count if count is not None else (0 if subnets else 20)
-    archs += _random(found, n, sides, console.seed)
     data = images.load(project, console.progress)
     if data is None:
         raise UsageError("say which images to evaluate on: --data digits, a folder, a tar file or a .npz")
-    net = load_supernet(found, weights)
+    n = count if count is not None else (0 if subnets else _default_count(data))
+    archs += _random(found, n, sides, console.seed)
+    calibration = calibration_images or project.calibration_images
+    cache = cache or _default_cache(project, weights)
+    from ofa_tvm.training.distributed import choose_device
+
+    net = load_supernet(found, weights).to(choose_device(device))
     check_classes(net, weights, data)
     console.say(
         f"{weights} ({found.name}), {len(archs)} subnets on the {data.size(split_name(split))} {split} "
-        f"images of {data.name}, {min(calibration_images, data.size('train'))} calibration images each, "
-        f"cache {cache or 'none'}, seed {console.seed}"
+        f"images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
+        f"cache {cache}, seed {console.seed}"
     )
     from ofa_tvm.accuracy.evaluate import evaluate_subnets
 
     accuracies = evaluate_subnets(
         net, archs, data, split,
-        calibration_images=calibration_images, cache_path=cache, seed=console.seed, progress=console.progress,
+        calibration_images=calibration, cache_path=cache, seed=console.seed, progress=console.progress,
     )  # fmt: skip
     names = [*(text if len(text) < 40 else "json" for text in subnets), *("random" for _ in range(n))]
     rows = [
@@ -107,10 +145,56 @@ def command(
         ["subnet", "r", "M MACs", "M parameters", f"{split} accuracy", "architecture"],
         [
             [r["subnet"], a.r, r["macs"] / 1e6, r["params"] / 1e6, f"{r['accuracy']:.2%}", a.to_json()]
-            for r, a in zip(rows, archs, strict=True)
+            for r, a in list(zip(rows, archs, strict=True))[:_SHOWN]
         ],
     )  # fmt: skip
-    console.result({"checkpoint": str(weights), "data": data.name, "split": split, "subnets": rows})
+    if len(rows) > _SHOWN:
+        console.print(f"... and {len(rows) - _SHOWN} more, all in {cache}")
+    fitted = None
+    if predictor_file is not None:
+        fitted = _fit(console, found, archs, accuracies, model, predictor_file)
+    console.result(
+        {
+            "checkpoint": str(weights),
+            "data": data.name,
+            "split": split,
+            "cache": str(cache),
+            "subnets": rows,
+            "predictor": fitted,
+        }
+    )
+
+
+def _default_count(data: ImageData) -> int:
+    """The paper's number of pairs where there are about as many images as in ImageNet."""
+    return _PAPER_SUBNETS if data.size("train") >= _LARGE_DATA else 20
+
+
+def _default_cache(project: Project, weights: Path) -> Path:
+    from ofa_tvm.workflow.project import NAME
+    from ofa_tvm.workflow.search import ACCURACY_CACHE
+
+    there = (project.folder / NAME).is_file()
+    return (project.folder if there else weights.parent) / ACCURACY_CACHE
+
+
+def _fit(
+    console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str, path: Path
+) -> dict[str, Any]:
+    from ofa_tvm.accuracy.predictor import AccuracyPredictor
+    from ofa_tvm.workflow.search import fit_accuracy
+
+    # Of a subnet that was named twice one row counts.
+    first = dict(zip(archs, accuracies.tolist(), strict=True))
+    fitted = fit_accuracy(space, list(first), np.array(list(first.values())), kind=kind, seed=console.seed)
+    fitted.save(path)
+    name = "Gaussian process" if isinstance(fitted, AccuracyPredictor) else "3x400 network"
+    v = fitted.validation_
+    console.print(
+        f"{path}: {name} fitted to {len(first)} subnets; on {int(v['n'])} that it had not seen: RMSE "
+        f"{100 * v['rmse']:.3f} points, rank correlation {v['spearman']:.4f}"
+    )
+    return {"path": str(path), "kind": name, "rmse": v["rmse"], "spearman": v["spearman"], "held_out": v["n"]}
 
 
 def _arch(text: str, space: Space, sides: tuple[int, ...]) -> Arch:
@@ -128,6 +212,4 @@ def _arch(text: str, space: Space, sides: tuple[int, ...]) -> Arch:
 
 
 def _random(space: Space, n: int, sides: tuple[int, ...], seed: int) -> list[Arch]:
-    import numpy as np
-
     return space.decode(space.sample_genes(np.random.default_rng(seed), n, sides))

@@ -263,6 +263,7 @@ def _verified(
     for problem in records.problems:
         console.say(f"left out: {problem}")
     folder, check, data, shipped = settings.project.folder, None, None, None
+    images = settings.project.calibration_images
     net = settings.supernet(random=arch_only)
     with SubnetBench(net, settings.target, records) as bench:
         if not arch_only:
@@ -273,6 +274,7 @@ def _verified(
                 data,
                 folder,
                 settings.chosen_resolutions,
+                calibration_images=images,
                 seed=console.seed,
                 progress=console.progress,
             )
@@ -282,7 +284,15 @@ def _verified(
         model = latency.model if isinstance(latency, LearnedLatency) else latency
         sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
         if data is not None:
-            check = AccuracyCheck(net, data, accuracy, folder / ACCURACY_CACHE, seed=console.seed)
+            check = AccuracyCheck(
+                net,
+                data,
+                accuracy,
+                folder / ACCURACY_CACHE,
+                calibration_images=images,
+                seed=console.seed,
+                progress=console.progress,
+            )
         found = find_subnet(
             bench,
             accuracy,
@@ -302,6 +312,7 @@ def _verified(
                 shipment.folder,
                 budget,
                 found,
+                calibration_images=images,
                 with_runtime=shipment.with_runtime,
                 seed=console.seed,
                 progress=console.progress,

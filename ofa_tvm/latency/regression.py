@@ -451,6 +451,23 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any],
     return header, arrays
 
 
+def model_kind(path: str | os.PathLike[str]) -> str:
+    """What a saved model is, by its header.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or no model file.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as data:
+            return str(json.loads(data["header"].tobytes())["kind"])
+    except OSError as error:
+        raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, numpy and json each have their own for a damaged file
+        raise UserError(f"{path} is not a model file of ofa-tvm, or it is damaged") from error
+
+
 def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     """How well latencies are predicted.
 

@@ -11,6 +11,7 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 NAME = "ofa-tvm.yaml"
+CALIBRATION_IMAGES = 2000  # the paper's
 
 PROJECT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -22,6 +23,7 @@ PROJECT_SCHEMA: dict[str, Any] = {
         "resolutions": {"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1},
         "accuracy_predictor": {"type": "string"},
         "tuning_logs": {"type": "string"},
+        "calibration_images": {"type": "integer", "minimum": 1},
     },
 }
 
@@ -46,6 +48,8 @@ class Project:
         A fitted predictor.
     tuning_logs
         Folder of this project's tuning logs.
+    calibration_images
+        Training images behind a subnet's batch statistics, wherever one is evaluated or shipped.
     """
 
     folder: Path
@@ -55,6 +59,7 @@ class Project:
     resolutions: tuple[int, ...] | None = None
     accuracy_predictor: Path | None = None
     tuning_logs: Path = Path("tuning_logs")
+    calibration_images: int = CALIBRATION_IMAGES
 
     def path(self, value: Path) -> Path:
         """A path of this file as seen from anywhere."""

@@ -200,6 +200,7 @@ def quickstart(
             data=data.name,
             resolutions=space.default_resolutions,
             accuracy_predictor=Path(ACCURACY_MODEL),
+            calibration_images=settings.training.calibration_images,
         )
         project.save()
     with stages.stage("learn accuracy"):

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import OfficialPredictor, load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.lookup_table import LookupTable
-from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.latency.regression import LatencyRegressor, model_kind
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Function
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ofa_tvm.tuning import KernelUnion
     from ofa_tvm.workflow.ship import Shipped
 
-Accuracy = AccuracyPredictor | OfficialPredictor
+Accuracy = AccuracyPredictor | MLPAccuracyPredictor | OfficialPredictor
 Latency = LatencyRegressor | LookupTable
 
 LATENCY_SAMPLES = 40
@@ -40,6 +41,7 @@ ACCURACY_SAMPLES = 80
 ACCURACY_CACHE, ACCURACY_MODEL = "accuracy.jsonl", "accuracy.model"  # in the project's folder
 _KNOWN_NOISE = 0.02  # of a latency that was measured earlier
 _SHIP_TRIES = 6
+_LARGEST_GP = 3000
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,38 @@ def load_accuracy(path: Path, space: Space) -> Accuracy:
     own = zipfile.is_zipfile(path) and "header.npy" in zipfile.ZipFile(path).namelist()
     if not own:
         return load_official(path, space)
-    predictor = AccuracyPredictor.load(path)
+    kind = model_kind(path)
+    predictor = (MLPAccuracyPredictor if kind == "accuracy_mlp" else AccuracyPredictor).load(path)
     if predictor.space.name != space.name:
         raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
     return predictor
+
+
+def fit_accuracy(
+    space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
+) -> AccuracyPredictor | MLPAccuracyPredictor:
+    """A predictor of measured accuracies.
+
+    Parameters
+    ----------
+    kind
+        "gp" (the Gaussian process), "mlp" (the paper's 3x400 network), or "auto": the process up to 3,000
+        subnets, beyond which its cost, the cube of their number, is no longer worth it.
+    seed
+        Of the network's weights.
+
+    Raises
+    ------
+    UsageError
+        If the kind is unknown.
+    UserError
+        If there are too few subnets.
+    """
+    if kind not in ("auto", "gp", "mlp"):
+        raise UsageError(f"unknown kind {kind!r} of accuracy predictor; use auto, gp or mlp")
+    if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
+        return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
+    return AccuracyPredictor(space).fit(archs, accuracies)
 
 
 def load_latency(path: Path, space: Space) -> LatencyRegressor:

@@ -297,3 +297,31 @@ def test_a_full_disk_stops_training_and_keeps_the_last_checkpoints(tmp_path: Pat
     assert not list(tmp_path.rglob(".*.pt")), "no half-written file is left"
     done = ofa(*command, "--json", cwd=tmp_path)
     assert done.returncode == 0 and json.loads(done.stdout)["phases"]
+
+
+def test_evaluate_keeps_what_it_measured_and_fits_a_predictor(project: tuple[Path, dict]) -> None:
+    folder, _ = project
+    command = ("evaluate", "-n", 6, "--calibration-images", 20, "--fit", "fitted.model", "--json")
+    done = ofa(*command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert Path(report["cache"]).name == "accuracy.jsonl" and (folder / "accuracy.jsonl").is_file()
+    assert report["predictor"]["kind"] == "Gaussian process" and report["predictor"]["held_out"] == 6
+    before = (folder / "accuracy.jsonl").read_text()
+    again = json.loads(ofa(*command, cwd=folder).stdout)
+    assert again["subnets"] == report["subnets"]
+    assert (folder / "accuracy.jsonl").read_text() == before
+    assert "at least 20" in error(ofa(*command, "--model", "mlp", cwd=folder), 1)
+    assert "unknown device" in error(ofa(*command, "--device", "abacus", cwd=folder), 2)
+
+
+def test_the_papers_number_of_subnets_is_for_large_data() -> None:
+    from ofa_tvm.cli.evaluate import _default_count
+    from ofa_tvm.training import digits
+
+    class ImageNet:
+        def size(self, split: str) -> int:
+            return 1_271_167
+
+    assert _default_count(digits()) == 20
+    assert _default_count(ImageNet()) == 16_000  # type: ignore[arg-type]

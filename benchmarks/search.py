@@ -1,0 +1,225 @@
+"""Searches compared: `python benchmarks/search.py` (`--device` adds what has to be measured on this machine).
+
+1. Quality and speed on the published problem: ofa_mbv3_w1.2 with the official accuracy predictor and the
+   Note10 tables, 20 seeds at each budget, for evolution, NSGA-II (one run serves all budgets) and random
+   search, beside the official finder's means (mit-han-lab/once-for-all @f03b267, same work, 20 seeds).
+2. Seconds of a search of 100 x 500 with each kind of predictor.
+3. `--device`: the claim of arXiv 2101.00732. Searches under the sum of the tuning log's kernel times (a
+   lookup table, as Once-for-All's) and under a predictor learned from a few measured subnets; what both find
+   is compiled and measured on this machine, and compared at the same true latency.
+
+Data come from `OFA_TVM_DATA`, else from `../shared/data` beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import save
+
+from ofa_tvm.accuracy.official import OfficialPredictor, load_official
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.search.evolution import search
+from ofa_tvm.search.objectives import make_objectives
+from ofa_tvm.search.pareto import pareto_search
+from ofa_tvm.search.random import random_search
+from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces.blocks import block_structure
+from ofa_tvm.spaces.space import Space
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OFFICIAL = {15: 0.78495, 20: 0.80454, 25: 0.81788, 30: 0.82614, 35: 0.83170}
+DEVICE_SPACE, DEVICE_SIDES = "ofa_mbv3_w1.0", (160, 192, 224)
+
+
+def published(data: Path) -> tuple[Space, OfficialPredictor, LookupTable]:
+    """The published tutorial's space, accuracy predictor and latency table."""
+    space = get_space("ofa_mbv3_w1.2")
+    accuracy = load_official(data / "accuracy" / "acc_predictor.pth", space)
+    return space, accuracy, LookupTable.read(data / "luts" / "note10", space)
+
+
+def quality(data: Path, seeds: int) -> list[dict[str, Any]]:
+    """Best predicted accuracy by budget and method: mean and standard deviation over seeds."""
+    space, accuracy, table = published(data)
+    sides = table.resolutions
+    found: dict[str, dict[int, list[float]]] = {
+        name: {b: [] for b in OFFICIAL} for name in ("evolution", "NSGA-II", "random")
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    objectives = make_objectives(["latency", "accuracy"], space, accuracy=accuracy, latency={"t": table})
+    for seed in range(seeds):
+        front = pareto_search(space, objectives, seed=seed, resolutions=sides)
+        seconds["NSGA-II"].append(front.seconds)
+        for budget in OFFICIAL:
+            within = front.values[:, 0] <= budget
+            found["NSGA-II"][budget].append(float(front.values[within, 1].max()))
+            limit = float(budget)
+            best = search(space, accuracy, table, limit, k=1, seed=seed, resolutions=sides)
+            luck = random_search(
+                space, accuracy, table, limit, k=1, seed=seed, resolutions=sides, samples=best.evaluations
+            )
+            for name, result in (("evolution", best), ("random", luck)):
+                assert result.latency[0] <= budget
+                found[name][budget].append(float(result.accuracy[0]))
+                seconds[name].append(result.seconds)
+    print(f"{'budget ms':>9} {'official':>9}" + "".join(f"{name:>20}" for name in found))
+    for budget, official in OFFICIAL.items():
+        cells = (f"{np.mean(by[budget]):.5f} ± {np.std(by[budget]):.5f}" for by in found.values())
+        print(f"{budget:9} {official:9.5f}" + "".join(f"{cell:>20}" for cell in cells))
+    print(
+        f"{'median s':>9} {'9 to 19':>9}"
+        + "".join(f"{statistics.median(s):>20.2f}" for s in seconds.values())
+    )
+    return [
+        {
+            "method": name,
+            "budget_ms": budget,
+            "official": OFFICIAL[budget],
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values)),
+            "seeds": seeds,
+            "median_seconds": statistics.median(seconds[name]),
+        }
+        for name, by in found.items()
+        for budget, values in by.items()
+    ]
+
+
+def speed(data: Path) -> list[dict[str, Any]]:
+    """Median seconds of five searches of 100 x 500 on one core, by the predictors that they use."""
+    space, official, table = published(data)
+    rng = np.random.default_rng(0)
+    genes = space.sample_genes(rng, 500, table.resolutions)
+    tables = block_structure(space).tables(lambda layers: float(sum(la.macs for la in layers)) ** 0.2)
+    kinds = {
+        "tables, tables": (tables, table),
+        "tables, regression": (tables, LatencyRegressor(space).fit(genes[:200], table(genes[:200]))),
+        "official network, table": (official, table),
+        "Gaussian process of 100, table": (
+            AccuracyPredictor(space).fit(genes[:100], official(genes[:100])),
+            table,
+        ),
+        "Gaussian process of 500, table": (AccuracyPredictor(space).fit(genes, official(genes)), table),
+    }
+    rows = []
+    for name, (accuracy, latency) in kinds.items():
+        runs = [
+            search(space, accuracy, latency, 25.0, k=1, seed=seed, resolutions=table.resolutions).seconds
+            for seed in range(5)
+        ]
+        rows.append({"predictors": name, "median_seconds": statistics.median(runs), "fastest": min(runs)})
+        print(f"{name:32} {statistics.median(runs):6.2f} s (fastest {min(runs):.2f})")
+    return rows
+
+
+def device(data: Path, folder: Path, target_name: str, samples: int) -> dict[str, Any]:
+    """Accuracy at the same measured latency, with the kernel sum and with a learned predictor."""
+    from ofa_tvm.latency.collect import SubnetBench, collect
+    from ofa_tvm.latency.log_model import kernel_sum_from_log
+    from ofa_tvm.logs import find_records
+    from ofa_tvm.supernet import build_supernet
+    from ofa_tvm.targets import get_target
+    from ofa_tvm.tuning import kernel_union
+
+    space, target = get_space(DEVICE_SPACE), get_target(target_name)
+    accuracy = load_official(data / "accuracy" / "acc_predictor.pth", space)
+    records = find_records(target, [])
+    folder.mkdir(parents=True, exist_ok=True)
+    union = kernel_union(space, DEVICE_SIDES, target, n_classes=1000)
+    kernel_sum = kernel_sum_from_log(space, union, records)
+    table = kernel_sum.sum
+    with SubnetBench(build_supernet(space, 1000).eval(), target, records) as bench:
+        measured = collect(bench, folder / f"latency-{target.name}.csv", samples, DEVICE_SIDES).measured
+        archs, ms = list(measured), np.array(list(measured.values()))
+        learned = LatencyRegressor(space, kernel_sum.fit(archs, ms).tables, target=target.name).fit(archs, ms)
+        # Budgets over the middle of what random subnets take; the table is asked for more of them, so that
+        # its true latencies enclose the others'.
+        budgets = np.quantile(ms, [0.05, 0.2, 0.4, 0.6])
+        level = float(np.median(ms / table(space.encode(archs))))
+        asked = np.geomspace(0.8 * budgets[0], 1.25 * budgets[-1], 7) / level
+        arms = {"learned": (learned, budgets), "table": (table, asked)}
+        found = {
+            name: [
+                search(space, accuracy, model, float(b), k=1, seed=i, resolutions=DEVICE_SIDES)
+                for i, b in enumerate(limits)
+            ]
+            for name, (model, limits) in arms.items()
+        }
+        every = [result.archs[0] for results in found.values() for result in results]
+        timed = bench.measure(every)
+    true = dict(zip(every, (float(r.median_ms or 0) for r in timed), strict=True))
+    points = {
+        name: sorted((true[r.archs[0]], float(r.accuracy[0])) for r in results)
+        for name, results in found.items()
+    }
+    x, y = (np.array(values) for values in zip(*points["table"], strict=True))
+    # What the table reaches by a true latency: the best it found up to there, joined by straight lines.
+    y = np.maximum.accumulate(y)
+    rows = []
+    print(f"{'true ms':>8} {'learned':>9} {'table':>9} {'points':>7}")
+    for ms_, acc in points["learned"]:
+        inside = bool(x[0] <= ms_ <= x[-1])
+        rival = float(np.interp(ms_, x, y)) if inside else None
+        rows.append({"true_ms": ms_, "learned": acc, "table": rival})
+        said = "-" if rival is None else f"{rival:9.4f} {100 * (acc - rival):+7.2f}"
+        print(f"{ms_:8.3f} {acc:9.4f} {said}")
+    differences = [100 * (row["learned"] - row["table"]) for row in rows if row["table"] is not None]
+    truth = np.array([true[a] for a in every])
+    genes = space.encode(every)
+    off = {
+        name: float(np.abs(factor * model(genes) / truth - 1).mean())
+        for name, model, factor in (
+            ("learned", learned, 1.0),
+            ("table", table, 1.0),
+            ("table, scaled", table, level),
+        )
+    }
+    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in off.items())
+    print(f"mean difference {np.mean(differences):+.3f} points over {len(differences)} latencies")
+    print(f"mean error on what the searches found: {said}")
+    return {
+        "space": space.name,
+        "target": target.name,
+        "resolutions": list(DEVICE_SIDES),
+        "training_subnets": len(archs),
+        "rows": rows,
+        "table_points": [list(point) for point in points["table"]],
+        "mean_difference_points": float(np.mean(differences)),
+        "mean_relative_error_on_found": off,
+        "noisy_measurements": sum(r.noisy for r in timed),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument(
+        "--device", metavar="TARGET", help="also measure, compiled for this target of this machine"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=30, help="subnets that the device's predictor learns from"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("search-benchmark"), help="keeps what was measured"
+    )
+    parser.add_argument("--only-device", action="store_true")
+    options = parser.parse_args()
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    data = Path(os.environ.get("OFA_TVM_DATA", beside))
+    if not options.only_device:
+        content: dict[str, Any] = {"quality": quality(data, options.seeds), "speed": speed(data)}
+        save(RESULTS / "search.json", content)
+    if options.device:
+        save(RESULTS / "search_device.json", device(data, options.folder, options.device, options.samples))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The paper's accuracy predictor: a network of three layers of 400 (Once-for-All, section 3.4).
+
+It learns slower than the Gaussian process of `predictor` and has no uncertainty, but its cost grows with the
+number of subnets and not with its cube: it is for the paper's 16,000.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ofa_tvm.accuracy.predictor import check_accuracies, rank_correlation
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.regression import as_genes, read_model
+from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.space import Space
+
+FORMAT = 1
+_LAYERS = (400, 400, 400)
+_HELD_OUT = 0.1
+
+
+class MLPAccuracyPredictor:
+    """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
+
+    The encoding is the published one's: a one-hot of every choice, zeros for blocks that depth switches off.
+
+    Parameters
+    ----------
+    space : Space
+    seed : int
+        Of the first weights, the order of rows and the held-out ones.
+
+    Attributes
+    ----------
+    validation_ : dict
+        On a tenth of the rows, held out: n, rmse, spearman.
+    """
+
+    def __init__(self, space: Space, *, seed: int = 0) -> None:
+        self.space = space
+        self.seed = seed
+
+    def encode(self, genes: np.ndarray) -> np.ndarray:
+        """(n, n_genes) -> (n, sum of choices) float32."""
+        active = self.space.active(genes)
+        hot = [
+            active[:, [g]] & (genes[:, [g]] == np.arange(n)) for g, n in enumerate(self.space.cardinalities)
+        ]
+        return np.hstack(hot).astype(np.float32)
+
+    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> MLPAccuracyPredictor:
+        """Fit to measured accuracies, in any unit.
+
+        Raises
+        ------
+        UserError
+            If there are fewer than 20 rows, lengths differ, or an accuracy is not finite.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPRegressor
+
+        genes = as_genes(self.space, archs).astype(np.int64)
+        accuracy = check_accuracies(genes, accuracy)
+        if len(genes) < 20:
+            raise UserError("the 3x400 network needs at least 20 measured subnets; use the Gaussian process")
+        order = np.random.default_rng(self.seed).permutation(len(genes))
+        held, kept = np.split(order, [max(2, round(_HELD_OUT * len(order)))])
+        self._mean, self._scale = float(accuracy[kept].mean()), float(accuracy[kept].std()) or 1.0
+        x, y = self.encode(genes), (accuracy - self._mean) / self._scale
+        network = MLPRegressor(
+            hidden_layer_sizes=_LAYERS,
+            alpha=1e-3,
+            batch_size=min(64, len(kept) // 2),
+            early_stopping=True,
+            validation_fraction=_HELD_OUT,
+            n_iter_no_change=30,
+            max_iter=500,
+            random_state=self.seed,
+        )
+        # The matrices are too small to share: waiting for a busy core costs more than the work.
+        with warnings.catch_warnings(), threadpool_limits(limits=1, user_api="blas"):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 500 passes are the limit that is meant
+            network.fit(x[kept], y[kept])
+        self.weights_ = tuple(w.astype(np.float32) for w in network.coefs_)
+        self.biases_ = tuple(b.astype(np.float32) for b in network.intercepts_)
+        self.genes_, self.accuracy_ = genes, accuracy
+        predicted = self(genes[held])
+        self.validation_ = {
+            "n": len(held),
+            "rmse": float(np.sqrt(np.mean((predicted - accuracy[held]) ** 2))),
+            "spearman": rank_correlation(predicted, accuracy[held]),
+        }
+        return self
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """`predict` for genes; what searches call."""
+        x = self.encode(genes)
+        for weight, bias in zip(self.weights_[:-1], self.biases_[:-1], strict=True):
+            x = np.maximum(x @ weight + bias, 0.0)
+        return self._mean + self._scale * (x @ self.weights_[-1] + self.biases_[-1])[:, 0].astype(np.float64)
+
+    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
+        """Accuracy of n architectures or genes, in the unit of the training data."""
+        return self(as_genes(self.space, archs))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the predictor and its data as an npz file without pickles.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "kind": "accuracy_mlp",
+            "space": self.space.name,
+            "seed": self.seed,
+            "mean": self._mean,
+            "scale": self._scale,
+            "validation": self.validation_,
+        }
+        layers = {f"weight{i}": w for i, w in enumerate(self.weights_)}
+        layers |= {f"bias{i}": b for i, b in enumerate(self.biases_)}
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            allow_pickle=False,
+            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            genes=self.genes_.astype(np.int16),
+            accuracy=self.accuracy_,
+            **layers,
+        )
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MLPAccuracyPredictor:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, damaged, or no such predictor.
+        """
+        header, arrays = read_model(path, "accuracy_mlp")
+        model = cls(get_space(header["space"]), seed=header["seed"])
+        count = sum(name.startswith("weight") for name in arrays)
+        try:
+            model.weights_ = tuple(arrays[f"weight{i}"] for i in range(count))
+            model.biases_ = tuple(arrays[f"bias{i}"] for i in range(count))
+            model.genes_, model.accuracy_ = arrays["genes"].astype(np.int64), arrays["accuracy"]
+        except KeyError as error:
+            raise UserError(f"{path} is damaged: it lacks {error}") from error
+        model._mean, model._scale = header["mean"], header["scale"]
+        model.validation_ = header["validation"]
+        return model
