@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import shape_option, target_option, threads_option
+from ofa_tvm.cli.options import dtype_option, shape_option, target_option, threads_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.compiler import CompiledModule
+    from ofa_tvm.targets import DType
 
 
 @click.command(short_help="Compile an ONNX model into a shared library.")
 @click.argument("model", type=click.Path(path_type=Path))
 @target_option
 @threads_option
+@dtype_option
 @shape_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The .so to write; by default beside MODEL."
@@ -32,6 +34,7 @@ def command(
     model: Path,
     target: str,
     threads: int | None,
+    dtype: DType | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     output: Path | None,
     verbose: bool,
@@ -42,7 +45,7 @@ def command(
     """
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads)
+    settings = resolve(target, threads=threads, dtype=dtype)
     chosen = settings.target
     so = output or model.with_suffix(".so")
     if so.is_dir() or so == model:

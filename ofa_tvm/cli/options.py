@@ -12,6 +12,11 @@ target_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the compiled module; by default the target's (1)."
 )
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Of weights and feature maps; by default the target's (float32).",
+)
 space_option = click.option(
     "--space", help="Search space; by default the nearest ofa-tvm.yaml's, else ofa_mbv3_w1.0."
 )

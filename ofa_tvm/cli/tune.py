@@ -9,6 +9,7 @@ import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
+    dtype_option,
     duration,
     resolutions_option,
     shape_option,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ofa_tvm.compiler.kernels import Kernel
+    from ofa_tvm.targets import DType
     from ofa_tvm.workflow.tune import TuningPlan
 
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @target_option
 @threads_option
+@dtype_option
 @space_option
 @resolutions_option
 @click.option("--batch", type=click.IntRange(min=1), help="Images an inference; by default 1.")
@@ -47,6 +50,7 @@ def command(
     model: Path | None,
     target: str,
     threads: int | None,
+    dtype: DType | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     batch: int | None,
@@ -74,7 +78,7 @@ def command(
         raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
     limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
     extent = f"{trials} trials a kernel, {limit}, seed {console.seed}"
     if model is None:

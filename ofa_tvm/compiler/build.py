@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,9 @@ import tvm
 from tvm import relax, te
 from tvm.relax.frontend.onnx import from_onnx
 
-from ofa_tvm.compiler import graph, layout, lowering, templates
+from ofa_tvm.compiler import graph, half, layout, lowering, templates
 from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
-from ofa_tvm.compiler.gpu import gpu_executable
+from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
@@ -29,7 +29,7 @@ from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
-from ofa_tvm.targets import Target
+from ofa_tvm.targets import DType, Target
 
 Origin = Literal["tuned", "transferred", "default", "none"]
 
@@ -101,7 +101,7 @@ def lower_onnx(
         If the model has an operator that TVM cannot import; the sentence names the operator and its node.
     """
     sizes = graph.input_shapes(model, shapes)
-    prepared = graph.prepare(model)
+    prepared = graph.prepare(half.to_float16(model) if target.dtype == "float16" else model)
     try:
         mod = from_onnx(
             prepared,
@@ -113,7 +113,10 @@ def lower_onnx(
         raise UserError(_import_failure(prepared, source, error)) from error
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
-    lowered = lowering.lower(layout.channels_last(mod, templates.lanes(tvm_target) or 1), tvm_target)
+    mod = layout.channels_last(mod, templates.lanes(tvm_target) or 1)
+    if target.dtype == "float16":
+        mod = half.with_float32_sums(mod)
+    lowered = lowering.lower(mod, tvm_target)
     for name in kernel_calls(lowered):
         if not is_static(lowered[name]):  # TVM's sorting on GPUs
             raise UserError(
@@ -160,6 +163,8 @@ def compile(
     logs: Iterable[Path] = (),
     records: KernelTable | None = None,
     profile: bool = False,
+    cuda_graph: bool = False,
+    dtype: DType | None = None,
 ) -> CompiledModule:
     """Compile an ONNX model for a target into a shared library that carries its own metadata.
 
@@ -179,12 +184,18 @@ def compile(
         Records to use instead of searching `logs`.
     profile
         Time every kernel inside the network, for `ofa_tvm.measurement.profile`; a clock reading a call.
+    cuda_graph
+        On a CUDA target, capture the network's kernels in a CUDA graph that is launched as a whole.
+    dtype
+        "float16" for weights and feature maps in half precision; by default the target's.
 
     Raises
     ------
     UsageError, UserError
         If the model cannot be read or imported, the target's linker is missing, or `path` cannot be written.
     """
+    if dtype is not None:
+        target = target.with_dtype(dtype)
     in_memory = isinstance(model, onnx.ModelProto)
     source = "the model" if in_memory else str(model)
     proto = model if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
@@ -205,7 +216,9 @@ def compile(
         if profile:
             raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
         text = json.dumps(metadata, sort_keys=True).encode()
-        _link(gpu_executable(mod, scheduled, text, tvm_target), [], "", target, Path(path))
+        executable = gpu_executable(mod, scheduled, text, tvm_target, cuda_graph=cuda_graph)
+        check = refuse_source_only if target.kind == "cuda" else None
+        _link(executable, [], "", target, Path(path), check)
     else:
         objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
         driver = make_driver(mod, scheduled, profile=profile)
@@ -265,6 +278,7 @@ def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict
             "kind": target.kind,
             "tvm": target.tvm_dict(),
             "threads": target.threads,
+            "dtype": target.dtype,
         },
         "onnx_metadata": {entry.key: entry.value for entry in model.metadata_props},
         "versions": {"ofa-tvm": version("ofa-tvm"), "tvm": tvm.__version__, "onnx": onnx.__version__},
@@ -350,7 +364,12 @@ class _ExternalKernels(relax.PyExprMutator):
 
 
 def _link(
-    executable: tvm.runtime.Executable, objects: list[Path], source: str, target: Target, path: Path
+    executable: tvm.runtime.Executable,
+    objects: list[Path],
+    source: str,
+    target: Target,
+    path: Path,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     linker = target.link.find()
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as folder, replacing(path) as temporary:
@@ -367,3 +386,5 @@ def _link(
             driver.write_text(source)
             files.append(str(driver))
         executable.export_library(str(temporary), fcompile=link, addons=files, workspace_dir=folder)
+        if check is not None:
+            check(temporary)

@@ -6,11 +6,15 @@ in one device module, and a host function that launches it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import numpy as np
 import tvm
 from tvm import relax
 
 from ofa_tvm.compiler.gpu_schedules import is_scheduled
+from ofa_tvm.compiler.nvrtc import binary_kind, compiling_cuda, on_cuda
 from ofa_tvm.compiler.objects import ScheduledKernel
 from ofa_tvm.errors import UserError
 
@@ -70,11 +74,24 @@ def gpu_executable(
         relax.transform.AttachGlobalSymbol(),
     ]
     settings = {"relax.backend.use_cuda_graph": cuda_graph}
-    with tvm.transform.PassContext(config=settings):
+    compiler = compiling_cuda(str(target.attrs["arch"])) if on_cuda(target) else nullcontext()
+    with compiler, tvm.transform.PassContext(config=settings):
         executable = relax.build(module, target, relax_pipeline=tvm.transform.Sequential(passes))
     if symbols and not device_modules(executable.mod, str(target.kind.name)):
         raise UserError(f"TVM made no device code for {target.kind.name}")
     return executable
+
+
+def refuse_source_only(path: Path) -> None:
+    """Refuse a library for CUDA that holds source and no binary: it would not run.
+
+    Raises
+    ------
+    UserError
+        If it holds neither cubin, fatbin nor PTX.
+    """
+    if not binary_kind(path.read_bytes()):
+        raise UserError("the module holds CUDA source but no binary; it was not written. Please report this")
 
 
 def device_modules(module: tvm.runtime.Module, kind: str) -> list[tvm.runtime.Module]:

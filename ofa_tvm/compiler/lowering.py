@@ -61,12 +61,18 @@ def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         [int(v) for v in attributes.strides],
         [int(v) for v in attributes.padding],
         [int(v) for v in attributes.dilation],
+        str(attributes.out_dtype or call.args[0].ty.dtype),
         primfunc_name_hint="depthwise_conv2d",
     )
 
 
 def _depthwise_nhwc(
-    data: te.Tensor, weight: te.Tensor, strides: list[int], padding: list[int], dilation: list[int]
+    data: te.Tensor,
+    weight: te.Tensor,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    out_dtype: str,
 ) -> te.Tensor:
     """Depthwise convolution with the channel innermost, for data (N, H, W, C) and weight (kh, kw, 1, C)."""
     n, height, width, channels = (int(v) for v in data.shape)
@@ -87,8 +93,10 @@ def _depthwise_nhwc(
     return te.compute(
         (n, out_h, out_w, channels),
         lambda b, y, x, c: te.sum(
-            padded[b, y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1], c]
-            * weight[dy, dx, 0, c],
+            padded[b, y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1], c].astype(
+                out_dtype
+            )
+            * weight[dy, dx, 0, c].astype(out_dtype),
             axis=[dy, dx],
         ),
         name="depthwise_conv2d",

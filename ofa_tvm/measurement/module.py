@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
 from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
 
@@ -147,9 +149,10 @@ def _open_library(file: Path) -> Any:
             return tvm.runtime.load_module(str(own))
         except RuntimeError as error:
             # The library says what is in it only once it is loaded.
-            if "ffi.Module.load_from_bytes.opencl" not in str(error):
+            kind = re.search(r"ffi\.Module\.load_from_bytes\.(opencl|cuda)\b", str(error))
+            if kind is None:
                 raise
-        load_opencl()
+        {"opencl": load_opencl, "cuda": load_cuda}[kind[1]]()
         return tvm.runtime.load_module(str(own))
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from ofa_tvm.native.cuda import has_cuda, load_cuda, load_cuda_for_building
 from ofa_tvm.native.library import build_library, load_library
 from ofa_tvm.native.opencl import load_opencl, opencl_devices
 
-__all__ = ["build_library", "load_library", "load_opencl", "opencl_devices"]
+__all__ = [
+    "build_library",
+    "has_cuda",
+    "load_cuda",
+    "load_cuda_for_building",
+    "load_library",
+    "load_opencl",
+    "opencl_devices",
+]

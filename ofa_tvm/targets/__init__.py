@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ofa_tvm.targets.load import get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.machine import Machine, detect_machine
-from ofa_tvm.targets.target import Hardware, Link, MeasureSettings, Run, Target
+from ofa_tvm.targets.target import DType, Hardware, Link, MeasureSettings, Run, Target
 
 __all__ = [
+    "DType",
     "Hardware",
     "Link",
     "Machine",

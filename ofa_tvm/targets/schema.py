@@ -58,6 +58,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
         "summary": _TEXT,
         "tvm": _TVM,
         "host": _TVM,
+        "dtype": {"enum": ["float32", "float16"]},
         "features": {"type": "array", "items": _TEXT, "uniqueItems": True},
         "compatible": _NAMES,
         "link": _table(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["x86", "arm", "cuda", "opencl"]
 Where = Literal["local", "rpc", "emulator"]
 Unit = Literal["ms", "Minstr"]
+DType = Literal["float32", "float16"]
 _FAMILIES = {"x86": "x86_64", "arm": "aarch64"}
 
 
@@ -117,6 +118,8 @@ class Target:
         cannot run the target.
     compatible
         Names of targets whose tuning logs serve this one, most specific first.
+    dtype
+        Of weights and feature maps; inputs and outputs of a module keep the model's.
     probed
         True if the descriptor was filled from this machine.
     source
@@ -134,6 +137,7 @@ class Target:
     hardware: Hardware = Hardware()
     features: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
+    dtype: DType = "float32"
     probed: bool = False
     source: str = ""
 
@@ -198,6 +202,10 @@ class Target:
             measure=dataclasses.replace(self.measure, unit="ms"),
         )
 
+    def with_dtype(self, dtype: DType) -> Target:
+        """The same target with modules that compute in `dtype`."""
+        return dataclasses.replace(self, dtype=dtype)
+
     def runs_on(self, machine: Machine) -> str:
         """Why `machine` cannot run this target's code in a local process, "" if it can."""
         if self.run.where != "local":
@@ -258,6 +266,8 @@ class Target:
         content["hardware"] = {key: value for key, value in content["hardware"].items() if value is not None}
         for key in ("run", "hardware"):
             content[key] = {name: value for name, value in content[key].items() if value != ""}
+        if self.dtype == "float32":
+            del content["dtype"]
         return {key: value for key, value in content.items() if value not in (None, [], {})}
 
 

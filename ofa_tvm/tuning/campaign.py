@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import tvm
 
-from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler import templates
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
+from ofa_tvm.measurement.devices import device_name
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
 from ofa_tvm.progress import SILENT, Progress, Task
@@ -88,7 +89,7 @@ def tune_kernels(
         What to tune. Those that take most of the time (calls times operations) come first and get more
         trials, see `allot`.
     target
-        A CPU target that runs on this machine, on a tracker's devices or in the emulator.
+        A target that runs on this machine, on a tracker's devices or in the emulator.
     root
         Folder of logs; the target's own is made in it.
     trials
@@ -150,7 +151,7 @@ def time_again(
     kernels
         Which kernels.
     target
-        A CPU target that runs on this machine, on a tracker's devices or in the emulator.
+        A target that runs on this machine, on a tracker's devices or in the emulator.
     root
         Folder of logs; the target's own is made in it.
     records
@@ -186,8 +187,8 @@ def time_again(
 
 def _open_log(target: Target, root: Path) -> LogWriter:
     machine = detect_machine()
-    if target.kind not in ("x86", "arm"):
-        raise UserError(f"target {target.name} is no CPU; this version tunes CPU targets")
+    if target.kind in ("cuda", "opencl") and target.run.where != "local":
+        raise UserError(f"target {target.name} runs by {target.run.where}; this version tunes local GPUs")
     if target.run.where == "local" and (reason := target.runs_on(machine)):
         raise UserError(f"target {target.name} cannot be tuned here: {reason}")
     target.tvm_target()  # refuses a CPU that LLVM does not know
@@ -206,6 +207,8 @@ def _device_name(target: Target, machine: Machine) -> str:
         return f"{target.run.emulator} as {target.run.emulator_cpu}: emulated, costs are guest instructions"
     if target.run.where == "rpc":
         return f"{target.hardware.device or target.name}, devices of key {target.run.key}"
+    if target.kind in ("cuda", "opencl"):
+        return device_name(target.kind)
     return f"{machine.model}, {machine.cores} cores"
 
 
@@ -237,7 +240,7 @@ def trials_left(kernel: Kernel, table: KernelTable, target: Target, trials: int)
     left = trials - table.trials(kernel.key)
     if left <= 0:
         return 0
-    schedules_in_all = schedules.count(kernel.mod, schedules.machine(target.tvm_target()))
+    schedules_in_all = templates.count(kernel.mod, target.tvm_target())
     return (
         left if schedules_in_all is None else max(0, min(left, schedules_in_all - table.trials(kernel.key)))
     )
@@ -358,7 +361,12 @@ class _Campaign:
 
     def _start_worker(self, cpus: Sequence[int]) -> WorkerProcess:
         with self._lock:
-            worker = WorkerProcess("ofa_tvm.tuning.worker", [",".join(map(str, cpus))])
+            worker = WorkerProcess(
+                "ofa_tvm.tuning.worker",
+                [",".join(map(str, cpus))],
+                # PoCL: no more threads than CPUs, and no copy on disk of every kernel that is tried.
+                {"POCL_MAX_PTHREAD_COUNT": str(len(cpus)), "POCL_KERNEL_CACHE": "0"},
+            )
             self._workers.add(worker)
             return worker
 

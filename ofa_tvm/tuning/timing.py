@@ -11,11 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import tvm
 
 from ofa_tvm.compiler.kernels import shapes
+from ofa_tvm.tuning.gpu_timing import GpuSubject
 
 _SAMPLE_S = 2e-3
 _RING_LIMIT = 64  # sets of arguments; what is so small that more are needed is read in no time
@@ -47,6 +49,11 @@ class Subject:
     def result(self) -> np.ndarray:
         """The result of the last call."""
         return self.ring[0][-1].numpy()
+
+    def prepared(self, library: tvm.runtime.Executable) -> Call:
+        """The kernel of a library, ready to be called and timed."""
+        call: Call = library["main"]
+        return call
 
     def calibrated(self, library: tvm.runtime.Executable) -> Subject:
         """With the time of a call from Python by itself: more than TVM's own timer says on one set."""
@@ -113,7 +120,7 @@ def make_subject(function: tvm.tirx.PrimFunc, threads: int, l2_bytes: int) -> Su
     return Subject((first, *more), threads)
 
 
-def interleaved(subject: Subject, calls: Sequence[Call], rounds: int) -> list[list[float]]:
+def interleaved(subject: Subject | GpuSubject, calls: Sequence[Any], rounds: int) -> list[list[float]]:
     """Samples of several schedules of one kernel taken in turns, so that drift meets all alike."""
     once = [subject.first_call(call) for call in calls]
     found: list[list[float]] = [[] for _ in calls]

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,16 @@ import tvm_ffi  # noqa: E402
 from tvm.s_tir import Schedule  # noqa: E402
 from tvm.s_tir import meta_schedule as ms  # noqa: E402
 
-from ofa_tvm.compiler import schedules  # noqa: E402
+from ofa_tvm.compiler import schedules, templates  # noqa: E402
+from ofa_tvm.compiler.nvrtc import compiling_cuda, on_cuda  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json  # noqa: E402
 from ofa_tvm.devices.place import Place  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
 from ofa_tvm.process import Link, requests  # noqa: E402
+from ofa_tvm.tuning.gpu_timing import GpuSubject, make_gpu_subject  # noqa: E402
 from ofa_tvm.tuning.remote import RemoteTimer  # noqa: E402
-from ofa_tvm.tuning.timing import Call, interleaved, make_subject  # noqa: E402
+from ofa_tvm.tuning.timing import Subject, interleaved, make_subject  # noqa: E402
 
 _SAMPLES = 3
 _FINALISTS, _ROUNDS = 4, 5
@@ -72,11 +74,15 @@ class _Trials:
 
     def __init__(self, job: _Job, link: Link) -> None:
         self._target, self._link = job.target, link
-        threads = int(job.target.attrs.get("num-cores", 1))
-        self._subject = make_subject(job.mod["main"], threads, job.l2_bytes)
+        function, threads = job.mod["main"], int(job.target.attrs.get("num-cores", 1))
+        self._subject: Subject | GpuSubject = (
+            make_gpu_subject(function, job.target)
+            if templates.on_gpu(job.target)
+            else make_subject(function, threads, job.l2_bytes)
+        )
         self._expected: np.ndarray | None = None
         self._best_s = min((seconds for _, seconds in job.known), default=float("inf"))
-        self._built: list[tuple[float, Any, Call]] = []
+        self._built: list[tuple[float, Any, Any]] = []  # seconds, trace, what the subject calls
         self.tried = {_identity(sch) for sch in [*(sch for sch, _ in job.known), *job.failed]}
 
     def __call__(self, sch: Schedule) -> list[float] | None:
@@ -119,9 +125,9 @@ class _Trials:
         for trace, seconds in zip(traces, interleaved(self._subject, calls, _ROUNDS), strict=True):
             self._link.send(event="timed", trace=trace, times_us=_microseconds(seconds))
 
-    def _build(self, sch: Schedule) -> tuple[Call, float]:
+    def _build(self, sch: Schedule) -> tuple[Any, float]:
         library = tvm.compile(sch.mod, target=self._target)
-        call = library["main"]
+        call: Any = self._subject.prepared(library)
         if self._expected is None:
             self._subject = self._subject.calibrated(library)
         once = self._subject.first_call(call)
@@ -171,7 +177,8 @@ class _RemoteTrials:
 def _trials(job: _Job, request: dict[str, Any], link: Link) -> Iterator[_Trials | _RemoteTrials]:
     """On this process's CPU, or on a device of the place that the request names."""
     if "place" not in request:
-        yield _Trials(job, link)
+        with compiling_cuda(str(job.target.attrs["arch"])) if on_cuda(job.target) else nullcontext():
+            yield _Trials(job, link)
         return
     timer = RemoteTimer(
         job.mod,
@@ -196,12 +203,12 @@ def _microseconds(seconds: list[float]) -> list[float]:
 
 def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
     """Spend the job's trials."""
-    mach = schedules.machine(job.target)
     tried = attempt.tried
     left = job.trials
     measured: list[tuple[Schedule, list[float]]] = []
-    ranked = schedules.ranked_schedules(job.mod, mach, job.hints)
-    if schedules.count(job.mod, mach) is None:
+    ranked = templates.ranked_schedules(job.mod, job.target, job.hints)
+    count = templates.count(job.mod, job.target)
+    if count is None and not templates.on_gpu(job.target):
         ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
     seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
     for sch in itertools.islice(ranked, seeds):
@@ -211,10 +218,8 @@ def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
             left -= 1
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
-    if (
-        left and not job.time_is_up and schedules.count(job.mod, mach) != 1
-    ):  # an elementwise kernel has one sensible schedule
-        _search(job, schedules.design_space(job.mod, mach), measured, tried, attempt, left)
+    if left and not job.time_is_up and count != 1:  # an elementwise kernel has one sensible schedule
+        _search(job, templates.design_space(job.mod, job.target), measured, tried, attempt, left)
     attempt.finals()
 
 

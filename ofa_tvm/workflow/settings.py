@@ -13,7 +13,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
-from ofa_tvm.targets import Target, get_target
+from ofa_tvm.targets import DType, Target, get_target
 from ofa_tvm.workflow.project import NAME, Project, find_project
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def resolve(
     target: str,
     *,
     threads: int | None = None,
+    dtype: DType | None = None,
     space: str | None = None,
     resolutions: Sequence[int] | None = None,
     start: Path | None = None,
@@ -150,6 +151,8 @@ def resolve(
         Name or path of a descriptor.
     threads
         Of the compiled modules; None for the target's.
+    dtype
+        Of their weights and feature maps; None for the target's.
     space
         None for the project's. What the project says of another space (checkpoint, data, accuracy predictor,
         resolutions) does not count.
@@ -174,6 +177,8 @@ def resolve(
     chosen_target = get_target(target)
     if threads is not None:
         chosen_target = chosen_target.with_threads(threads)
+    if dtype is not None:
+        chosen_target = chosen_target.with_dtype(dtype)
     sides = project.resolutions if resolutions is None else tuple(resolutions)
     for side in sides or ():
         if side not in found.resolutions:
