@@ -29,7 +29,10 @@ def test_it_is_short_and_its_outputs_are_stored(notebook: nbformat.NotebookNode)
 
 
 @pytest.mark.slow
-def test_the_whole_loop_runs(notebook: nbformat.NotebookNode, tmp_path: Path) -> None:
+def test_the_whole_loop_runs(
+    notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # waiting threads would spin where cores are busy
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "demo" / "deploy" / "manifest.yaml").is_file()
     shipped, prediction = code(notebook)[-2:]
