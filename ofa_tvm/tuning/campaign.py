@@ -288,7 +288,10 @@ class _Campaign:
         if self._target.run.where == "local":
             self._run()
             return
+        start_s = time.monotonic()
         with Fleet(self._target, progress=self._progress) as self._fleet:
+            if self._deadline is not None:  # setting devices up is not tuning
+                self._deadline += time.monotonic() - start_s
             self._progress.say(f"{self._fleet.size} devices of {self._fleet.place}")
             self._run()
 

@@ -288,7 +288,8 @@ def quickstart(
 
 def _default_budget(bench: SubnetBench, out: Path) -> Budget:
     """Measured latency of the median subnet, kept so that a resumed run has the same budget."""
-    path = out / f"budget-{bench.target.name}.json"
+    emulated = "-emulated" if bench.target.emulated else ""
+    path = out / f"budget-{bench.target.name}{emulated}.json"
     if path.is_file():
         try:
             content = json.loads(path.read_text())

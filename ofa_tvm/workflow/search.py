@@ -55,7 +55,8 @@ class LearnedLatency:
 def latency_file(folder: Path, target: Target, suffix: str) -> Path:
     """Where a project keeps a target's measured latencies (".csv") and the model of them (".model")."""
     threads = "" if target.threads == 1 else f"-{target.threads}threads"
-    return folder / f"latency-{target.name}{threads}{suffix}"
+    emulated = "-emulated" if target.emulated else ""  # another unit than a board's
+    return folder / f"latency-{target.name}{emulated}{threads}{suffix}"
 
 
 def require_unit(budget: Budget, target: Target) -> None:
