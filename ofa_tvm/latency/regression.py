@@ -28,7 +28,13 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace, get_layered_space
-from ofa_tvm.spaces.blocks import BlockStructure, BlockTables, block_structure
+from ofa_tvm.spaces.blocks import (
+    BlockStructure,
+    BlockTables,
+    block_structure,
+    resolution_of_contexts,
+    stacked_contexts,
+)
 
 FORMAT = 1
 GROUPS = ("variations", "network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
@@ -70,19 +76,17 @@ def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...
     """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts,
     n_features)."""
     physical = np.concatenate(context_features(structure))
-    stages, kinds, shapes, positions, position_shapes, area = [], [], [], [], [], []
-    largest = max(structure.space.resolutions)
+    stages, kinds, shapes, positions, position_shapes = [], [], [], [], []
+    resolutions = np.array(structure.space.resolutions)
+    areas = (resolutions[resolution_of_contexts(structure)] / max(resolutions)) ** 2
     for block in structure.blocks:
-        for gene_values, layers in zip(np.ndindex(*block.choices), block.contexts, strict=True):
+        for layers in block.contexts:
             at = (block.stage, block.block)
             stages.append(block.stage if layers else None)
             kinds.append(_kind(layers) if layers else None)
             shapes.append(_shape(layers) if layers else None)
             positions.append((at, _kind(layers)) if layers else None)
             position_shapes.append((at, _shape(layers)) if layers else None)
-            resolution = structure.space.resolutions[gene_values[-1]]
-            area.append((resolution / largest) ** 2)
-    areas = np.array(area)
     # Physical features are scaled to a spread of one over random subnets, so that a shared variance is fair.
     sample = _incidence(structure, structure.space.sample_genes(np.random.default_rng(0), 512))
     network = sparse.csr_matrix(physical)
@@ -110,11 +114,11 @@ def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...
 
 def _incidence(structure: BlockStructure, genes: np.ndarray) -> sparse.csr_matrix:
     """Which contexts each subnet uses: (n, total contexts), one entry a block."""
-    sizes = [len(block.contexts) for block in structure.blocks]
-    index = structure.contexts(genes) + np.cumsum([0, *sizes[:-1]])
+    index = stacked_contexts(structure, genes)
     n, n_blocks = index.shape
+    size = sum(len(block.contexts) for block in structure.blocks)
     return sparse.csr_matrix(
-        (np.ones(index.size), index.ravel(), np.arange(0, index.size + 1, n_blocks)), shape=(n, sum(sizes))
+        (np.ones(index.size), index.ravel(), np.arange(0, index.size + 1, n_blocks)), shape=(n, size)
     )
 
 
@@ -261,6 +265,55 @@ class LatencyRegressor:
     def _row_noise(self, latency: np.ndarray) -> np.ndarray:
         """Noise variance of each row against that at the median latency: a share of it is in proportion."""
         return 0.5 + 0.5 * (latency / float(np.median(self.latency_))) ** 2
+
+    def suggest(
+        self, n: int, *, seed: int = 0, resolutions: Sequence[int] | None = None, pool: int = 800
+    ) -> list[Any]:
+        """The subnets whose measurements would tell most about all others.
+
+        Greedy choice from a random pool: each subnet is the one that, together with those measured before,
+        leaves the least variance in the pool. Latencies play no part, so an estimator that was not fitted
+        yet, but has a prior, can be asked as well.
+
+        Parameters
+        ----------
+        n : number of subnets, at most the pool's size
+        resolutions : those to choose from, default all
+        """
+        rng = np.random.default_rng(seed)
+        candidates = self.space.sample_genes(rng, max(pool, n), resolutions)
+        candidates = np.unique(self.space.canonical(candidates), axis=0)
+        measured = np.zeros((0, candidates.shape[1]), dtype=np.int64)
+        if hasattr(self, "genes_"):
+            measured = self.genes_
+            log_variances = self._log_variances
+        else:
+            log_variances = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
+            self._guess_spread = 1.0
+            if self.prior is not None:
+                guess = self.prior(candidates)
+                self._guess_spread = max(float(np.std(guess)), 0.05 * float(np.mean(guess)))
+        rows = np.concatenate([measured[:600], candidates])
+        features = [
+            np.sqrt(v) * f for v, f in zip(np.exp(log_variances[:-1]), self._features(rows), strict=True)
+        ]
+        stacked = sparse.hstack(features).tocsr()
+        covariance = (stacked @ stacked.T).toarray()
+        noise = float(np.exp(log_variances[-1]))
+        first = len(rows) - len(candidates)
+        chosen: list[int] = []
+        for step in range(first + min(n, len(candidates))):
+            if step < first:
+                pick = step
+            else:
+                told = (covariance[first:] ** 2).sum(axis=0) / (np.diag(covariance) + noise)
+                told[:first] = -1.0
+                told[chosen] = -1.0
+                pick = int(told.argmax())
+                chosen.append(pick)
+            column = covariance[:, pick].copy()
+            covariance -= np.outer(column, column) / (column[pick] + noise)
+        return self.space.decode(rows[chosen])
 
     @property
     def collapsed(self) -> BlockTables | Predictor:

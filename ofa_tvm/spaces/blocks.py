@@ -113,6 +113,24 @@ class BlockTables:
         return BlockTables(self.structure, sums, self.constant + other.constant)
 
 
+def stacked_contexts(structure: BlockStructure, genes: np.ndarray) -> np.ndarray:
+    """Where the context of each block of each subnet is when the contexts of all blocks are stacked:
+    (n, n_genes) -> (n, n_blocks)."""
+    sizes = [len(block.contexts) for block in structure.blocks]
+    return structure.contexts(genes) + np.cumsum([0, *sizes[:-1]])
+
+
+def resolution_of_contexts(structure: BlockStructure) -> np.ndarray:
+    """Index of the resolution of every context in such stacks; 0 where a block does not depend on it."""
+    last = len(structure.space.cardinalities) - 1
+    return np.concatenate(
+        [
+            np.arange(len(block.contexts)) % (block.choices[-1] if last in block.genes else 1)
+            for block in structure.blocks
+        ]
+    )
+
+
 def split_blocks(layers: Sequence[Layer]) -> dict[tuple[int, int], tuple[Layer, ...]]:
     """Group the layers of a subnet by block; what lies behind the last stage is numbered as one more
     stage."""
