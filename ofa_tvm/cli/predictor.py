@@ -1,4 +1,4 @@
-"""ofa-tvm predictor fit | eval | predict."""
+"""ofa-tvm predictor fit | eval | adapt | suggest | predict | table."""
 
 from __future__ import annotations
 
@@ -10,15 +10,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import threads_option
+from ofa_tvm.cli.options import resolutions_option, space_option, target_option, threads_option
 from ofa_tvm.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from ofa_tvm.latency.dataset import Column, LatencyTable
+    from ofa_tvm.latency.generalized import GeneralizedLatency
+    from ofa_tvm.latency.regression import LatencyRegressor
     from ofa_tvm.spaces import LayeredSpace
+    from ofa_tvm.targets.devices import Platform
 
 _FILE = click.Path(path_type=Path)
 _column_option = click.option(
     "--target-column", help="Heading of the column (as x86_ms) or its target; needed if there are several."
+)
+_space_of_table = click.option("--space", help="Search space; by default the one that the file names.")
+_targets_dir_option = click.option(
+    "--targets-dir", type=_FILE, help="Folder of device files and targets; by default those that ship."
+)
+_source_option = click.option(
+    "--source", help="Data set whose way of measuring is meant, for a model of several (see docs/latency.md)."
+)
+_batch_option = click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
+)
+_model_option = click.option(
+    "--model",
+    type=_FILE,
+    help="Model file that `fit` or `adapt` wrote; by default the one over many devices that ships.",
 )
 
 
@@ -28,56 +47,76 @@ def command() -> None:
 
 
 @command.command("fit")
-@click.option("--data", required=True, type=_FILE, help="Latency table (CSV).")
+@click.option("--data", required=True, type=_FILE, multiple=True, help="Latency table (CSV); again for more.")
 @_column_option
-@click.option("--space", help="Search space; by default the one that the table was measured in.")
+@_space_of_table
 @click.option(
     "--model",
     "kind",
-    type=click.Choice(["regression", "kernel-sum"]),
-    default="regression",
-    show_default=True,
-    help="kernel-sum: starts from the sums of the tuning log's kernel times and learns what they get wrong.",
+    type=click.Choice(["regression", "kernel-sum", "generalized"]),
+    help="regression: of one column (the default for one). kernel-sum: the same, starting from the sums of "
+    "the tuning log's kernel times. generalized: of all columns, by hardware (the default for several).",
 )
 @click.option("-t", "--target", help="Whose tuning log a kernel-sum takes; by default the column's target.")
 @threads_option
+@_targets_dir_option
 @click.option("-o", "--output", required=True, type=_FILE, help="The model file to write.")
 @common_options
 def fit_command(
     console: Console,
-    data: Path,
+    data: tuple[Path, ...],
     target_column: str | None,
     space: str | None,
-    kind: str,
+    kind: str | None,
     target: str | None,
     threads: int | None,
+    targets_dir: Path | None,
     output: Path,
 ) -> None:
-    """Fit a predictor of one target's latencies and say how well it predicts rows left out."""
+    """Fit a predictor and say how well it predicts what was left out: rows, or whole devices."""
     from ofa_tvm.latency.dataset import read_table
     from ofa_tvm.latency.regression import LatencyRegressor
 
-    table = read_table(data, space)
+    tables = [read_table(path, space) for path in data]
+    several = len(tables) > 1 or (len(tables[0].columns) > 1 and target_column is None)
+    kind = kind or ("generalized" if several else "regression")
+    if kind == "generalized":
+        _fit_generalized(console, tables, target_column, targets_dir, output)
+        return
+    if len(tables) > 1:
+        raise UsageError(f"a {kind} model is of one table; give --data once, or --model generalized")
+    table = tables[0]
     column, values = table.column(target_column)
-    found, n_classes = table.space, table.n_classes
     console.say(
-        f"{data}: {len(table)} subnets of {found.name}, column {column.name}, {kind} model, "
-        f"{n_classes} classes, into {output}"
+        f"{table.path}: {len(table)} subnets of {table.space.name}, column {column.name}, {kind} model, "
+        f"{table.n_classes} classes, into {output}"
     )
     start = time.monotonic()
     prior = None
     if kind == "kernel-sum":
         prior = _kernel_sum(
-            console, target or column.target, threads, column.batch, found, table.archs, values, n_classes
+            console,
+            target or column.target,
+            threads,
+            column.batch,
+            table.space,
+            table.archs,
+            values,
+            table.n_classes,
         )
-    model = LatencyRegressor(found, prior, target=column.series, unit=column.unit, n_classes=n_classes).fit(
-        table.archs, values
-    )
+    model = LatencyRegressor(
+        table.space, prior, target=column.series, unit=column.unit, n_classes=table.n_classes
+    ).fit(table.archs, values)
     model.save(output)
-    seconds = time.monotonic() - start
-    quality = model.validation_
+    _report_fit(console, output, model, column, kind, time.monotonic() - start)
+
+
+def _report_fit(
+    console: Console, output: Path, model: LatencyRegressor, column: Column, kind: str, seconds: float
+) -> None:
+    quality, n = model.validation_, len(model.latency_)
     console.print(
-        f"{output}: fitted to {len(table)} subnets in {seconds:.1f} s"
+        f"{output}: fitted to {n} subnets in {seconds:.1f} s"
         + (
             f"; each predicted from the others: mean error {quality['mae']:.4g} {column.unit} "
             f"({quality['mape']:.1%}), rank correlation {quality['spearman']:.4f}"
@@ -88,75 +127,253 @@ def fit_command(
     console.result(
         {
             "path": str(output),
-            "space": found.name,
+            "space": model.space.name,
             "column": column.name,
             "model": kind,
-            "rows": len(table),
+            "rows": n,
             "seconds": round(seconds, 3),
             "leave_one_out": _with_unit(quality, column.unit),
         }
     )
 
 
+def _fit_generalized(
+    console: Console,
+    tables: list[LatencyTable],
+    target_column: str | None,
+    targets_dir: Path | None,
+    output: Path,
+) -> None:
+    from ofa_tvm.latency.generalized import GeneralizedLatency, series_of
+    from ofa_tvm.targets.devices import list_devices
+
+    devices = list_devices(targets_dir)
+    series = [s for table in tables for s in series_of(table, devices, target_column)]
+    console.say(
+        f"{', '.join(table.path for table in tables)}: {len(series)} columns, generalized model, "
+        f"into {output}"
+    )
+    start = time.monotonic()
+    model = GeneralizedLatency().fit(series)
+    model.save(output)
+    seconds = time.monotonic() - start
+    console.print(f"{output}: fitted to {len(series)} columns in {seconds:.1f} s; each device left out:")
+    console.table(
+        ["column", "rows", "mean error", "rank correlation"],
+        [
+            [name, int(scores["n"]), f"{scores['mape']:.1%}", f"{scores['spearman']:.3f}"]
+            for name, scores in model.validation_.items()
+        ],
+    )
+    console.result(
+        {
+            "path": str(output),
+            "model": "generalized",
+            "columns": [s.name for s in series],
+            "seconds": round(seconds, 3),
+            "leave_one_device_out": model.validation_,
+        }
+    )
+
+
 @command.command("eval")
-@click.option("--model", required=True, type=_FILE, help="Model file that `fit` wrote.")
+@_model_option
 @click.option("--data", required=True, type=_FILE, help="Latency table (CSV) to compare with.")
 @_column_option
+@_space_of_table
+@_targets_dir_option
+@_source_option
 @common_options
-def eval_command(console: Console, model: Path, data: Path, target_column: str | None) -> None:
+def eval_command(
+    console: Console,
+    model: Path | None,
+    data: Path,
+    target_column: str | None,
+    space: str | None,
+    targets_dir: Path | None,
+    source: str | None,
+) -> None:
     """Compare a predictor with measured latencies that it was not fitted to.
 
     mape, within5 and within10 (predictions no more than 5 and 10 % off) are fractions of 1.
     """
     from ofa_tvm.latency.dataset import read_table
-    from ofa_tvm.latency.regression import LatencyRegressor, errors
+    from ofa_tvm.latency.generalized import GeneralizedLatency, series_of
+    from ofa_tvm.latency.regression import errors
+    from ofa_tvm.targets.devices import list_devices
 
-    predictor = LatencyRegressor.load(model)
-    table = read_table(data, predictor.space)
-    if target_column is None and len(table.columns) > 1:
-        target_column = next((c.name for c in table.columns if c.series == predictor.target), None)
-    column, values = table.column(target_column)
-    if column.unit != predictor.unit:
-        raise UsageError(f"{model} predicts {predictor.unit}, but {column.name} is in {column.unit}")
-    seen = set(predictor.space.decode(predictor.genes_))
-    known = sum(arch in seen for arch in table.archs)
-    console.say(
-        f"{model} ({predictor.space.name}, {predictor.target}, {len(predictor.genes_)} subnets) on {data}, "
-        f"column {column.name}, {len(table)} subnets"
-        + (f"; {known} of them are among those that it was fitted to" if known else "")
-    )
-    scores = _with_unit(errors(predictor.predict(table.archs), values), column.unit)
-    console.table(
-        ["target", *scores],
-        [[column.series, *scores.values()]],
-    )
-    console.result({column.series: scores})
+    predictor = _load(model)
+    rows: dict[str, dict[str, float | None]] = {}
+    if isinstance(predictor, GeneralizedLatency):
+        table = read_table(data, space)
+        console.say(f"{_named(model)} on {data}, {len(table)} subnets, by descriptor alone")
+        for s in series_of(table, list_devices(targets_dir), target_column):
+            predicted = predictor.zero_shot(s.space, s.platform, source, s.n_classes)(s.genes)
+            rows[s.name] = _with_unit(errors(predicted, s.ms), "ms")
+    else:
+        table = read_table(data, predictor.space if space is None else space)
+        if table.space.name != predictor.space.name:
+            raise UsageError(f"{model} is for {predictor.space.name}, {data} for {table.space.name}")
+        if target_column is None and len(table.columns) > 1:
+            target_column = next((c.name for c in table.columns if c.series == predictor.target), None)
+        column, values = table.column(target_column)
+        if column.unit != predictor.unit:
+            raise UsageError(f"{model} predicts {predictor.unit}, but {column.name} is in {column.unit}")
+        seen = set(predictor.space.decode(predictor.genes_))
+        known = sum(arch in seen for arch in table.archs)
+        console.say(
+            f"{model} ({predictor.space.name}, {predictor.target}, {len(predictor.genes_)} subnets) "
+            f"on {data}, column {column.name}, {len(table)} subnets"
+            + (f"; {known} of them are among those that it was fitted to" if known else "")
+        )
+        rows[column.series] = _with_unit(errors(predictor.predict(table.archs), values), column.unit)
+    console.table(["target", *next(iter(rows.values()))], [[name, *r.values()] for name, r in rows.items()])
+    console.result(rows)
+
+
+@command.command("adapt")
+@_model_option
+@click.option("--data", required=True, type=_FILE, help="Latency table (CSV) of few subnets of the target.")
+@_column_option
+@_space_of_table
+@_targets_dir_option
+@_source_option
+@click.option("-o", "--output", required=True, type=_FILE, help="The model file to write.")
+@common_options
+def adapt_command(
+    console: Console,
+    model: Path | None,
+    data: Path,
+    target_column: str | None,
+    space: str | None,
+    targets_dir: Path | None,
+    source: str | None,
+    output: Path,
+) -> None:
+    """Move a predictor to a new target by a few measurements, one at least.
+
+    The predictor may be of another target in the same space, or a generalized one, which starts from the
+    hardware of the column's target. `suggest` says which subnets to measure.
+    """
+    from ofa_tvm.latency.dataset import read_table
+    from ofa_tvm.latency.generalized import GeneralizedLatency
+    from ofa_tvm.latency.regression import LatencyRegressor
+
+    predictor = _load(model)
+    start = time.monotonic()
+    if isinstance(predictor, GeneralizedLatency):
+        table = read_table(data, space)
+        column, values = table.column(target_column)
+        _only_ms(column)
+        platform = _platform(column.target, column.batch, targets_dir)
+        estimator = predictor.prior(table.space, platform, source, table.n_classes)
+    else:
+        table = read_table(data, predictor.space if space is None else space)
+        if table.space.name != predictor.space.name:
+            raise UsageError(f"{model} is for {predictor.space.name}, {data} for {table.space.name}")
+        column, values = table.column(target_column)
+        estimator = LatencyRegressor(predictor.space, predictor.tables, n_classes=predictor.n_classes)
+    estimator.target, estimator.unit = column.series, column.unit
+    console.say(f"{_named(model)} adapted to {column.name} by {len(table)} subnets of {data}, into {output}")
+    estimator.fit(table.archs, values)
+    estimator.save(output)
+    _report_fit(console, output, estimator, column, "adapted", time.monotonic() - start)
+
+
+@command.command("suggest")
+@_model_option
+@click.option("-t", "--target", help="Device or target to be measured; for a generalized model.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
+)
+@threads_option
+@_space_of_table
+@resolutions_option
+@_targets_dir_option
+@click.option("-n", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Subnets.")
+@click.option("-o", "--output", required=True, type=_FILE, help="File for one architecture (JSON) a line.")
+@common_options
+def suggest_command(
+    console: Console,
+    model: Path | None,
+    target: str | None,
+    batch: int,
+    threads: int | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    targets_dir: Path | None,
+    count: int,
+    output: Path,
+) -> None:
+    """Say which subnets to measure next: those that tell most about all others.
+
+    `ofa-tvm collect --archs FILE` measures them, `adapt` takes them in.
+    """
+    from ofa_tvm.files import write_atomic
+    from ofa_tvm.latency.generalized import GeneralizedLatency
+
+    predictor = _load(model)
+    if isinstance(predictor, GeneralizedLatency):
+        platform = _platform(_needed(target, "--target"), batch, targets_dir, threads)
+        predictor = predictor.prior(_space(space), platform)
+    console.say(f"{_named(model)}: {count} subnets of {predictor.space.name}, seed {console.seed}")
+    archs = predictor.suggest(count, seed=console.seed, resolutions=resolutions)
+    write_atomic(output, "".join(f"{arch.to_json()}\n" for arch in archs))
+    console.print(f"{output}: {len(archs)} subnets to measure")
+    console.result({"path": str(output), "archs": [json.loads(arch.to_json()) for arch in archs]})
 
 
 @command.command("predict")
-@click.option("--model", required=True, type=_FILE, help="Model file that `fit` wrote.")
+@_model_option
 @click.option("--archs", required=True, type=_FILE, help="One architecture (JSON) a line.")
+@click.option("-t", "--target", help="Device or target; for a generalized model.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
+)
+@threads_option
+@_space_of_table
+@_targets_dir_option
+@_source_option
 @common_options
-def predict_command(console: Console, model: Path, archs: Path) -> None:
+def predict_command(
+    console: Console,
+    model: Path | None,
+    archs: Path,
+    target: str | None,
+    batch: int,
+    threads: int | None,
+    space: str | None,
+    targets_dir: Path | None,
+    source: str | None,
+) -> None:
     """Predict latencies, each with the standard deviation of a measurement around it."""
-    from ofa_tvm.latency.regression import LatencyRegressor
+    from ofa_tvm.latency.generalized import GeneralizedLatency
 
-    predictor = LatencyRegressor.load(model)
-    found = _read_archs(archs, predictor.space)
-    console.say(f"{model} ({predictor.space.name}, {predictor.target}) for {len(found)} subnets of {archs}")
-    mean, deviation = predictor.predict(found, return_std=True)
-    unit = predictor.unit
+    predictor = _load(model)
+    if isinstance(predictor, GeneralizedLatency):
+        platform = _platform(_needed(target, "--target"), batch, targets_dir, threads)
+        where, unit, name = _space(space), "ms", platform.device.name
+        found = _read_archs(archs, where)
+        mean = predictor.zero_shot(where, platform, source)(where.encode(found))
+        deviation = mean * predictor.spread(platform)
+        basis = f"{platform.device.name}, batch {batch}, by descriptor alone"
+    else:
+        where, unit, name = predictor.space, predictor.unit, predictor.target
+        found = _read_archs(archs, where)
+        mean, deviation = predictor.predict(found, return_std=True)
+        basis = name
+    console.say(f"{_named(model)} ({where.name}, {basis}) for {len(found)} subnets of {archs}")
     console.table(
-        ["r", "d", f"predicted {unit}", f"deviation {unit}", "arch"],
+        [f"predicted {unit}", f"deviation {unit}", "r", "arch"],
         [
-            [arch.r, " ".join(map(str, arch.d)), float(value), float(std), arch.to_json()]
+            [float(value), float(std), arch.r, arch.to_json()]
             for arch, value, std in zip(found, mean, deviation, strict=True)
         ],
     )
     console.result(
         {
-            "space": predictor.space.name,
-            "target": predictor.target,
+            "space": where.name,
+            "target": name,
             "predictions": [
                 {
                     "arch": json.loads(arch.to_json()),
@@ -167,6 +384,105 @@ def predict_command(console: Console, model: Path, archs: Path) -> None:
             ],
         }
     )
+
+
+@command.command("table")
+@target_option
+@threads_option
+@space_option
+@resolutions_option
+@click.option(
+    "--data", type=_FILE, help="Latency table of whole networks, to fit what running them as networks adds."
+)
+@_column_option
+@click.option("--format", "suffix", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option("-o", "--output", required=True, type=_FILE, help="Folder for the tables.")
+@common_options
+def table_command(
+    console: Console,
+    target: str,
+    threads: int | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    data: Path | None,
+    target_column: str | None,
+    suffix: str,
+    output: Path,
+) -> None:
+    """Write lookup tables in the official Once-for-All format from the target's tuning log."""
+    from ofa_tvm.latency.dataset import read_table
+    from ofa_tvm.latency.log_model import kernel_sum_from_log
+    from ofa_tvm.latency.lookup_table import table_entries, write_tables
+    from ofa_tvm.logs import find_records
+    from ofa_tvm.tuning import kernel_union
+    from ofa_tvm.workflow.settings import resolve
+
+    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    console.say(f"{settings.describe()}, lookup tables into {output}")
+    measured = None
+    if data is not None:
+        table = read_table(data, settings.space)
+        column, values = table.column(target_column)
+        _only_ms(column)
+        measured = table.archs, values
+    union = kernel_union(
+        settings.space, settings.chosen_resolutions, settings.target, progress=console.progress
+    )
+    kernel_sum = kernel_sum_from_log(settings.space, union, find_records(settings.target, [settings.logs]))
+    if measured is not None:
+        kernel_sum.fit(*measured)
+    entries = table_entries(settings.space, kernel_sum.tables, settings.chosen_resolutions)
+    files = write_tables(entries, output, suffix)
+    console.print(
+        f"{output}: {len(files)} tables of {sum(map(len, entries.values())) // len(files)} operators each"
+        + ("" if measured else "; kernel times only: --data adds what whole networks take beyond them")
+    )
+    console.result({"files": [str(file) for file in files], "unit": settings.target.unit})
+
+
+def _load(model: Path | None) -> LatencyRegressor | GeneralizedLatency:
+    """A predictor of either kind; without a path the one that ships."""
+    from ofa_tvm.latency import generalized, regression
+
+    if model is None:
+        return generalized.shipped_model()
+    if regression.model_kind(model) == generalized.KIND:
+        return generalized.GeneralizedLatency.load(model)
+    return regression.LatencyRegressor.load(model)
+
+
+def _named(model: Path | None) -> str:
+    return "the model that ships" if model is None else str(model)
+
+
+def _needed(value: str | None, option: str) -> str:
+    if value is None:
+        raise UsageError(f"a generalized model needs {option}")
+    return value
+
+
+def _space(name: str | None) -> LayeredSpace:
+    from ofa_tvm.spaces import get_layered_space
+
+    return get_layered_space(_needed(name, "--space"))
+
+
+def _platform(name: str, batch: int, folder: Path | None, threads: int | None = None) -> Platform:
+    """A device by a column's name, its own or a target's."""
+    from dataclasses import replace
+
+    from ofa_tvm.targets.devices import Platform, find_platform, list_devices
+
+    devices = list_devices(folder)
+    named = next((device for device in devices if device.name == name), None)
+    if named is not None:
+        return Platform(named, batch, threads)
+    return replace(find_platform(name, batch, devices), threads=threads)
+
+
+def _only_ms(column: Column) -> None:
+    if column.unit != "ms":
+        raise UsageError(f"{column.name} counts instructions of an emulator, which hardware does not predict")
 
 
 def _kernel_sum(

@@ -20,12 +20,14 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.dataset import LatencyTable
 from ofa_tvm.latency.features import KERNEL_CLASSES
 from ofa_tvm.latency.regression import FORMAT, LatencyRegressor, read_model
 from ofa_tvm.latency.roofline import is_cpu, rooflines
@@ -37,7 +39,7 @@ from ofa_tvm.spaces.blocks import (
     resolution_of_contexts,
     stacked_contexts,
 )
-from ofa_tvm.targets.devices import Platform
+from ofa_tvm.targets.devices import Device, Platform, find_platform
 
 KIND = "generalized_latency"
 
@@ -82,6 +84,51 @@ class Series:
     @property
     def family(self) -> str:
         return family_of(self.platform)
+
+
+def series_of(
+    table: LatencyTable, devices: list[Device], name: str | None = None, source: str | None = None
+) -> list[Series]:
+    """The columns of a latency table with the hardware behind them.
+
+    Parameters
+    ----------
+    name : only this column
+    source : default what the file is called, so that tables of one file share a factor
+
+    Raises
+    ------
+    UserError
+        If no descriptor claims a column.
+    UsageError
+        If there is no such column, or one counts instructions of an emulator.
+    """
+    chosen = table.columns if name is None else (table.column(name)[0],)
+    genes = table.space.encode(table.archs)
+    series = []
+    for column in chosen:
+        if column.unit != "ms":
+            raise UsageError(
+                f"{table.path}: {column.name} counts instructions of an emulator, which hardware does not "
+                "predict; choose columns in ms with --target-column"
+            )
+        series.append(
+            Series(
+                column.series,
+                find_platform(column.target, column.batch, devices),
+                table.space,
+                genes,
+                table.column(column.name)[1],
+                Path(table.path).name.split(".")[0] if source is None else source,
+                table.n_classes,
+            )
+        )
+    return series
+
+
+def shipped_model() -> GeneralizedLatency:
+    """The model that comes with the package; `benchmarks/latency/fit_shipped.py` says from which data."""
+    return GeneralizedLatency.load(Path(__file__).parent / "data" / "generalized.model")
 
 
 @dataclass(frozen=True)
@@ -200,6 +247,15 @@ def _fit_family(series: Sequence[Series], family: str) -> Family:
     )
 
 
+def fit_families(series: Sequence[Series]) -> dict[str, Family]:
+    """What the devices of each kind among the series share."""
+    return {
+        family: _fit_family(members, family)
+        for family in ("gpu", "cpu")
+        if (members := [s for s in series if s.family == family])
+    }
+
+
 @dataclass(frozen=True)
 class Reference:
     """A measured series as tables over its space, and on what it was measured."""
@@ -256,7 +312,7 @@ class GeneralizedLatency:
             if validate:
                 fitted = self._validate(members, family, fitted)
             self.families[family] = fitted
-        self.references = tuple(_reference(s) for s in series)
+        self.references = tuple(reference_of(s) for s in series)
         digest = hashlib.sha256()
         for s in series:
             digest.update(f"{s.name} {s.space.name} {s.source}".encode())
@@ -483,7 +539,8 @@ class GeneralizedLatency:
         return model
 
 
-def _reference(s: Series) -> Reference:
+def reference_of(s: Series) -> Reference:
+    """Fit tables to a series."""
     rows = np.random.default_rng(0).permutation(len(s.ms))[:_ROWS_OF_REFERENCES]
     model = LatencyRegressor(s.space, n_classes=s.n_classes).fit(s.genes[rows], s.ms[rows])
     return Reference(

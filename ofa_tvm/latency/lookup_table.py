@@ -1,7 +1,9 @@
 """Lookup tables in the format of the official Once-for-All code: one measured time a block, added up.
 
 A table is a YAML or JSON mapping for one resolution, `<r>_lookup_table.yaml`, from a key that spells out an
-operator (`Conv-input:224x224x3-output:112x112x24`) to `{mean: <ms>, std: .., count: ..}`.
+operator (`Conv-input:224x224x3-output:112x112x24`) to `{mean: <ms>, std: .., count: ..}`. The official code
+knows keys for MobileNetV3 and for ProxylessNAS; for ResNet-50 it has none, so those here are our own, in the
+same style.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import numpy as np
 import yaml
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import write_atomic
 from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
+from ofa_tvm.yamlfile import parse_yaml, write_yaml
 
-_STEM = re.compile(r"Conv-input:(\d+)x\d+x\d+-output:.*")
+_STEM = re.compile(r"Conv-input:(\d+)x\d+x3-output:.*")
+_BLOCK = re.compile(r"blocks\.\d+\.")
 
 
 def _map(side: int, channels: int) -> str:
@@ -29,12 +34,13 @@ def _map(side: int, channels: int) -> str:
 
 
 def _split_operators(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """The operators of one block position, as the tables know them: an inverted residual is one operator."""
+    """The operators of one block position, as the tables know them: a whole block is one operator."""
     operators: list[list[Layer]] = []
     previous = ""
     for layer in layers:
-        block = layer.name.split(".conv.")[0]
-        if block != layer.name and block == previous:
+        match = _BLOCK.match(layer.name)
+        block = match[0] if match else ""
+        if block and block == previous:
             operators[-1].append(layer)
         else:
             operators.append([layer])
@@ -42,46 +48,73 @@ def _split_operators(layers: Sequence[Layer]) -> list[list[Layer]]:
     return operators
 
 
-def table_keys(layers: Sequence[Layer], *, expand_as_channels: bool) -> list[str]:
-    """Keys of the layers of one block position.
+def key_style(space: Space) -> str:
+    """Whose keys the tables of a space have: "mbv3", "proxyless" or "resnet50"."""
+    if space.family == "resnet":
+        return "resnet50"
+    return "mbv3" if space.final_width else "proxyless"
+
+
+def table_keys(layers: Sequence[Layer], style: str) -> list[str]:
+    """Keys of the layers of one block position, one an operator.
 
     Parameters
     ----------
     layers : sequence of Layer
         Of one context of a `Block`.
-    expand_as_channels : bool
-        MobileNetV3 tables state the middle channels, and whether there is squeeze-excite and h-swish;
-        ProxylessNAS tables state the expand ratio alone.
+    style : str
+        See `key_style`. MobileNetV3 tables state the middle channels, and whether there is squeeze-excite and
+        h-swish; ProxylessNAS tables state the expand ratio alone.
     """
-    keys: list[str] = []
-    pooled_side = 1
+    return [key for key, _ in _keyed_operators(layers, style)]
+
+
+def _keyed_operators(layers: Sequence[Layer], style: str) -> list[tuple[str, list[Layer]]]:
+    keyed: list[tuple[str, list[Layer]]] = []
+    pooling: list[Layer] = []
     for operator in _split_operators(layers):
         first, last = operator[0], operator[-1]
         shapes = f"input:{_map(first.h_in, first.c_in)}-output:{_map(last.h_out, last.c_out)}"
         depthwise = next((la for la in operator if la.kind == "depthwise"), None)
         if depthwise is not None:
-            expand = depthwise.c_in if expand_as_channels else round(depthwise.c_in / first.c_in)
+            expand = depthwise.c_in if style == "mbv3" else round(depthwise.c_in / first.c_in)
             key = (
                 f"expanded_conv-{shapes}-expand:{expand}-kernel:{depthwise.kernel}"
                 f"-stride:{depthwise.stride}-idskip:{int(last.residual)}"
             )
-            if expand_as_channels:
+            if style == "mbv3":
                 squeeze = any(la.name.endswith("se.pool") for la in operator)
                 key += f"-se:{int(squeeze)}-hs:{int(depthwise.activation == 'h_swish')}"
-            keys.append(key)
+            keyed.append((key, operator))
+        elif len(operator) > 1:  # ResNet's bottleneck
+            middle = operator[1]
+            projected = any(".downsample" in la.name for la in operator)
+            keyed.append(
+                (
+                    f"bottleneck-{shapes}-mid:{middle.c_out}-kernel:{middle.kernel}"
+                    f"-stride:{middle.stride}-downsample:{int(projected)}",
+                    operator,
+                )
+            )
         elif first.kind == "linear":
-            # ProxylessNAS counts the pooling as part of the classifier.
-            side = 1 if expand_as_channels else pooled_side
-            keys.append(f"Logits-input:{_map(side, first.c_in)}-output:{first.c_out}")
+            # Only MobileNetV3 tables have the pooling apart from the classifier.
+            side = pooling[0].h_in if pooling else 1
+            key = f"Logits-input:{_map(side, first.c_in)}-output:{first.c_out}"
+            keyed.append((key, [*pooling, first]))
+        elif first.kind == "pool" and first.h_out == 1:
+            if style == "mbv3":
+                keyed.append((f"AvgPool2D-{shapes}", operator))
+            else:
+                pooling = operator
         elif first.kind == "pool":
-            pooled_side = first.h_in
-            if expand_as_channels:
-                keys.append(f"AvgPool2D-{shapes}")
+            keyed.append((f"MaxPool2D-{shapes}", operator))
+        elif style == "resnet50":
+            keyed.append((f"Conv-{shapes}-stride:{first.stride}-idskip:{int(first.residual)}", operator))
         elif first.kernel > 1:
-            keys.append(f"Conv-{shapes}")
+            keyed.append((f"Conv-{shapes}", operator))
         else:
-            keys.append(f"{'Conv_2' if first.h_in == 1 else 'Conv_1'}-{shapes}")
-    return keys
+            keyed.append((f"{'Conv_2' if first.h_in == 1 else 'Conv_1'}-{shapes}", operator))
+    return keyed
 
 
 class LookupTable:
@@ -90,7 +123,7 @@ class LookupTable:
     Parameters
     ----------
     space : Space
-        Of the mbconv family.
+        One of Once-for-All's.
     entries : mapping of int to mapping of str to float
         For each resolution, key -> milliseconds.
     source : str
@@ -112,14 +145,12 @@ class LookupTable:
     unit = "ms"
 
     def __init__(self, space: Space, entries: Mapping[int, Mapping[str, float]], source: str = "") -> None:
-        if space.family != "mbconv":
-            raise UsageError(f"lookup tables of {space.name} cannot be read yet; use a latency predictor")
         self.space = space
         self.resolutions = tuple(sorted(r for r in entries if r in space.resolutions))
         if not self.resolutions:
             raise UserError(f"{source or 'the lookup table'} covers no resolution of the space {space.name}")
         structure = block_structure(space)
-        has_final_expand = space.final_width > 0
+        style = key_style(space)
         tables = []
         for block in structure.blocks:
             table = np.full(len(block.contexts), np.inf)
@@ -129,7 +160,7 @@ class LookupTable:
                     continue
                 lut = entries[resolution]
                 total = 0.0
-                for key in table_keys(block.contexts[i], expand_as_channels=has_final_expand):
+                for key in table_keys(block.contexts[i], style):
                     if key not in lut:
                         raise UserError(
                             f"{source or 'the lookup table'} has no entry {key} at resolution {resolution}; "
@@ -190,6 +221,81 @@ class LookupTable:
         return values
 
 
+def table_entries(
+    space: Space, tables: BlockTables, resolutions: Sequence[int], n_classes: int = 1000
+) -> dict[int, dict[str, float]]:
+    """Entries of lookup tables whose sums are those of block tables: resolution -> key -> ms.
+
+    What lies before the first stage and behind the last is known as a whole; its time is shared out to its
+    operators by the bytes and multiply-adds that they take. The constant goes to the first convolution.
+
+    Raises
+    ------
+    UserError
+        If a block takes no time at a resolution, because it was not measured there.
+    """
+    structure, style = block_structure(space, n_classes), key_style(space)
+    entries: dict[int, dict[str, float]] = {r: {} for r in resolutions}
+    for block, times in zip(structure.blocks, tables.tables, strict=True):
+        for resolution, known in entries.items():
+            forms = range(space.resolutions.index(resolution), len(times), block.choices[-1])
+            active = [i for i in forms if block.contexts[i]]
+            for i in active:
+                if not times[i] > 0:
+                    raise UserError(
+                        f"no time is known for {block.contexts[i][0].name} of {space.name} at resolution "
+                        f"{resolution}; tune or measure there first"
+                    )
+            keyed = [_keyed_operators(block.contexts[i], style) for i in active]
+            known.update(_shared_out(keyed, times[active]))
+            if block.stage < 0 and tables.constant:
+                for first in {operators[0][0] for operators in keyed}:
+                    known[first] += tables.constant
+    return entries
+
+
+def _shared_out(
+    keyed: Sequence[Sequence[tuple[str, Sequence[Layer]]]], times: np.ndarray
+) -> dict[str, float]:
+    """Times of operators that add up to those of the forms of a block that they make up, as far as any do;
+    what that leaves open follows the operators' sizes."""
+    sizes = {
+        key: float(sum(la.macs + 8 * la.c_in * la.h_in**2 for la in o)) for form in keyed for key, o in form
+    }
+    column = {key: j for j, key in enumerate(sizes)}
+    design = np.zeros((len(keyed), len(sizes)))
+    for i, form in enumerate(keyed):
+        for key, _ in form:
+            design[i, column[key]] = sizes[key]
+    pace = float(np.median(times / design.sum(axis=1)))
+    change = np.linalg.lstsq(design, times - pace * design.sum(axis=1), rcond=None)[0]
+    shares = np.maximum(pace + change, 1e-3 * pace)
+    return {key: float(shares[j] * sizes[key]) for key, j in column.items()}
+
+
+def write_tables(
+    entries: Mapping[int, Mapping[str, float]], folder: str | os.PathLike[str], suffix: str = "yaml"
+) -> list[Path]:
+    """Write one file a resolution, `<r>_lookup_table.<suffix>`, as the official tools read them.
+
+    Parameters
+    ----------
+    suffix : "yaml" or "json"
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written.
+    """
+    files = []
+    for resolution, keys in sorted(entries.items()):
+        content = {key: {"mean": keys[key], "std": 0.0, "count": 1} for key in sorted(keys)}
+        text = json.dumps(content, indent=1) + "\n" if suffix == "json" else write_yaml(content)
+        files.append(Path(folder) / f"{resolution}_lookup_table.{suffix}")
+        write_atomic(files[-1], text)
+    return files
+
+
 def _read_entries(file: Path) -> dict[str, float]:
     try:
         text = file.read_text(encoding="utf-8")
@@ -198,7 +304,7 @@ def _read_entries(file: Path) -> dict[str, float]:
             f"cannot read the lookup table {file}: {getattr(error, 'strerror', None) or error}"
         ) from error
     try:
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text) if file.suffix == ".json" else parse_yaml(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is not a lookup table: {reason}") from error

@@ -47,6 +47,9 @@ _CONSTANT = 2.0
 # That unit in multiples of the latencies' level: by so much subnets of a space differ.
 _VARIATION = 0.25
 
+# Subnets that suggestions are chosen from.
+_POOL = 800
+
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -267,7 +270,12 @@ class LatencyRegressor:
         return 0.5 + 0.5 * (latency / float(np.median(self.latency_))) ** 2
 
     def suggest(
-        self, n: int, *, seed: int = 0, resolutions: Sequence[int] | None = None, pool: int = 800
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        resolutions: Sequence[int] | None = None,
+        candidates: np.ndarray | None = None,
     ) -> list[Any]:
         """The subnets whose measurements would tell most about all others.
 
@@ -277,11 +285,13 @@ class LatencyRegressor:
 
         Parameters
         ----------
-        n : number of subnets, at most the pool's size
+        n : number of subnets
         resolutions : those to choose from, default all
+        candidates : the pool, as genes; default 800 random subnets
         """
-        rng = np.random.default_rng(seed)
-        candidates = self.space.sample_genes(rng, max(pool, n), resolutions)
+        if candidates is None:
+            rng = np.random.default_rng(seed)
+            candidates = self.space.sample_genes(rng, max(_POOL, n), resolutions)
         candidates = np.unique(self.space.canonical(candidates), axis=0)
         measured = np.zeros((0, candidates.shape[1]), dtype=np.int64)
         if hasattr(self, "genes_"):
@@ -486,15 +496,8 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any],
     UserError
         If the file is missing, no npz file, of another kind or of a newer format.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        header = json.loads(arrays.pop("header").tobytes())
-        found = header["kind"]
-    except OSError as error:
-        raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
-    except Exception as error:  # zipfile, numpy and json each have their own for a damaged file
-        raise UserError(f"{path} is not a model file of ofa-tvm, or it is damaged") from error
+    header, arrays = _header(path)
+    found = header["kind"]
     if found != kind:
         raise UsageError(f"{path} holds a {found}, not a {kind}")
     if header.get("format") != FORMAT:
@@ -512,13 +515,20 @@ def model_kind(path: str | os.PathLike[str]) -> str:
     UserError
         If the file is missing or no model file.
     """
+    return str(_header(path)[0]["kind"])
+
+
+def _header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with np.load(Path(path), allow_pickle=False) as data:
-            return str(json.loads(data["header"].tobytes())["kind"])
+            arrays = {name: data[name] for name in data.files}
+        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
+        header["kind"]
     except OSError as error:
         raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
     except Exception as error:  # zipfile, numpy and json each have their own for a damaged file
         raise UserError(f"{path} is not a model file of ofa-tvm, or it is damaged") from error
+    return header, arrays
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:

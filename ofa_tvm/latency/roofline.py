@@ -85,8 +85,8 @@ def _layers(structure: BlockStructure) -> _Layers:
                 moved = la.c_in * la.h_in**2 + la.c_out * la.h_out**2 * (2 if la.residual else 1)
                 rows.append((context, KERNEL_CLASSES.index(kernel_class(la)), la.macs, moved, la.params))
             context += 1
-    columns = np.array(rows, dtype=np.float64).T
-    return _Layers(columns[0].astype(np.int64), columns[1].astype(np.int64), *columns[2:], n_contexts=context)
+    where, kinds, macs, elements, weights = np.array(rows, dtype=np.float64).T
+    return _Layers(where.astype(np.int64), kinds.astype(np.int64), macs, elements, weights, context)
 
 
 def rooflines(

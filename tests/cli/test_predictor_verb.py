@@ -58,7 +58,7 @@ def test_a_column_is_picked_by_name(ofa: Verbs, folder: Path) -> None:
     other = json.loads(ofa(folder, *evaluate, "--target-column", "other_ms").out)["other"]
     assert other["mape"] == pytest.approx(1 / 3, abs=0.05)
     fit = ("predictor", "fit", "--data", "two.csv", "--space", "ofa_digits", "-o", "q.model")
-    assert "several columns" in ofa(folder, *fit).error(2)
+    assert "no descriptor claims the column 'other'" in ofa(folder, *fit).error(1)
     assert ofa(folder, *fit, "--target-column", "other").code == 0
     assert "has no column third" in ofa(folder, *fit, "--target-column", "third").error(2)
 
@@ -89,3 +89,82 @@ def test_bad_files(ofa: Verbs, folder: Path) -> None:
     (folder / "no.model").write_bytes(b"nothing")
     broken = ("predictor", "eval", "--model", "no.model", "--data", "test.csv")
     assert "is not a model file" in ofa(folder, *broken).error(1)
+
+
+def test_several_columns_make_a_generalized_model(ofa: Verbs, folder: Path) -> None:
+    (folder / "targets").mkdir()
+    for name, speed in (("one", 1.0), ("two", 2.0), ("three", 4.0)):
+        (folder / "targets" / "devices").mkdir(exist_ok=True)
+        (folder / "targets" / "devices" / f"{name}.yaml").write_text(
+            f"name: {name}\nkind: arm\nsummary: made up\n"
+            f"hardware: {{peak_gflops: {50 * speed}, bandwidth_gb_s: {10 * speed}}}\ncolumns: [{name}]\n"
+        )
+    rows = (folder / "train.csv").read_text().splitlines()
+
+    def table(path: str, **speeds: float) -> None:
+        lines = [",".join(["arch", *(f"{name}_ms" for name in speeds)])]
+        for row in rows[1:]:
+            arch, _, value = row.rpartition(",")
+            lines.append(",".join([arch, *(str(float(value) / speed) for speed in speeds.values())]))
+        (folder / path).write_text("\n".join(lines) + "\n")
+
+    table("two.csv", one=1.0, two=2.0)
+    table("three.csv", three=4.0)
+    space = ("--space", "ofa_digits", "--targets-dir", "targets")
+    done = ofa(folder, "predictor", "fit", "--data", "two.csv", *space, "-o", "g.model", "--json")
+    assert done.code == 0, done.err
+    left_out = json.loads(done.out)["leave_one_device_out"]
+    assert set(left_out) == {"ofa_digits/two/one", "ofa_digits/two/two"}
+    model = ("--model", "g.model", *space)
+    scores = json.loads(ofa(folder, "predictor", "eval", *model, "--data", "three.csv", "--json").out)
+    assert scores["three"]["spearman"] > 0.9
+    # Six of the measured subnets adapt it.
+    (folder / "few.csv").write_text("\n".join((folder / "three.csv").read_text().splitlines()[:7]) + "\n")
+    done = ofa(folder, "predictor", "adapt", *model, "--data", "few.csv", "-o", "a.model")
+    assert done.code == 0, done.err
+    adapted = ("predictor", "eval", "--model", "a.model", "--data", "three.csv", *space[:2], "--json")
+    assert json.loads(ofa(folder, *adapted).out)["three"]["mape"] < 0.05
+    done = ofa(folder, "predictor", "suggest", *model, "--target", "three", "-n", 4, "-o", "next.jsonl")
+    assert done.code == 0, done.err
+    assert len(set((folder / "next.jsonl").read_text().splitlines())) == 4
+    predict = ("predictor", "predict", *model, "--archs", "next.jsonl", "--json")
+    answers = json.loads(ofa(folder, *predict, "--target", "three").out)["predictions"]
+    assert all(answer["predicted_ms"] > 0 and answer["deviation_ms"] > 0 for answer in answers)
+    assert "needs --target" in ofa(folder, *predict).error(2)
+    assert "no descriptor claims the column 'none'" in ofa(folder, *predict, "--target", "none").error(1)
+    table("minstr.csv", one=1.0)
+    text = (folder / "minstr.csv").read_text().replace("one_ms", "one_minstr")
+    (folder / "minstr.csv").write_text(text)
+    fit = ("predictor", "fit", "--data", "two.csv", "--data", "minstr.csv", *space, "-o", "q.model")
+    assert "counts instructions of an emulator" in ofa(folder, *fit).error(2)
+
+
+def test_a_predictor_of_another_target_is_adapted(ofa: Verbs, folder: Path) -> None:
+    rows = (folder / "test.csv").read_text().splitlines()
+    few = [f"{row.rpartition(',')[0]},{1.7 * float(row.rpartition(',')[2])}" for row in rows[1:4]]
+    (folder / "few.csv").write_text("\n".join(["arch,other_ms", *few]) + "\n")
+    done = ofa(folder, "predictor", "adapt", "--model", "p.model", "--data", "few.csv", "-o", "o.model")
+    assert done.code == 0, done.err
+    scaled = [f"{row.rpartition(',')[0]},{1.7 * float(row.rpartition(',')[2])}" for row in rows[1:]]
+    (folder / "all.csv").write_text("\n".join(["arch,other_ms", *scaled]) + "\n")
+    evaluate = ("predictor", "eval", "--model", "o.model", "--data", "all.csv", "--json")
+    assert json.loads(ofa(folder, *evaluate).out)["other"]["mape"] < 0.05
+    wrong = ("predictor", "adapt", "--model", "p.model", "--data", "few.csv", "--space", "fbnet")
+    assert "belongs to another space" in ofa(folder, *wrong, "-o", "x.model").error(1)
+
+
+def test_the_shipped_model_needs_only_a_device(ofa: Verbs, tmp_path: Path) -> None:
+    archs = get_space("ofa_mbv3_w1.0").decode(
+        get_space("ofa_mbv3_w1.0").sample_genes(np.random.default_rng(0), 3)
+    )
+    (tmp_path / "archs.jsonl").write_text("".join(f"{arch.to_json()}\n" for arch in archs))
+    predict = ("predictor", "predict", "--archs", "archs.jsonl", "--space", "ofa_mbv3_w1.0", "--json")
+
+    def answers(target: str, batch: int) -> list[float]:
+        done = ofa(tmp_path, *predict, "--target", target, "--batch", batch)
+        assert done.code == 0, done.err
+        return [answer["predicted_ms"] for answer in json.loads(done.out)["predictions"]]
+
+    t4, a100 = answers("t4", 64), answers("a100", 64)
+    assert all(1 < slow / fast < 30 for slow, fast in zip(t4, a100, strict=True))
+    assert all(0.1 < value < 1000 for value in t4)

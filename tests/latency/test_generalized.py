@@ -7,7 +7,7 @@ import pytest
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.generalized import GeneralizedLatency, Series
+from ofa_tvm.latency.generalized import GeneralizedLatency, Series, fit_families
 from ofa_tvm.latency.regression import LatencyRegressor, errors
 from ofa_tvm.latency.roofline import rooflines
 from ofa_tvm.spaces import get_layered_space
@@ -129,12 +129,10 @@ def test_a_gpu_that_was_left_out(shared_data: Path) -> None:
             platform = find_platform(column.target, column.batch)
             if platform.device.kind == "cuda":
                 series.append(Series(column.series, platform, table.space, genes, ms, source))
-    from ofa_tvm.latency.generalized import _fit_family
-
     for device in ("RTX 2080 Ti", "Titan RTX", "Titan Xp"):
         rest = [s for s in series if s.platform.device.identity != device]
         model = GeneralizedLatency()
-        model.families = {"gpu": _fit_family(rest, "gpu")}
+        model.families = fit_families(rest)
         for s in series:
             if s.platform.device.identity == device and s.platform.batch == 64 and s.source == "help":
                 score = errors(model.zero_shot(s.space, s.platform, s.source)(s.genes), s.ms)

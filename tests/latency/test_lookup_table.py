@@ -8,7 +8,7 @@ import pytest
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.lookup_table import LookupTable, table_keys
+from ofa_tvm.latency.lookup_table import LookupTable, key_style, table_entries, table_keys, write_tables
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 
@@ -36,16 +36,59 @@ def test_tables_of_another_space_are_refused(shared_data: Path) -> None:
         LookupTable.read(shared_data / "luts" / "note10", get_space("ofa_mbv3_w1.0"))
 
 
-@pytest.mark.parametrize("name", ["ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_digits"])
+# Operators besides the elastic blocks: MobileNetV3 has a stem, a first block and four behind the stages;
+# ProxylessNAS two behind; ResNet-50 two or three convolutions and a pooling before, a classifier behind.
+OTHERS = {"ofa_mbv3_w1.0": 6, "ofa_digits": 6, "ofa_proxyless_w1.3": 4, "ofa_resnet50": 4}
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_sums_of_one_a_key_count_the_operators(name: str, rng: np.random.Generator) -> None:
     space = get_space(name)
     blocks = block_structure(space).blocks
-    rich = space.final_width > 0
-    keys = {k for b in blocks for c in b.contexts for k in table_keys(c, expand_as_channels=rich)}
+    keys = {k for b in blocks for c in b.contexts for k in table_keys(c, key_style(space))}
     table = LookupTable(space, {r: dict.fromkeys(keys, 1.0) for r in space.resolutions})
     genes = space.sample_genes(rng, 50)
-    # Stem, first block and either 4 operators behind the stages or, in ProxylessNAS tables, 2.
-    np.testing.assert_array_equal(table(genes), space.active_blocks(genes).sum(axis=1) + (6 if rich else 4))
+    expected = space.active_blocks(genes).sum(axis=1) + OTHERS[name]
+    if name == "ofa_resnet50":
+        expected = expected + genes[:, 0]  # the stem's own block
+    np.testing.assert_array_equal(table(genes), expected)
+
+
+def test_keys_of_the_published_formats() -> None:
+    def keys(name: str) -> list[str]:
+        space = get_space(name)
+        found = {}
+        for block in block_structure(space).blocks:
+            for context in block.contexts:
+                if context and context[0].h_in in (224, 112, 56, 7):
+                    found |= dict.fromkeys(table_keys(context, key_style(space)))
+        return list(found)
+
+    proxyless = keys("ofa_proxyless_w1.3")
+    assert "Conv-input:224x224x3-output:112x112x40" in proxyless
+    assert "expanded_conv-input:112x112x40-output:112x112x24-expand:1-kernel:3-stride:1-idskip:0" in proxyless
+    assert "expanded_conv-input:112x112x24-output:56x56x32-expand:6-kernel:7-stride:2-idskip:0" in proxyless
+    assert "Conv_1-input:7x7x416-output:7x7x1664" in proxyless
+    assert "Logits-input:7x7x1664-output:1000" in proxyless
+    resnet = keys("ofa_resnet50")
+    assert "bottleneck-input:56x56x256-output:56x56x256-mid:88-kernel:3-stride:1-downsample:0" in resnet, (
+        resnet[:5]
+    )
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+@pytest.mark.parametrize("name", ["ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50"])
+def test_written_tables_add_up_to_what_they_were_made_from(
+    name: str, suffix: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    space = get_space(name)
+    times = block_structure(space).tables(lambda layers: sum(la.macs**0.7 for la in layers) / 1e4, 0.25)
+    files = write_tables(table_entries(space, times, (160, 192)), tmp_path, suffix)
+    assert [file.name for file in files] == [f"{r}_lookup_table.{suffix}" for r in (160, 192)]
+    table = LookupTable.read(tmp_path, space)
+    assert table.resolutions == (160, 192)
+    genes = space.sample_genes(rng, 100, [160, 192])
+    np.testing.assert_allclose(table(genes), times(genes), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

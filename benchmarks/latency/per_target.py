@@ -1,4 +1,4 @@
-"""Errors of the latency predictors on published measurements: `python benchmarks/latency_predictors.py`.
+"""Errors of the latency predictors on published measurements: `python benchmarks/latency/per_target.py`.
 
 Fits on the published training rows of arXiv 2101.00732's dataset and reports on its validation rows, for
 growing numbers of training samples (seeded random subsets; mean over seeds). Reads the data from
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from provenance import save
 
 from ofa_tvm.latency.dataset import read_table
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="subsets of each size; 7,000 rows need one")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     data = Path(os.environ.get("OFA_TVM_DATA", beside))
 
     space = get_space("ofa_mbv3_w1.2")
