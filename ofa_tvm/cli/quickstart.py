@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import dtype_option
+from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.measurement import Measurement
+    from ofa_tvm.targets import DType, Target
     from ofa_tvm.workflow.quickstart import QuickstartResult
 
 
@@ -24,8 +27,22 @@ if TYPE_CHECKING:
     "--latency",
     help="Budget with its unit, such as 80us (0.3Minstr if emulated); by default the median subnet's.",
 )
+@click.option(
+    "--compile-only",
+    is_flag=True,
+    help="Train and compile for a device that is not here; nothing is measured.",
+)
+@dtype_option
 @common_options
-def command(console: Console, out: Path, target_name: str, threads: int | None, latency: str | None) -> None:
+def command(
+    console: Console,
+    out: Path,
+    target_name: str,
+    threads: int | None,
+    latency: str | None,
+    compile_only: bool,
+    dtype: DType | None,
+) -> None:
     """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
 
     A supernet is trained once by progressive shrinking; its kernels are tuned for this machine; accuracy and
@@ -39,7 +56,14 @@ def command(console: Console, out: Path, target_name: str, threads: int | None, 
     target = get_target(target_name)
     if threads is not None:
         target = target.with_threads(threads)
+    if dtype is not None:
+        target = target.with_dtype(dtype)
     _check_folder(out)
+    if compile_only:
+        if budget is not None:
+            raise UsageError("--compile-only measures nothing, so it takes no --latency")
+        _compile_only(console, out, target)
+        return
     console.say(
         f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
         f"thread{'s' if target.threads > 1 else ''}, budget {budget or 'of the median subnet'}, "
@@ -58,10 +82,21 @@ def command(console: Console, out: Path, target_name: str, threads: int | None, 
     console.result({**summary(result), "report": str(page)})
 
 
+def _compile_only(console: Console, out: Path, target: Target) -> None:
+    from ofa_tvm.workflow.quickstart import compile_only
+
+    console.say(f"space ofa_digits, data digits, target {target.name} ({target.summary}), folder {out}")
+    artefact = compile_only(out, target, seed=console.seed, progress=console.progress)
+    console.print(
+        f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
+        f"where the device is: ofa-tvm tune --target {target.name} --seconds 600, then "
+        f"ofa-tvm search --target {target.name} --latency ... -o deploy (both in {out})",
+    )
+    console.result({"artefact": str(artefact.folder), "target": target.name, "measured": False})
+
+
 def _check_folder(out: Path) -> None:
     """Refuse a folder with other things in it before five minutes are spent."""
-    from ofa_tvm.errors import UsageError
-
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder with -o")
     if out.is_dir() and any(out.iterdir()) and not (out / "stages.json").exists():

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     "--seconds", type=click.FloatRange(min=0), help="Stop after this time; the command goes on there."
 )
 @click.option("--retime", is_flag=True, help="Only time the known best schedules on this machine.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="The same in minutes: a slice of a campaign.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do and how long it takes.")
 @common_options
 def command(
@@ -57,6 +58,7 @@ def command(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     trials: int,
     seconds: float | None,
+    minutes: float | None,
     retime: bool,
     dry_run: bool,
 ) -> None:
@@ -76,6 +78,10 @@ def command(
         )
     if model is None and shapes:
         raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
+    if minutes is not None:
+        if seconds is not None:
+            raise UsageError("give --seconds or --minutes, not both")
+        seconds = 60 * minutes
     from ofa_tvm.workflow.settings import resolve
 
     settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)

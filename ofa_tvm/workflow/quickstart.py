@@ -7,6 +7,7 @@ the training, the evaluations, the tuning log and the latency table go on where 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_tvm.deploy import Artefact
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -186,23 +188,9 @@ def quickstart(
     settings = settings or QuickstartSettings()
     if budget is not None:
         require_unit(budget, target)
-    space, data = get_space(SPACE), digits()
     stages = _Stages(out / "stages.json", progress)
-    with stages.stage("train the supernet"):
-        trained = train(settings.training, data, out / "training", progress=progress, seed=seed)
-        net = build_supernet(space, data.n_classes)
-        net.load_checkpoint(trained.checkpoint)
-        net.eval()
-        project = Project(
-            out,
-            space=SPACE,
-            checkpoint=trained.checkpoint.relative_to(out),
-            data=data.name,
-            resolutions=space.default_resolutions,
-            accuracy_predictor=Path(ACCURACY_MODEL),
-            calibration_images=settings.training.calibration_images,
-        )
-        project.save()
+    net, data = _trained(out, settings, stages, seed, progress)
+    space = net.space
     with stages.stage("learn accuracy"):
         accuracy = learn_accuracy(
             net,
@@ -286,6 +274,81 @@ def quickstart(
     return result
 
 
+def compile_only(
+    out: Path,
+    target: Target,
+    *,
+    settings: QuickstartSettings | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Artefact:
+    """Train on the digits and compile the median subnet for a device that is not here.
+
+    The artefact in `out/deploy` says nothing of latency, because nothing was measured.
+
+    Parameters
+    ----------
+    out
+        Folder for everything; called again with the same one, it goes on.
+    target
+        What to compile for.
+    settings, seed, progress
+        As in `quickstart`.
+
+    Raises
+    ------
+    UserError
+        If a compiler or linker for the target is missing, or the folder holds something else.
+    """
+    from ofa_tvm.deploy import write_artefact
+
+    settings = settings or QuickstartSettings()
+    stages = _Stages(out / "stages.json", progress)
+    net, data = _trained(out, settings, stages, seed, progress)
+    arch = net.space.median_arch()
+    with stages.stage("compile"), tempfile.TemporaryDirectory(prefix="ofa-tvm-compile-") as name:
+        built = build_subnet(
+            net,
+            arch,
+            data,
+            target,
+            find_records(target, [out / "tuning_logs"]),
+            Path(name),
+            calibration_images=settings.training.calibration_images,
+            seed=seed,
+        )
+        manifest = {
+            "space": net.space.name,
+            "arch": json.loads(arch.to_json()),
+            "target": target.to_json(),
+            "check": {"dtype": target.dtype, "tuned_fraction": built.compiled.tuned_fraction},
+        }
+        return write_artefact(out / "deploy", built.so, built.onnx, manifest)
+
+
+def _trained(
+    out: Path, settings: QuickstartSettings, stages: _Stages, seed: int, progress: Progress
+) -> tuple[Supernet, ImageData]:
+    """The supernet, trained now or by an earlier run, and its project file."""
+    space, data = get_space(SPACE), digits()
+    with stages.stage("train the supernet"):
+        trained = train(settings.training, data, out / "training", progress=progress, seed=seed)
+        net = build_supernet(space, data.n_classes)
+        net.load_checkpoint(trained.checkpoint)
+        net.eval()
+        project = Project(
+            out,
+            space=SPACE,
+            checkpoint=trained.checkpoint.relative_to(out),
+            data=data.name,
+            resolutions=space.default_resolutions,
+            accuracy_predictor=Path(ACCURACY_MODEL),
+            calibration_images=settings.training.calibration_images,
+        )
+        project.save()
+    return net, data
+
+
 def _default_budget(bench: SubnetBench, out: Path) -> Budget:
     """Measured latency of the median subnet, kept so that a resumed run has the same budget."""
     emulated = "-emulated" if bench.target.emulated else ""
@@ -327,8 +390,6 @@ def _compare(
     seed: int,
 ) -> tuple[Row, ...]:
     """Largest, smallest and chosen subnet side by side, all timed in the same rounds."""
-    import tempfile
-
     from ofa_tvm.deploy import write_artefact
     from ofa_tvm.training.validation import calibrated_subnet
     from ofa_tvm.workflow.ship import accuracy_through_module
