@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, find_records, log_name, read_folder
-from ofa_tvm.targets import Target, get_target
+from ofa_tvm.targets import Target, get_target, load_target
 
 HEADER = Header(
     target="x86-64-v3",
@@ -365,3 +365,24 @@ def test_a_schedule_timed_again_has_its_last_times() -> None:
         table.add(one)
     assert [r.times_us for r in table.records["k"]] == [(4.0,), (5.0,)]
     assert table.trials("k") == 2
+
+
+def test_an_emulated_record_holds_instructions_and_no_time() -> None:
+    emulated = Record("k", "name", [[], []], (), instructions=2_080_000)
+    assert emulated.succeeded and emulated.cost == 2.08 and emulated.time_us == float("inf")
+    line = emulated.to_line()
+    assert Record.from_line(line) == emulated and '"times_us":[]' in line
+    both = Record("k", "name", [[], []], (1.0,), instructions=5)
+    with pytest.raises(ValueError, match="not valid"):
+        Record.from_line(both.to_line())
+    table = KernelTable()
+    for count in (30, 10, 20):
+        table.add(Record("k", "name", [[count], []], (), instructions=count))
+    best = table.best("k")
+    assert best is not None and best.instructions == 10
+
+
+def test_emulated_logs_lie_apart_and_serve_boards() -> None:
+    emulated = load_target(data_dir("targets") / "cortex-a72.yaml")
+    assert log_name(emulated) == "cortex-a72-emulated"
+    assert log_name(emulated.on_tracker("10.0.0.1:9190", "pi")) == "cortex-a72"
