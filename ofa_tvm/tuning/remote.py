@@ -200,7 +200,7 @@ def _on_this_machine(mod: tvm.IRModule, arrays: Sequence[npt.NDArray[Any]]) -> l
 
 def _linker(command: Sequence[str]) -> Callable[..., None]:
     def link(output: str, files: list[str], **_options: object) -> None:
-        # What a kernel calls (expf, memset) the server has loaded; looking for it here takes most of the time.
+        # What a kernel calls (expf, memset) the server has; looking for it here takes most of the time.
         line = [*command, "-shared", "-fPIC", "-nostdlib", "-o", output, *files]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
