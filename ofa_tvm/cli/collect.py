@@ -29,6 +29,12 @@ from ofa_tvm.cli.options import (
     show_default=True,
     help="Rows that the table gets.",
 )
+@click.option("--spread", is_flag=True, help="Spread the subnets evenly over their predicted latency.")
+@click.option(
+    "--archs",
+    type=click.Path(path_type=Path),
+    help="Measure these, one architecture (JSON) a line, e.g. those of `ofa-tvm predictor suggest`.",
+)
 @click.option(
     "-o",
     "--output",
@@ -45,13 +51,16 @@ def command(
     space: str | None,
     resolutions: tuple[int, ...] | None,
     count: int,
+    spread: bool,
+    archs: Path | None,
     output: Path,
 ) -> None:
-    """Draw subnets uniformly (by --seed), compile them with the tuning log and measure them on the target.
+    """Draw subnets by --seed, compile them with the tuning log and measure them on the target.
 
     The table is written row by row, with what else is known of each row beside it in <name>.meta.jsonl:
-    stopped at any time, the same command goes on. A latency does not depend on the weights, so no trained
-    supernet is needed.
+    stopped at any time, the same command goes on. Where the machine slowed down meanwhile, or samples
+    scatter, subnets are measured again. A latency does not depend on the weights, so no trained supernet is
+    needed.
     """
     import time
 
@@ -59,7 +68,9 @@ def command(
 
     settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
     weights = settings.checkpoint or "random weights: latency does not depend on them"
-    console.say(f"{settings.describe()}, {weights}, {count} subnets into {output}, seed {console.seed}")
+    wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
+    console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
+    from ofa_tvm.cli.predictor import read_archs
     from ofa_tvm.latency.collect import SubnetBench, collect
     from ofa_tvm.logs import find_records
 
@@ -81,6 +92,8 @@ def command(
                 count,
                 settings.chosen_resolutions,
                 seed=console.seed,
+                archs=None if archs is None else read_archs(archs, settings.space),
+                spread=spread,
                 progress=console.progress,
             ),
         )

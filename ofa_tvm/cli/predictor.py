@@ -353,13 +353,13 @@ def predict_command(
     if isinstance(predictor, GeneralizedLatency):
         platform = _platform(_needed(target, "--target"), batch, targets_dir, threads)
         where, unit, name = _space(space), "ms", platform.device.name
-        found = _read_archs(archs, where)
+        found = read_archs(archs, where)
         mean = predictor.zero_shot(where, platform, source)(where.encode(found))
         deviation = mean * predictor.spread(platform)
         basis = f"{platform.device.name}, batch {batch}, by descriptor alone"
     else:
         where, unit, name = predictor.space, predictor.unit, predictor.target
-        found = _read_archs(archs, where)
+        found = read_archs(archs, where)
         mean, deviation = predictor.predict(found, return_std=True)
         basis = name
     console.say(f"{_named(model)} ({where.name}, {basis}) for {len(found)} subnets of {archs}")
@@ -529,7 +529,14 @@ def _with_unit(scores: dict[str, float], unit: str) -> dict[str, float | None]:
     }
 
 
-def _read_archs(path: Path, space: LayeredSpace) -> list[Any]:
+def read_archs(path: Path, space: LayeredSpace) -> list[Any]:
+    """Architectures of a space, one JSON a line.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or is empty, or a line is no architecture of the space.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.dataset import Column, LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
 
+Predictor = Callable[[np.ndarray], np.ndarray]
+
 _GROUP = 16
+# The reference subnet's time may differ so much from its first one before a group counts as drifted.
+_DRIFT = 0.05
+# Measured again at most so often.
+_AGAIN = 2
 _MAD_TO_DEVIATION = 1.4826
 
 
@@ -99,6 +107,47 @@ class SubnetBench:
         return np.array([result.cost for result in results]), np.array(noise)
 
 
+def draw_subnets(
+    space: Space, n: int, resolutions: Sequence[int], seed: int, cost: Predictor | None = None
+) -> list[Arch]:
+    """Distinct random subnets, fewer than `n` only if the space has no more.
+
+    Parameters
+    ----------
+    cost
+        Without it each dimension is uniform. With it, e.g. a predicted latency, the subnets are spread evenly
+        over its range, so that small and large ones are as frequent as those between.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = n if cost is None else 20 * n
+    sample: list[Arch] = []
+    for _ in range(100):
+        if len(sample) >= wanted:
+            break
+        drawn = space.decode(space.sample_genes(rng, wanted, resolutions))
+        sample = list(dict.fromkeys([*sample, *drawn]))
+    if cost is None or len(sample) <= n:
+        return sample[:n]
+    costs = cost(space.encode(sample))
+    chosen: dict[int, None] = {}
+    for aim in rng.permutation(np.linspace(costs.min(), costs.max(), n)):
+        nearest = next(int(i) for i in np.argsort(np.abs(costs - aim)) if int(i) not in chosen)
+        chosen[nearest] = None
+    return [sample[i] for i in chosen]
+
+
+def first_guess(space: Space, target: Target) -> Predictor:
+    """Latencies in no particular unit: by the target's hardware where it is known, else by MACs."""
+    from ofa_tvm.latency.generalized import shipped_model
+    from ofa_tvm.targets.devices import Device, Platform
+
+    device = Device(target.name, target.kind, target.hardware)
+    try:
+        return shipped_model().zero_shot(space, Platform(device, threads=target.threads))
+    except UserError:
+        return lambda genes: space.macs_batch(genes).astype(np.float64)
+
+
 def collect(
     bench: SubnetBench,
     path: Path,
@@ -106,11 +155,15 @@ def collect(
     resolutions: Sequence[int],
     *,
     seed: int = 0,
+    archs: Sequence[Arch] | None = None,
+    spread: bool = False,
     progress: Progress = SILENT,
 ) -> LatencyWriter:
-    """Measure `n` uniformly sampled subnets into a latency table, row by row.
+    """Measure `n` random subnets into a latency table, row by row.
 
-    A table that is already there is extended: subnets in it are not measured again.
+    A table that is already there is extended: subnets in it are not measured again. Every group of subnets is
+    measured in turns with one that stays the same: where that one's time has drifted, the machine was in
+    another state, and the group is measured again. So are single subnets whose samples scatter.
 
     Parameters
     ----------
@@ -124,6 +177,10 @@ def collect(
         Drawn uniformly, as every other dimension.
     seed
         Of the sample.
+    archs
+        Measure these instead of random ones.
+    spread
+        Draw subnets evenly over their predicted latency instead.
     progress
         Told of every subnet.
 
@@ -134,18 +191,23 @@ def collect(
     """
     space, target = bench.net.space, bench.target
     writer = LatencyWriter(path, space, Column(target.name, target.unit))
-    rng = np.random.default_rng(seed)
-    sample: list[Arch] = []
-    for _ in range(100):
-        if len(sample) >= n:
-            break
-        drawn = space.decode(space.sample_genes(rng, n, resolutions))
-        sample = list(dict.fromkeys([*sample, *drawn]))
-    waiting = [arch for arch in sample[:n] if arch not in writer.measured]
+    guess = first_guess(space, target) if spread else None
+    sample = list(archs) if archs is not None else draw_subnets(space, n, resolutions, seed, guess)
+    waiting = [arch for arch in dict.fromkeys(sample) if arch not in writer.measured]
+    reference = space.min_arch(min(resolutions)) if target.unit == "ms" else None
+    usual: float | None = None
     with progress.task("measuring subnets", len(waiting)) as task:
         for start in range(0, len(waiting), _GROUP):
             group = waiting[start : start + _GROUP]
-            for arch, result in zip(group, bench.measure(group), strict=True):
+            results, pace = _measured(bench, group, reference)
+            usual = usual or pace
+            for _ in range(_AGAIN):
+                if not _drifted(pace, usual):
+                    break
+                results, pace = _measured(bench, group, reference)
+            drifted = _drifted(pace, usual)
+            results = _quieter(bench, group, results)
+            for arch, result in zip(group, results, strict=True):
                 if not result.cost > 0:
                     raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
                 writer.append(
@@ -155,9 +217,47 @@ def collect(
                     repeats=result.repeats,
                     threads=result.threads,
                     noisy=result.noisy,
+                    reference_ms=pace,
+                    drifted=drifted,
                     machine=result.machine,
                     date=result.date,
                     n_classes=bench.net.n_classes,
+                    versions=_versions(),
                 )
                 task.advance(1, f"{result.cost:.4g} {result.unit}")
     return writer
+
+
+def _measured(
+    bench: SubnetBench, group: Sequence[Arch], reference: Arch | None
+) -> tuple[list[Measurement], float | None]:
+    """The group's measurements, and the reference's cost among them."""
+    if reference is None:
+        return bench.measure(group), None
+    # It may be one of the group as well, whose files are named by the subnet.
+    own = reference in group
+    results = bench.measure(group if own else [reference, *group])
+    pace = results[list(group).index(reference) if own else 0].cost
+    return (results if own else results[1:]), pace
+
+
+def _drifted(pace: float | None, usual: float | None) -> bool:
+    return pace is not None and usual is not None and abs(pace / usual - 1) > _DRIFT
+
+
+def _quieter(bench: SubnetBench, group: Sequence[Arch], results: Sequence[Measurement]) -> list[Measurement]:
+    """Noisy subnets measured again, the quietest measurement of each."""
+    best = list(results)
+    for _ in range(_AGAIN):
+        noisy = [i for i, result in enumerate(best) if result.noisy]
+        if not noisy:
+            break
+        again = bench.measure([group[i] for i in noisy])
+        for i, result in zip(noisy, again, strict=True):
+            if (result.noisy, result.mad_ms or 0.0) < (best[i].noisy, best[i].mad_ms or 0.0):
+                best[i] = result
+    return best
+
+
+def _versions() -> dict[str, str]:
+    return {"ofa-tvm": __version__, "apache-tvm": version("apache-tvm")}

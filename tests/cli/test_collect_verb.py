@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from verbs import Verbs
 
+from ofa_tvm.latency.collect import draw_subnets
 from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.spaces import Arch, get_space
 
 
 @pytest.mark.slow
@@ -26,10 +29,47 @@ def test_collect_measures_and_resumes(ofa: Verbs, tmp_path: Path) -> None:
     table = read_table(tmp_path / "lat.csv")
     assert len(table) == 3 and {arch.r for arch in table.archs} == {32}
     assert {entry["n_classes"] for entry in table.meta} == {1000}
+    for entry in table.meta:
+        assert entry["reference_ms"] > 0 and entry["drifted"] in (True, False)
+        assert entry["mad_ms"] >= 0 and entry["repeats"] > 0 and "apache-tvm" in entry["versions"]
     assert ofa(tmp_path, "predictor", "fit", "--data", "lat.csv", "-o", "p.model").code == 0
+    suggest = (
+        "predictor",
+        "suggest",
+        "--model",
+        "p.model",
+        "--resolutions",
+        "32",
+        "-n",
+        1,
+        "-o",
+        "next.jsonl",
+    )
+    assert ofa(tmp_path, *suggest).code == 0
+    own = json.loads(ofa(tmp_path, *collect, "--archs", "next.jsonl", "--json").out)
+    assert own["new"] == 1 and own["rows"] == 4, "the suggested subnet, which is none of the measured ones"
 
 
 def test_what_cannot_be_measured_is_said(ofa: Verbs, tmp_path: Path) -> None:
     space = ("collect", "--space", "ofa_digits", "-n", 1, "-o", "lat.csv")
     (tmp_path / "lat.csv").write_text("something else\n")
     assert "has the heading 'something else'" in ofa(tmp_path, *space).error(1)
+
+
+def test_subnets_are_spread_over_their_cost() -> None:
+    space = get_space("ofa_digits")
+
+    def macs(genes: np.ndarray) -> np.ndarray:
+        return space.macs_batch(genes).astype(float)
+
+    uniform = draw_subnets(space, 40, space.resolutions, 0)
+    spread = draw_subnets(space, 40, space.resolutions, 0, macs)
+    assert len(set(spread)) == 40 and spread == draw_subnets(space, 40, space.resolutions, 0, macs)
+
+    def unevenness(archs: list[Arch]) -> float:
+        """Largest distance between the costs' distribution and one that is even over their range."""
+        costs = np.sort(macs(space.encode(archs)))
+        return float(np.abs((costs - costs[0]) / np.ptp(costs) - np.linspace(0, 1, len(costs))).max())
+
+    assert unevenness(spread) < 0.1 < unevenness(uniform)
+    assert len(draw_subnets(space, 40, [32], 0)) == 40
