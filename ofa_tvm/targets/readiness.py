@@ -71,9 +71,9 @@ def _compiler(target: Target) -> Check:
     if target.kind == "cuda":
         if nvcc := shutil.which("nvcc"):
             return Check(True, Path(nvcc).name)
-        if importlib.util.find_spec("cuda") is not None and _library("libnvrtc.so.13", "libnvrtc.so.12"):
+        if _library("libnvrtc.so.13", "libnvrtc.so.12") or _in_wheel("cu13/lib/libnvrtc.so.13"):
             return Check(True, "NVRTC")
-        return Check(False, "neither nvcc nor NVRTC", "install the CUDA toolkit")
+        return Check(False, "neither nvcc nor NVRTC", "pip install 'ofa-tvm[cuda]'")
     if target.kind == "opencl":
         return Check(True, "TVM's OpenCL source")
     return Check(True, f"LLVM, {made.attrs.get('mcpu', 'generic')}")
@@ -120,6 +120,8 @@ def missing_emulator(target: Target) -> str:
 
 
 def _cuda_device(target: Target, machine: Machine) -> Check:
+    if target.run.where == "rpc":
+        return Check(False, f"a board: {target.run.tracker}, key {target.run.key}", target.run.install)
     if not _library("libcuda.so.1"):
         return Check(False, "no NVIDIA driver (libcuda.so.1)", target.run.install)
     if not list(Path("/dev").glob("nvidia[0-9]*")):
@@ -128,6 +130,8 @@ def _cuda_device(target: Target, machine: Machine) -> Check:
 
 
 def _opencl_device(target: Target, machine: Machine) -> Check:
+    if target.run.where == "rpc":
+        return Check(False, f"a board: {target.run.tracker}, key {target.run.key}", target.run.install)
     if not _library("libOpenCL.so.1"):
         return Check(False, "no OpenCL loader (libOpenCL.so.1)", target.run.install)
     vendors = Path(os.environ.get("OCL_ICD_VENDORS", "/etc/OpenCL/vendors"))
@@ -137,6 +141,13 @@ def _opencl_device(target: Target, machine: Machine) -> Check:
     if not Path("/usr/include/CL/cl.h").is_file():
         return Check(False, f"{', '.join(drivers)}, but no OpenCL headers", "apt-get install opencl-headers")
     return Check(True, ", ".join(drivers))
+
+
+def _in_wheel(path: str) -> bool:
+    """Whether one of NVIDIA's Python packages holds a file."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return any((Path(folder) / path).is_file() for folder in folders or ())
 
 
 def _library(*names: str) -> str:
