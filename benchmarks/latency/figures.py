@@ -176,6 +176,15 @@ def unseen_gpu(rows: Rows, seeds: int) -> None:
                 )
 
 
+def own_rows(rows: Rows) -> None:
+    """What 3,000 rows of the GPU itself give: the noise of the data, which no predictor gets below."""
+    for s in public_series("ofa_mbv3_gpus"):
+        order = np.random.default_rng(0).permutation(len(s.ms))
+        train, test = order[:3000], order[3000:]
+        model = LatencyRegressor(s.space).fit(s.genes[train], s.ms[train])
+        report(rows, "3,000 rows of its own", s.name, compared(model, s.genes[test], s.ms[test]))
+
+
 def fbnet(rows: Rows, seeds: int) -> None:
     """FBNet's 20 columns, each device left out: by descriptor alone and with 10 measurements."""
     left_out = LeftOut(public_series("fbnet_devices"))
@@ -220,12 +229,15 @@ def rate(rows: Rows) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="random choices of 10 rows")
-    parser.add_argument("--only", choices=["per_target", "hardware_alone", "unseen_gpu", "fbnet", "rate"])
+    parser.add_argument(
+        "--only", choices=["per_target", "hardware_alone", "unseen_gpu", "own_rows", "fbnet", "rate"]
+    )
     options = parser.parse_args()
     parts: dict[str, Callable[[Rows], None]] = {
         "per_target": per_target,
         "hardware_alone": hardware_alone,
         "unseen_gpu": lambda rows: unseen_gpu(rows, options.seeds),
+        "own_rows": own_rows,
         "fbnet": lambda rows: fbnet(rows, options.seeds),
         "rate": rate,
     }
