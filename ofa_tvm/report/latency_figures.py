@@ -84,7 +84,9 @@ def learning_curve(
     ax.set_yscale("log")
     ax.set_xticks(list(samples), [f"{n:,}" for n in samples])
     ax.minorticks_off()
-    ticks = [t for t in ax.get_yticks() if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
+    low, high = ax.get_ylim()
+    steps = [m * 10.0**k for k in range(-6, 7) for m in (1, 2, 3, 5, 7)]
+    ticks = [t for t in steps if low <= t <= high]
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xlabel("measured subnets")
     ax.set_ylabel(what)
