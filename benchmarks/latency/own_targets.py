@@ -1,9 +1,9 @@
 """Our own compiled latencies, each target left out: `python benchmarks/latency/own_targets.py FOLDER`.
 
 FOLDER holds tables of `ofa-tvm collect`, one a target and thread count, collected on this machine, e.g.
-`ofa-tvm collect --target x86-64-v3 --threads 2 --space ofa_digits -n 24 -o FOLDER/v3_t2.csv`. The targets share
-one device and differ in instructions and threads, so here a target, not a device, is what is left out. Prints
-zero-shot and 10-sample errors and writes `benchmarks/results/latency_own_targets.json`.
+`ofa-tvm collect --target x86-64-v3 --threads 2 --space ofa_digits -n 24 -o FOLDER/v3_t2.csv`. The targets
+share one device and differ in instructions and threads, so here a target, not a device, is what is left out.
+Prints zero-shot and 10-sample errors and writes `benchmarks/results/latency_own_targets.json`.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def main() -> None:
             found.append(errors(mean, s.ms[test]) | {"within95": inside})
         adapted = {key: float(np.mean([f[key] for f in found])) for key in found[0]}
         rows.append({"target": s.name, "rows": len(s.ms), "zero_shot": zero, "adapted": adapted})
-        print(f"{s.name:10} {len(s.ms):5} {zero['mape']:10.1%} {zero['spearman']:6.3f}   "
-              f"{adapted['mape']:.1%} {adapted['spearman']:.3f} {adapted['within95']:.1%}", flush=True)  # fmt: skip
+        print(
+            f"{s.name:10} {len(s.ms):5} {zero['mape']:10.1%} {zero['spearman']:6.3f}   "
+            f"{adapted['mape']:.1%} {adapted['spearman']:.3f} {adapted['within95']:.1%}",
+            flush=True,
+        )
     save(OUTPUT, {"space": series[0].space.name, "samples": SAMPLES, "seeds": options.seeds, "rows": rows})
 
 
