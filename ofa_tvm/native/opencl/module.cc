@@ -32,13 +32,14 @@ struct LaunchSizes {
 
 // A kernel of one module on one device. Its arguments are state of the OpenCL object, hence the lock.
 struct BuiltKernel {
+  Program program;
   Kernel kernel;
   std::mutex launching;
 };
 
 class OpenCLModule final : public ffi::ModuleObj {
  public:
-  explicit OpenCLModule(DeviceCode code) : code_(std::move(code)), programs_(Devices().size()) {
+  explicit OpenCLModule(DeviceCode code) : code_(std::move(code)), built_(Devices().size()) {
     if (code_.format != "cl") {
       TVM_FFI_THROW(ValueError) << "OpenCL: device code has format " << code_.format << ", not cl";
     }
@@ -66,10 +67,9 @@ class OpenCLModule final : public ffi::ModuleObj {
   }
 
  private:
-  // The program on one device, built when a kernel is first launched there.
-  struct BuiltProgram {
+  // What was built for one device, each kernel when it is first launched there.
+  struct BuiltKernels {
     std::mutex building;
-    Program program;
     std::map<std::string, std::unique_ptr<BuiltKernel>> kernels;
   };
 
@@ -128,23 +128,34 @@ class OpenCLModule final : public ffi::ModuleObj {
   }
 
   BuiltKernel& Built(const FunctionInfo& info, OpenCLDevice& device, size_t index) {
-    BuiltProgram& built = programs_[index];
+    BuiltKernels& built = built_[index];
     const std::lock_guard<std::mutex> lock(built.building);
-    if (built.program.get() == nullptr) built.program = Build(device);
     std::unique_ptr<BuiltKernel>& kernel = built.kernels[info.name];
     if (kernel == nullptr) {
+      auto made = std::make_unique<BuiltKernel>();
+      made->program = Build(device, SourceOf(info.name));
       cl_int code = CL_SUCCESS;
-      Kernel made(clCreateKernel(built.program.get(), info.name.c_str(), &code));
+      made->kernel = Kernel(clCreateKernel(made->program.get(), info.name.c_str(), &code));
       Check(code, "clCreateKernel " + info.name);
-      kernel = std::make_unique<BuiltKernel>();
-      kernel->kernel = std::move(made);
+      kernel = std::move(made);
     }
     return *kernel;
   }
 
-  Program Build(OpenCLDevice& device) const {
-    const char* text = code_.code.data();
-    const size_t length = code_.code.size();
+  // Source of one kernel, which TVM marks by a comment; all of it where there is none. A program for each
+  // kernel lets drivers that cache what they build (PoCL) know a kernel again that networks share.
+  std::string SourceOf(const std::string& name) const {
+    const std::string& all = code_.code;
+    const std::string marker = "// Function: ";
+    const size_t start = all.find(marker + name + "\n");
+    if (start == std::string::npos) return all;
+    const size_t end = all.find(marker, start + marker.size());
+    return all.substr(0, all.find(marker)) + all.substr(start, end == std::string::npos ? end : end - start);
+  }
+
+  static Program Build(OpenCLDevice& device, const std::string& source) {
+    const char* text = source.data();
+    const size_t length = source.size();
     cl_int code = CL_SUCCESS;
     Program program(clCreateProgramWithSource(device.context(), 1, &text, &length, &code));
     Check(code, "clCreateProgramWithSource");
@@ -163,7 +174,7 @@ class OpenCLModule final : public ffi::ModuleObj {
   }
 
   DeviceCode code_;
-  std::vector<BuiltProgram> programs_;  // by device
+  std::vector<BuiltKernels> built_;  // by device
 };
 
 ffi::Module MakeModule(DeviceCode code) { return ffi::Module(ffi::make_object<OpenCLModule>(std::move(code))); }
