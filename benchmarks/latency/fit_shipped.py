@@ -21,7 +21,7 @@ OUTPUT = Path(__file__).resolve().parents[2] / "ofa_tvm" / "latency" / "data" / 
 
 
 def main() -> None:
-    model = GeneralizedLatency().fit(public_series())
+    model = GeneralizedLatency().fit(public_series(), rows_used=2000)
     model.save(OUTPUT)
     for name, scores in model.validation_.items():
         print(f"{name:45} left out: {scores['mape']:7.1%}  rank correlation {scores['spearman']:.3f}")

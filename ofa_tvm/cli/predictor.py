@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _column_option = click.option(
-    "--target-column", help="Heading of the column (as x86_ms) or its target; needed if there are several."
+    "--target-column", help="Heading of the column (as x86_ms) or its target; by default all or the only one."
 )
 _space_of_table = click.option("--space", help="Search space; by default the one that the file names.")
 _targets_dir_option = click.option(
@@ -206,9 +206,14 @@ def eval_command(
     rows: dict[str, dict[str, float | None]] = {}
     if isinstance(predictor, GeneralizedLatency):
         table = read_table(data, space)
-        console.say(f"{_named(model)} on {data}, {len(table)} subnets, by descriptor alone")
+        console.say(f"{_named(model)} on {data}, {len(table)} subnets")
         for s in series_of(table, list_devices(targets_dir), target_column):
-            predicted = predictor.zero_shot(s.space, s.platform, source, s.n_classes)(s.genes)
+            known = predictor.known(s.space, s.platform, s.name, s.n_classes)
+            if known is not None:
+                predicted = known.tables(s.genes)
+            else:
+                console.say(f"{s.name} is none of the model's columns: predicted from its descriptor alone")
+                predicted = predictor.zero_shot(s.space, s.platform, source, s.n_classes)(s.genes)
             rows[s.name] = _with_unit(errors(predicted, s.ms), "ms")
     else:
         table = read_table(data, predictor.space if space is None else space)
@@ -220,11 +225,11 @@ def eval_command(
         if column.unit != predictor.unit:
             raise UsageError(f"{model} predicts {predictor.unit}, but {column.name} is in {column.unit}")
         seen = set(predictor.space.decode(predictor.genes_))
-        known = sum(arch in seen for arch in table.archs)
+        repeated = sum(arch in seen for arch in table.archs)
         console.say(
             f"{model} ({predictor.space.name}, {predictor.target}, {len(predictor.genes_)} subnets) "
             f"on {data}, column {column.name}, {len(table)} subnets"
-            + (f"; {known} of them are among those that it was fitted to" if known else "")
+            + (f"; {repeated} of them are among those that it was fitted to" if repeated else "")
         )
         rows[column.series] = _with_unit(errors(predictor.predict(table.archs), values), column.unit)
     console.table(["target", *next(iter(rows.values()))], [[name, *r.values()] for name, r in rows.items()])
@@ -346,7 +351,13 @@ def predict_command(
     targets_dir: Path | None,
     source: str | None,
 ) -> None:
-    """Predict latencies, each with the standard deviation of a measurement around it."""
+    """Predict latencies, each with the standard deviation of a measurement around it.
+
+    A generalized model predicts the devices that it was fitted to from their measurements, others from their
+    hardware.
+    """
+    import numpy as np
+
     from ofa_tvm.latency.generalized import GeneralizedLatency
 
     predictor = _load(model)
@@ -354,9 +365,15 @@ def predict_command(
         platform = _platform(_needed(target, "--target"), batch, targets_dir, threads)
         where, unit, name = _space(space), "ms", platform.device.name
         found = read_archs(archs, where)
-        mean = predictor.zero_shot(where, platform, source)(where.encode(found))
-        deviation = mean * predictor.spread(platform)
-        basis = f"{platform.device.name}, batch {batch}, by descriptor alone"
+        known = predictor.known(where, platform)
+        if known is not None:
+            mean = known.tables(where.encode(found))
+            deviation = np.full(len(found), known.deviation_ms)
+            basis = f"{platform.device.name}, batch {platform.batch}, from {known.rows} measurements"
+        else:
+            mean = predictor.zero_shot(where, platform, source)(where.encode(found))
+            deviation = mean * predictor.spread(platform)
+            basis = f"{platform.device.name}, batch {platform.batch}, by descriptor alone"
     else:
         where, unit, name = predictor.space, predictor.unit, predictor.target
         found = read_archs(archs, where)

@@ -115,7 +115,7 @@ class LatencyTable:
         return int(next((entry["n_classes"] for entry in self.meta if "n_classes" in entry), 1000))
 
     def column(self, name: str | None = None) -> tuple[Column, np.ndarray]:
-        """Pick a column by its heading or its target; without a name, the only one.
+        """Pick a column by its heading (its unit may be left out) or target; without a name, the only one.
 
         Returns
         -------
@@ -130,8 +130,9 @@ class LatencyTable:
         """
         names = [column.name for column in self.columns]
         fitting = [i for i, column in enumerate(self.columns) if name in (None, column.name)]
-        if name is not None and not fitting:
-            fitting = [i for i, column in enumerate(self.columns) if column.target == name]
+        for same in ("series", "target"):
+            if name is not None and not fitting:
+                fitting = [i for i, column in enumerate(self.columns) if getattr(column, same) == name]
         if len(fitting) != 1:
             problem = "has no column" if not fitting else "has several columns that fit"
             raise UsageError(

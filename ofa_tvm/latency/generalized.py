@@ -44,7 +44,7 @@ from ofa_tvm.targets.devices import Device, Platform, find_platform
 KIND = "generalized_latency"
 
 _ROWS = 80  # of each series: a roofline has few unknowns
-_ROWS_OF_REFERENCES = 2000
+_MOST_ROWS = 7000  # of a reference
 _OVERLAP = 4.0  # p above: host and device overlap almost perfectly
 _EXPONENTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _EXPECTED_EXPONENT, _EXPONENT_SPREAD = 0.5, 0.2
@@ -258,7 +258,10 @@ def fit_families(series: Sequence[Series]) -> dict[str, Family]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A measured series as tables over its space, and on what it was measured."""
+    """A measured series as tables over its space, and on what it was measured.
+
+    `deviation_ms` is how far a row is from its prediction by all others, as a standard deviation.
+    """
 
     name: str
     device: str
@@ -266,6 +269,7 @@ class Reference:
     space: str
     n_classes: int
     rows: int
+    deviation_ms: float
     tables: BlockTables = field(repr=False)
 
 
@@ -287,7 +291,9 @@ class GeneralizedLatency:
     validation_: dict[str, dict[str, float]]
     data_sha256_: str
 
-    def fit(self, series: Sequence[Series], *, validate: bool = True) -> GeneralizedLatency:
+    def fit(
+        self, series: Sequence[Series], *, validate: bool = True, rows_used: int = _MOST_ROWS
+    ) -> GeneralizedLatency:
         """Fit to the series of many platforms.
 
         Parameters
@@ -295,6 +301,8 @@ class GeneralizedLatency:
         series : sequence of Series
         validate : bool
             Leave out each device in turn, to know how far off an unseen one is.
+        rows_used : int
+            Rows of each series that its own tables are fitted to, at most.
 
         Raises
         ------
@@ -312,7 +320,7 @@ class GeneralizedLatency:
             if validate:
                 fitted = self._validate(members, family, fitted)
             self.families[family] = fitted
-        self.references = tuple(reference_of(s) for s in series)
+        self.references = tuple(reference_of(s, rows_used) for s in series)
         digest = hashlib.sha256()
         for s in series:
             digest.update(f"{s.name} {s.space.name} {s.source}".encode())
@@ -383,6 +391,18 @@ class GeneralizedLatency:
             If the model knows no device of this kind, or the descriptor lacks its peak.
         """
         return self._parts(self._family(platform), space, platform, source, n_classes)[0]
+
+    def known(
+        self, space: LayeredSpace, platform: Platform, name: str | None = None, n_classes: int = 1000
+    ) -> Reference | None:
+        """The reference of a device at a batch size in a space, or of a column of that name; None if it was
+        not measured there."""
+        for r in self.references:
+            if (r.space, r.n_classes, r.device) != (space.name, n_classes, platform.device.identity):
+                continue
+            if r.batch == platform.batch and name in (None, r.name):
+                return r
+        return None
 
     def _parts(
         self,
@@ -496,6 +516,7 @@ class GeneralizedLatency:
                     "space": r.space,
                     "n_classes": r.n_classes,
                     "rows": r.rows,
+                    "deviation_ms": r.deviation_ms,
                 }
                 for r in self.references
             ],
@@ -539,9 +560,9 @@ class GeneralizedLatency:
         return model
 
 
-def reference_of(s: Series) -> Reference:
-    """Fit tables to a series."""
-    rows = np.random.default_rng(0).permutation(len(s.ms))[:_ROWS_OF_REFERENCES]
+def reference_of(s: Series, rows_used: int = _MOST_ROWS) -> Reference:
+    """Fit tables to a series, or to random rows of it."""
+    rows = np.random.default_rng(0).permutation(len(s.ms))[:rows_used]
     model = LatencyRegressor(s.space, n_classes=s.n_classes).fit(s.genes[rows], s.ms[rows])
     return Reference(
         s.name,
@@ -550,6 +571,7 @@ def reference_of(s: Series) -> Reference:
         s.space.name,
         s.n_classes,
         len(rows),
+        model.validation_.get("rmse", 0.0),
         model.tables,
     )
 

@@ -10,6 +10,7 @@ import pytest
 from verbs import Verbs
 
 from ofa_tvm.latency.dataset import Column, LatencyWriter
+from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 
@@ -116,6 +117,8 @@ def test_several_columns_make_a_generalized_model(ofa: Verbs, folder: Path) -> N
     left_out = json.loads(done.out)["leave_one_device_out"]
     assert set(left_out) == {"ofa_digits/two/one", "ofa_digits/two/two"}
     model = ("--model", "g.model", *space)
+    own = json.loads(ofa(folder, "predictor", "eval", *model, "--data", "two.csv", "--json").out)
+    assert set(own) == {"one", "two"} and all(scores["mape"] < 0.01 for scores in own.values())
     scores = json.loads(ofa(folder, "predictor", "eval", *model, "--data", "three.csv", "--json").out)
     assert scores["three"]["spearman"] > 0.9
     # Six of the measured subnets adapt it.
@@ -168,3 +171,15 @@ def test_the_shipped_model_needs_only_a_device(ofa: Verbs, tmp_path: Path) -> No
     t4, a100 = answers("t4", 64), answers("a100", 64)
     assert all(1 < slow / fast < 30 for slow, fast in zip(t4, a100, strict=True))
     assert all(0.1 < value < 1000 for value in t4)
+
+
+@pytest.mark.slow
+def test_tables_for_the_official_tools_come_from_the_log(ofa: Verbs, tmp_path: Path) -> None:
+    table = ("predictor", "table", "--target", "x86-64-v4", "--space", "ofa_digits", "--resolutions", "32")
+    done = ofa(tmp_path, *table, "-o", "tables", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["files"] == ["tables/32_lookup_table.yaml"]
+    lut = LookupTable.read(tmp_path / "tables", SPACE)
+    ends = SPACE.encode([SPACE.min_arch(32), SPACE.max_arch(32)])
+    small, large = lut(ends)
+    assert 0 < 2 * small < large
