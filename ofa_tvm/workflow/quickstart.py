@@ -144,12 +144,17 @@ class _Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self._progress.say(f"* {name}")
+        # Before the stage: the file also says whose folder this is, should the first one be killed.
+        self._save(name, 0.0)
         start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-            write_atomic(self._path, json.dumps(self.seconds))
+            self._save(name, time.monotonic() - start)
+
+    def _save(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        write_atomic(self._path, json.dumps(self.seconds))
 
 
 def quickstart(

@@ -59,6 +59,21 @@ def test_nothing_is_lost_by_a_kill(demo: DemoProject, tmp_path: Path) -> None:
     assert latency["measured"] <= latency["budget"]
 
 
+def test_a_run_killed_in_its_first_stage_goes_on_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(out)], start_new_session=True)
+    while not (out / "training").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(out.glob("training/*.pt")), "killed too late to say anything"
+    # What is wrong with these options is found after the folder was looked at, and before it is worked in.
+    assert invoke(["quickstart", "-o", str(out), "--compile-only", "--latency", "1ms"]) == 2
+    assert "measures nothing" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_module_computes_what_its_onnx_says(demo: DemoProject) -> None:
     artefact, data = Artefact.open(demo.folder / "deploy"), digits()
