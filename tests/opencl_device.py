@@ -23,3 +23,9 @@ def _missing() -> str:
 
 
 needs_opencl = pytest.mark.skipif(bool(_missing()), reason=f"{_missing()}: {PACKAGES}")
+
+
+def skip_without_opencl() -> None:
+    """Skip the test that calls this where there is no OpenCL device."""
+    if reason := _missing():
+        pytest.skip(f"{reason}: {PACKAGES}")

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 from emulated import arm_target
+from opencl_device import skip_without_opencl
 from small_module import SIZE, build_small_module, write_small_onnx
 
 import ofa_tvm
+from ofa_tvm.compiler import nvrtc
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.native import has_cuda
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
 from ofa_tvm.yamlfile import write_yaml
 
 NAMES = target_names()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES, scope="module")
 def target(request: pytest.FixtureRequest) -> Target:
     return get_target(request.param)
 
@@ -44,6 +48,13 @@ def test_tvm_compiles_for_the_cpu_that_it_names(target: Target) -> None:
     assert cpu.attrs["mcpu"] == target.mcpu
     assert all(codegen.llvm_cpu_has_features(feature, cpu) for feature in target.features)
     assert codegen.llvm_is_valid_cpu(target.mcpu, cpu.attrs["mtriple"])
+
+
+def test_tvm_takes_everything_that_it_is_told_of_a_gpu(target: Target) -> None:
+    made = target.tvm_target()
+    for key, value in target.tvm.items():
+        if key not in ("kind", "mtriple", "mcpu", "mattr"):  # of CPUs: looked at above
+            assert made.attrs[key] == value, key
 
 
 def test_latency_is_single_threaded_unless_asked(target: Target) -> None:
@@ -73,24 +84,41 @@ def test_compatible_targets_are_older_levels_of_the_same_kind(target: Target) ->
             assert get_target(name).kind == target.kind
 
 
-ELF_MACHINES = {"x86": "x86_64", "arm": "aarch64"}
-
-
-@pytest.fixture
-def built(target: Target, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def built(target: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small network as ONNX and as a module for the target."""
-    if target.kind not in ELF_MACHINES:
-        pytest.skip(f"{target.kind} modules cannot be built by this version")
+    if target.kind == "cuda":
+        arch = str(target.tvm["arch"])
+        if nvrtc.find_nvrtc(arch) is None and nvrtc.find_nvcc() is None:
+            pytest.skip(f"no compiler for {arch}: {nvrtc.install_hint(arch)}")
     try:
         target.link.find()
     except UserError as error:
         pytest.skip(str(error))
-    onnx_path = write_small_onnx(tmp_path / "m.onnx")
-    return onnx_path, build_small_module(onnx_path, tmp_path / "m.so", target)
+    folder = tmp_path_factory.mktemp(target.name)
+    onnx_path = write_small_onnx(folder / "m.onnx")
+    return onnx_path, build_small_module(onnx_path, folder / "m.so", target)
 
 
 def test_the_product_is_code_for_the_target(target: Target, built: tuple[Path, Path]) -> None:
-    assert elf_arch(built[1]) == ELF_MACHINES[target.kind]
+    host = target.tvm if target.host is None else target.host
+    assert elf_arch(built[1]) == str(host["mtriple"]).split("-")[0]
+    content = built[1].read_bytes()
+    assert content.count(b"__kernel void") >= (3 if target.kind == "opencl" else 0)  # its three layers
+    assert _compute_capabilities(content) == (
+        {int(str(target.tvm["arch"]).removeprefix("sm_"))} if target.kind == "cuda" else set()
+    )
+
+
+def _compute_capabilities(content: bytes) -> set[int]:
+    """Of the CUDA binaries in a file, times ten; two forms of their ELF header are known."""
+    found = set()
+    start = 0
+    while (start := content.find(b"\x7fELF", start + 1)) > 0:
+        if struct.unpack_from("<H", content, start + 18) == (190,):  # EM_CUDA
+            (flags,) = struct.unpack_from("<I", content, start + 48)
+            found.add((flags >> 8 if content[start + 8] >= 8 else flags) & 0xFF)
+    return found
 
 
 def test_a_small_network_runs_and_matches_onnxruntime(target: Target, built: tuple[Path, Path]) -> None:
@@ -99,6 +127,10 @@ def test_a_small_network_runs_and_matches_onnxruntime(target: Target, built: tup
         arm_target(target.name)
     elif reason := target.runs_on(detect_machine()):
         pytest.skip(reason)
+    elif target.kind == "opencl":
+        skip_without_opencl()
+    elif target.kind == "cuda" and not has_cuda():
+        pytest.skip("no NVIDIA GPU and driver here")
     x = np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     expected = onnxruntime.InferenceSession(str(onnx_path)).run(None, {"input": x})[0]
     np.testing.assert_allclose(ofa_tvm.load(so, target)(x), expected, rtol=1e-4, atol=1e-5)
