@@ -24,6 +24,7 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.gaussian import Posterior, fit
 from ofa_tvm.latency.regression import as_genes, read_model
 from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
 
 FORMAT = 1
@@ -35,6 +36,13 @@ class _Features:
 
     def __init__(self, space: Space) -> None:
         self.space = space
+        structure = block_structure(space)
+        self._macs, self._params = (
+            structure.tables(lambda layers: sum(layer.macs for layer in layers)),
+            structure.tables(lambda layers: sum(layer.params for layer in layers)),
+        )
+        choices = [(gene, i) for gene, n in enumerate(space.cardinalities) if n <= 8 for i in range(n)]
+        self._choice_genes, self._choices = np.array(choices, dtype=np.int64).reshape(-1, 2).T
         self._scales: dict[str, tuple[np.ndarray, float]] = {}
         for name, values in self._raw(space.sample_genes(np.random.default_rng(0), 1024)).items():
             centre = values.mean(axis=0)
@@ -50,15 +58,14 @@ class _Features:
         return scaled
 
     def _raw(self, genes: np.ndarray) -> dict[str, np.ndarray]:
-        space, n = self.space, len(genes)
+        space = self.space
         active = space.active(genes)
         cardinalities = np.asarray(space.cardinalities)
         # Choices from -1 to 1, 0 where the gene does not count.
         ordinal = np.where(active, 2.0 * genes / np.maximum(cardinalities - 1, 1) - 1.0, 0.0)
         blocks = space.columns("e")
         on = active[:, blocks].astype(float)
-        macs, params = space.macs_batch(genes).astype(float), space.params_batch(genes).astype(float)
-        cost = np.column_stack([np.log(macs), np.log(params)])
+        cost = np.column_stack([np.log(self._macs(genes)), np.log(self._params(genes))])
         resolution = ordinal[:, -1:]
         # Sums over each stage of depth, kernel and expand.
         starts = np.cumsum([0, *(stage.blocks for stage in space.stages[:-1])])
@@ -68,16 +75,13 @@ class _Features:
             sums.append(np.add.reduceat(ordinal[:, kernels], starts, axis=1))
         stage = np.hstack(sums)
         every = np.hstack([on, ordinal[:, :-1], 4.0 * resolution])
-        few = cardinalities <= 8
-        choices = [
-            active[:, [g]] * (genes[:, [g]] == np.arange(cardinalities[g])) for g in np.flatnonzero(few)
-        ]
+        choice = active[:, self._choice_genes] & (genes[:, self._choice_genes] == self._choices)
         return {
             "cost": cost,
             "resolution": np.column_stack([resolution, resolution**2]),
             "stage": stage,
             "block": np.hstack([on, ordinal[:, :-1]]),
-            "choice": np.hstack(choices).astype(float).reshape(n, -1),
+            "choice": choice.astype(float),
             "every": every,
             "shape": np.hstack([stage, 2.0 * resolution]),
         }
@@ -100,8 +104,12 @@ _CONSTANT = 4.0
 
 
 def _smooth(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
-    return np.exp(np.maximum(squares, 0.0) / (-2.0 * length**2))
+    # In place: new arrays of this size cost as much as the exponential.
+    values = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+    values -= 2.0 * a @ b.T
+    np.maximum(values, 0.0, out=values)
+    values /= -2.0 * length**2
+    return np.asarray(np.exp(values, out=values))
 
 
 class AccuracyPredictor:

@@ -43,6 +43,11 @@ class _Shipment:
     folder: Path
     with_runtime: bool
 
+    def folders(self, every: Sequence[Settings]) -> list[Path]:
+        """One for each target: the folder itself, or one in it for each of several."""
+        names = [settings.target.name for settings in every]
+        return [self.folder / name for name in names] if len(names) > 1 else [self.folder]
+
 
 @click.command(short_help="Find, verify and ship the most accurate subnet within a latency budget.")
 @click.option(
@@ -99,7 +104,12 @@ class _Shipment:
     "--latency-samples", type=click.IntRange(min=2), default=40, show_default=True,
     help="Measured to learn a latency model where there is none.",
 )  # fmt: skip
-@click.option("-o", "--output", type=_FILE, help="Folder of the artefact; without it nothing is shipped.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    help="Folder of the artefact, or of one for each of several targets; without it nothing is shipped.",
+)
 @click.option("--with-runtime", is_flag=True, help="Add the target's TVM runtime libraries to the artefact.")
 @common_options
 def command(
@@ -156,11 +166,6 @@ def command(
     if not (no_verify and given):
         for budget, s in zip(budgets, every, strict=False):
             require_unit(budget, s.target)
-    if len(every) > 1 and not no_verify:
-        raise UsageError(
-            "one subnet for several targets is predicted, not verified: add --no-verify, then measure what "
-            "it finds on each target"
-        )
     if not no_verify and not arch_only:
         _require_project(settings)
     accuracy_path = accuracy_predictor or _project_predictor(settings)
@@ -196,7 +201,7 @@ def command(
         console.say(_RANDOM)
     effort = _Effort(candidates, rounds, latency_samples)
     shipment = None if output is None else _Shipment(output, with_runtime)
-    _verified(console, settings, budgets[0], accuracy, models[0], arch_only, effort, shipment)
+    _verified(console, every, budgets, accuracy, models, arch_only, effort, shipment)
 
 
 def _require_project(settings: Settings) -> None:
@@ -236,22 +241,23 @@ def _given_latency(
 
 def _verified(
     console: Console,
-    settings: Settings,
-    budget: Budget,
+    every: Sequence[Settings],
+    budgets: Sequence[Budget],
     accuracy: Accuracy | None,
-    given: Latency | LearnedLatency | None,
+    given: Sequence[Latency | LearnedLatency | None],
     arch_only: bool,
     effort: _Effort,
     shipment: _Shipment | None,
 ) -> None:
     import time
+    from contextlib import ExitStack
 
     from ofa_tvm.latency.collect import SubnetBench
     from ofa_tvm.logs import find_records
     from ofa_tvm.workflow.search import (
         ACCURACY_CACHE,
         AccuracyCheck,
-        LearnedLatency,
+        TargetBudget,
         find_subnet,
         learn_accuracy,
         search_resolutions,
@@ -259,13 +265,18 @@ def _verified(
     )
 
     start = time.monotonic()
-    records = find_records(settings.target, [settings.logs])
-    for problem in records.problems:
-        console.say(f"left out: {problem}")
-    folder, check, data, shipped = settings.project.folder, None, None, None
+    settings = every[0]
+    folder, check, data = settings.project.folder, None, None
+    shipped: Sequence[Shipped | None] = [None] * len(every)
     images = settings.project.calibration_images
     net = settings.supernet(random=arch_only)
-    with SubnetBench(net, settings.target, records) as bench:
+    with ExitStack() as stack:
+        benches = []
+        for s in every:
+            records = find_records(s.target, [s.logs])
+            for problem in records.problems:
+                console.say(f"left out: {problem}")
+            benches.append(stack.enter_context(SubnetBench(net, s.target, records)))
         if not arch_only:
             data = settings.data(progress=console.progress)
         if accuracy is None and data is not None:
@@ -280,9 +291,14 @@ def _verified(
             )
         if accuracy is None:
             raise RuntimeError("a search without data has an accuracy predictor")
-        latency = given or _learn(console, settings, accuracy, bench, effort.latency_samples)
-        model = latency.model if isinstance(latency, LearnedLatency) else latency
-        sides = search_resolutions(settings.space, [accuracy, model], settings.resolutions)
+        targets = [
+            TargetBudget(
+                bench, latency or _learn(console, s, accuracy, bench, effort.latency_samples), budget
+            )
+            for s, bench, latency, budget in zip(every, benches, given, budgets, strict=True)
+        ]
+        models = [target.model for target in targets]
+        sides = search_resolutions(settings.space, [accuracy, *models], settings.resolutions)
         if data is not None:
             check = AccuracyCheck(
                 net,
@@ -294,10 +310,8 @@ def _verified(
                 progress=console.progress,
             )
         found = find_subnet(
-            bench,
+            targets,
             accuracy,
-            latency,
-            budget,
             sides,
             check=check,
             candidates=effort.candidates,
@@ -307,17 +321,16 @@ def _verified(
         )
         if shipment is not None and data is not None:
             shipped = ship_best(
-                bench,
+                targets,
                 data,
-                shipment.folder,
-                budget,
+                shipment.folders(every),
                 found,
                 calibration_images=images,
                 with_runtime=shipment.with_runtime,
                 seed=console.seed,
                 progress=console.progress,
             )
-    _report(console, settings, budget, found, shipped, arch_only, time.monotonic() - start)
+    _report(console, every, budgets, found, shipped, arch_only, time.monotonic() - start)
 
 
 def _learn(
@@ -359,16 +372,50 @@ def _learn(
 
 def _report(
     console: Console,
+    every: Sequence[Settings],
+    budgets: Sequence[Budget],
+    found: VerifiedResult,
+    shipped: Sequence[Shipped | None],
+    arch_only: bool,
+    seconds: float,
+) -> None:
+    arch = _shipped_arch(shipped[0]) or found.winner.arch
+    winner = next(checked for checked in found.ranked if checked.arch == arch)
+    parts = [
+        _on_target(console, settings, budget, found.on(i), done, arch, several=len(every) > 1)
+        for i, (settings, budget, done) in enumerate(zip(every, budgets, shipped, strict=True))
+    ]
+    if shipped[0] is None:
+        why = _RANDOM if arch_only else "nothing shipped: name a folder with -o"
+        console.print(f"{why}; {seconds:.0f} s", arch.to_json())
+    console.result(
+        {
+            "space": every[0].space.name,
+            "arch": json.loads(arch.to_json()),
+            "predicted_accuracy": min(winner.accuracy, 1.0),
+            "validation_accuracy": winner.measured_accuracy,
+            "verified": True,
+            "random_weights": arch_only,
+            "rounds": found.rounds,
+            **({"targets": parts} if len(parts) > 1 else parts[0]),
+            "seconds": round(seconds, 2),
+        }
+    )
+
+
+def _on_target(
+    console: Console,
     settings: Settings,
     budget: Budget,
     found: VerifiedResult,
     shipped: Shipped | None,
-    arch_only: bool,
-    seconds: float,
-) -> None:
-    arch = _shipped_arch(shipped) or found.winner.arch
+    arch: Arch,
+    *,
+    several: bool,
+) -> dict[str, Any]:
+    """Show one target's measurements, and return them as plain data."""
     winner = next(checked for checked in found.ranked if checked.arch == arch)
-    unit = budget.unit.lower()
+    unit, name = budget.unit.lower(), f" on {settings.target.name}" if several else ""
     console.table(
         [
             "round",
@@ -395,38 +442,25 @@ def _report(
             ]
             for checked in _shown(found)
         ],
-        title=f"candidates for {budget} in {found.rounds} rounds",
+        title=f"candidates for {budget}{name} in {found.rounds} rounds",
     )
     if shipped is not None:
         console.print(
             f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit} (MAD "
             f"{shipped.measurement.mad_ms or 0:.2g}) within {budget}, test accuracy {shipped.accuracy:.2%} "
-            f"through the module; {seconds:.0f} s"
+            "through the module"
         )
     else:
-        why = _RANDOM if arch_only else "nothing shipped: name a folder with -o"
-        console.print(
-            f"measured {winner.measured:.4g} {unit} within {budget}; {seconds:.0f} s; {why}", arch.to_json()
-        )
-    console.result(
-        {
-            "space": settings.space.name,
-            "target": settings.target.name,
-            "arch": json.loads(arch.to_json()),
-            "predicted_accuracy": min(winner.accuracy, 1.0),
-            "validation_accuracy": winner.measured_accuracy,
-            f"predicted_latency_{unit}": winner.predicted,
-            f"measured_latency_{unit}": winner.measured if shipped is None else shipped.measurement.cost,
-            f"budget_{unit}": budget.value,
-            "verified": True,
-            "random_weights": arch_only,
-            "rounds": found.rounds,
-            "candidates": [_checked(checked, unit) for checked in found.record],
-            "artefact": None if shipped is None else str(shipped.artefact.folder),
-            "test_accuracy": None if shipped is None else shipped.accuracy,
-            "seconds": round(seconds, 2),
-        }
-    )
+        console.print(f"measured {winner.measured:.4g} {unit}{name} within {budget}")
+    return {
+        "target": settings.target.name,
+        f"predicted_latency_{unit}": winner.predicted,
+        f"measured_latency_{unit}": winner.measured if shipped is None else shipped.measurement.cost,
+        f"budget_{unit}": budget.value,
+        "candidates": [_checked(checked, unit) for checked in found.record],
+        "artefact": None if shipped is None else str(shipped.artefact.folder),
+        "test_accuracy": None if shipped is None else shipped.accuracy,
+    }
 
 
 def _shipped_arch(shipped: Shipped | None) -> Arch | None:

@@ -63,7 +63,7 @@ class SearchResult:
     history : (generations + 1,) array
         Best accuracy after each generation.
     evaluations : int
-        Subnets whose accuracy was predicted.
+        Subnets that were proposed; half of them and more have been before and are not predicted again.
     seconds : float
     """
 
@@ -89,6 +89,22 @@ class RowKeys:
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """(n, n_genes) -> (n,) uint64."""
         return self.space.canonical(genes).astype(np.uint64) @ self._multipliers
+
+
+class _Remembered:
+    """A function of subnets that is asked once about each, however often children repeat it."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._values: dict[int, float] = {}
+
+    def __call__(self, genes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """(n, n_genes) and their (n,) `RowKeys` -> (n,)."""
+        asked, known = keys.tolist(), self._values
+        new = {key: row for row, key in enumerate(asked) if key not in known}
+        if new:
+            known.update(zip(new, self._function(genes[list(new.values())]).tolist(), strict=True))
+        return np.array([known[key] for key in asked])
 
 
 def best_distinct(keys: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
@@ -151,7 +167,8 @@ def evolve(
     genes = space.sample_genes(rng, n, resolutions)
     genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
     genes = np.concatenate([genes, floor[None]])
-    scores, keys = score(genes), keys_of(genes)
+    remembered, keys = _Remembered(score), keys_of(genes)
+    scores = remembered(genes, keys)
     history = []
     with progress.task("search", settings.generations) as task:
         for generation in range(settings.generations + 1):
@@ -172,9 +189,10 @@ def evolve(
                 ]
             )
             children, _ = repair(children, first, limits, rng)
+            children_keys = keys_of(children)
             genes = np.concatenate([genes, children])
-            scores = np.concatenate([scores, score(children)])
-            keys = np.concatenate([keys, keys_of(children)])
+            scores = np.concatenate([scores, remembered(children, children_keys)])
+            keys = np.concatenate([keys, children_keys])
             task.advance()
     evaluations = (settings.generations + 1) * n + 1
     return genes[best[:k]], scores[best[:k]], np.array(history), evaluations

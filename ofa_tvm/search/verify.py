@@ -13,7 +13,7 @@ from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Function
-from ofa_tvm.search.evolution import RowKeys, SearchResult, search
+from ofa_tvm.search.evolution import RowKeys, SearchResult, latency_limit, search
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
@@ -22,6 +22,35 @@ Measure = Callable[[Sequence[Arch]], tuple[np.ndarray, np.ndarray]]
 
 CheckAccuracy = Callable[[Sequence[Arch]], tuple[np.ndarray, Function]]
 """Architectures -> their measured accuracies (n,), and an accuracy function that knows all measured ones."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A budget to keep on one target.
+
+    Attributes
+    ----------
+    name : str
+        The target's, for messages.
+    latency : callable
+        Genes (n, n_genes) -> (n,) predictions in the budget's unit.
+    budget : Budget
+    measure : callable
+    """
+
+    name: str
+    latency: Function
+    budget: Budget
+    measure: Measure
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A subnet's predicted and measured latency and noise margin on one target, in its budget's unit."""
+
+    predicted: float
+    measured: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -39,9 +68,11 @@ class Checked:
     round : int
         From 1; 0 for subnets that were measured before the search.
     within : bool
-        Whether measured + noise is within the budget.
+        Whether measured + noise is within the budget, on every target.
     measured_accuracy : float or None
         If it was measured.
+    others : tuple of Cost
+        On the further targets, if the search is for several.
     """
 
     arch: Arch
@@ -52,6 +83,17 @@ class Checked:
     round: int
     within: bool
     measured_accuracy: float | None = None
+    others: tuple[Cost, ...] = ()
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """On all targets."""
+        return (Cost(self.predicted, self.measured, self.noise), *self.others)
+
+    def on(self, target: int) -> Checked:
+        """The same as a candidate of one of the targets alone; `within` still speaks of all."""
+        cost = self.costs[target]
+        return replace(self, predicted=cost.predicted, measured=cost.measured, noise=cost.noise, others=())
 
 
 @dataclass(frozen=True)
@@ -67,33 +109,47 @@ class VerifiedResult:
     rounds : int
     searches : tuple of SearchResult
         One a round.
-    latency : callable
-        The latency model after the last correction.
+    latencies : tuple of callable
+        Each target's latency model after the last correction.
     """
 
     ranked: tuple[Checked, ...]
     record: tuple[Checked, ...]
     rounds: int
     searches: tuple[SearchResult, ...]
-    latency: Function
+    latencies: tuple[Function, ...]
 
     @property
     def winner(self) -> Checked:
         """The most accurate one within the budget."""
         return self.ranked[0]
 
+    @property
+    def latency(self) -> Function:
+        """The first target's model."""
+        return self.latencies[0]
+
+    def on(self, target: int) -> VerifiedResult:
+        """What was found, with the costs on one of the targets (by its number)."""
+        return replace(
+            self,
+            ranked=tuple(c.on(target) for c in self.ranked),
+            record=tuple(c.on(target) for c in self.record),
+            latencies=(self.latencies[target],),
+        )
+
 
 class _Corrected:
     """A latency model that knows what was measured: those subnets cost their measured latency plus noise."""
 
-    def __init__(self, space: Space, model: Function, checked: Sequence[Checked], unit: str) -> None:
+    def __init__(
+        self, space: Space, model: Function, archs: Sequence[Arch], costs: Sequence[Cost], unit: str
+    ) -> None:
         self.unit = unit
         self._model = model
         self._keys_of = RowKeys(space)
-        keys = self._keys_of(space.encode([c.arch for c in checked]))
-        costs = np.array([c.measured + c.noise for c in checked])
-        self._keys, first = np.unique(keys, return_index=True)
-        self._costs = costs[first]
+        self._keys, first = np.unique(self._keys_of(space.encode(archs)), return_index=True)
+        self._costs = np.array([c.measured + c.noise for c in costs])[first]
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         values = self._model(genes)
@@ -104,6 +160,47 @@ class _Corrected:
         return values
 
 
+class _Target:
+    """One promise and what measuring has taught of its latency model."""
+
+    def __init__(self, space: Space, promise: Promise, number: int) -> None:
+        self.promise, self.model = promise, promise.latency
+        self._space, self._number = space, number
+
+    def proposed_within(self, record: Sequence[Checked]) -> Budget:
+        """What is proposed has to leave room for the noise margin that its measurement will carry."""
+        budget = self.promise.budget
+        if not record:
+            return budget
+        margin = float(np.median([c.costs[self._number].noise for c in record]))
+        return Budget(max(budget.value - margin, 0.5 * budget.value), budget.unit)
+
+    def costs(self, entries: Sequence[Checked]) -> Function:
+        """The model, with what it costs to run the measured subnets."""
+        archs, costs = [c.arch for c in entries], [c.costs[self._number] for c in entries]
+        return _Corrected(self._space, self.model, archs, costs, self.promise.budget.unit)
+
+    def measure(self, archs: Sequence[Arch]) -> list[Cost]:
+        predicted = self.model(self._space.encode(archs))
+        values, noise = (np.asarray(v, dtype=np.float64) for v in self.promise.measure(archs))
+        if values.shape != (len(archs),) or noise.shape != values.shape:
+            raise ValueError(
+                f"measure returned arrays of shape {values.shape} and {noise.shape} "
+                f"for {len(archs)} architectures"
+            )
+        return [Cost(*map(float, row)) for row in zip(predicted, values, noise, strict=True)]
+
+    def correct(self, record: Sequence[Checked]) -> None:
+        """The model's error is fitted on this call's measurements alone: the promise is about them."""
+        latency = prior = self.promise.latency
+        if isinstance(latency, LatencyRegressor):
+            prior = latency.collapsed
+        classes, unit = getattr(latency, "n_classes", 1000), self.promise.budget.unit
+        model = LatencyRegressor(self._space, prior, unit=unit, n_classes=classes)
+        costs = np.array([c.costs[self._number].measured for c in record])
+        self.model = model.fit([c.arch for c in record], costs)
+
+
 def search_verified(
     space: Space,
     accuracy: Function,
@@ -111,6 +208,7 @@ def search_verified(
     budget: Budget | float,
     measure: Measure,
     *,
+    others: Sequence[Promise] = (),
     check_accuracy: CheckAccuracy | None = None,
     candidates: int = 5,
     rounds: int = 3,
@@ -132,6 +230,8 @@ def search_verified(
     space, accuracy, latency, budget, seed : as for `search`
     measure : callable
         Architectures -> (latencies, noise margins), both (n,) in the budget's unit.
+    others : sequence of Promise
+        Budgets on further targets, which the subnet keeps as well; each has its own measurements.
     check_accuracy : callable, optional
         Architectures -> their measured accuracies (n,), and an accuracy function that knows all measured
         ones. Without it, predictions decide.
@@ -152,29 +252,31 @@ def search_verified(
     """
     unit = getattr(latency, "unit", "ms")
     limit = budget if isinstance(budget, Budget) else Budget(float(budget), unit)
+    promises = [Promise("the target", latency, limit, measure), *others]
+    targets = [_Target(space, promise, i) for i, promise in enumerate(promises)]
+    further_limits = tuple(search_options.pop("constraints", ()))
     pool = _Pool(space, accuracy, check_accuracy, list(known))
     pool.check_leader()
     searches: list[SearchResult] = []
-    model: Function = latency
     done = 0
     for round_number in range(1, rounds + 1):
-        target = limit
-        if record := pool.record:
-            # What is proposed has to leave room for the noise margin that its measurement will carry.
-            margin = float(np.median([c.noise for c in record]))
-            target = Budget(max(limit.value - margin, 0.5 * limit.value), limit.unit)
+        record = pool.record
         measured = {c.arch for c in pool.entries}
         # Subnets measured at random are rarely among the best; those of earlier rounds are.
         k = candidates + len(record) + min(len(known), 20)
-        costs = _Corrected(space, model, pool.entries, unit)
+        first, *rest = ((target.costs(pool.entries), target.proposed_within(record)) for target in targets)
+        limits = [
+            latency_limit(*pair, f"latency on {promise.name}")
+            for pair, promise in zip(rest, others, strict=True)
+        ]
         try:
             found = search(
                 space,
                 pool.accuracy,
-                costs,
-                target,
+                *first,
                 k=k,
                 seed=seed + round_number - 1,
+                constraints=(*limits, *further_limits),
                 progress=progress,
                 **search_options,
             )
@@ -193,31 +295,59 @@ def search_verified(
             break
         done = round_number
         archs = [arch for arch, _ in new]
-        genes = space.encode(archs)
-        predicted = model(genes)
-        values, noise = (np.asarray(v, dtype=np.float64) for v in measure(archs))
-        if values.shape != (len(archs),) or noise.shape != values.shape:
-            raise ValueError(
-                f"measure returned arrays of shape {values.shape} and {noise.shape} "
-                f"for {len(archs)} architectures"
-            )
+        costs = zip(*(target.measure(archs) for target in targets), strict=True)
         added = [
-            Checked(arch, acc, float(p), float(v), float(s), round_number, bool(v + s <= limit.value))
-            for (arch, acc), p, v, s in zip(new, predicted, values, noise, strict=True)
+            candidate(arch, acc, each, [p.budget.value for p in promises], round_number)
+            for (arch, acc), each in zip(new, costs, strict=True)
         ]
         pool.entries += added
         pool.check([c.arch for c in added if c.within])
         pool.check_leader()
-        model = _correct(space, latency, pool.record, unit)
+        for target in targets:
+            target.correct(pool.record)
     ranked = pool.ranked
     if not ranked:
-        closest = min(pool.entries, key=lambda c: c.measured + c.noise)
-        raise UserError(
-            f"no subnet with a measured latency within {limit} was found in {done} rounds "
-            f"({len(pool.record)} measured); the closest took {closest.measured:.4g} {unit} (noise "
-            f"{closest.noise:.2g}); raise the budget or measure more subnets"
+        raise _nothing_within(promises, pool, done)
+    latencies = tuple(target.model for target in targets)
+    return VerifiedResult(tuple(ranked), tuple(pool.record), done, tuple(searches), latencies)
+
+
+def candidate(
+    arch: Arch, accuracy: float, costs: Sequence[Cost], limits: Sequence[float], round_number: int
+) -> Checked:
+    """A candidate from its costs and the limits on every target."""
+    within = all(cost.measured + cost.noise <= limit for cost, limit in zip(costs, limits, strict=True))
+    first, *others = costs
+    return Checked(
+        arch,
+        accuracy,
+        first.predicted,
+        first.measured,
+        first.noise,
+        round_number,
+        within,
+        others=tuple(others),
+    )
+
+
+def _nothing_within(promises: Sequence[Promise], pool: _Pool, rounds: int) -> UserError:
+    def excess(c: Checked) -> float:
+        return max(
+            (cost.measured + cost.noise) / promise.budget.value
+            for cost, promise in zip(c.costs, promises, strict=True)
         )
-    return VerifiedResult(tuple(ranked), tuple(pool.record), done, tuple(searches), model)
+
+    closest = min(pool.entries, key=excess)
+    several = len(promises) > 1
+    wanted = " and ".join(f"{p.budget}" + f" on {p.name}" * several for p in promises)
+    took = " and ".join(
+        f"{cost.measured:.4g} {p.budget.unit} (noise {cost.noise:.2g})" + f" on {p.name}" * several
+        for cost, p in zip(closest.costs, promises, strict=True)
+    )
+    return UserError(
+        f"no subnet with a measured latency within {wanted} was found in {rounds} rounds "
+        f"({len(pool.record)} measured); the closest took {took}; raise the budget or measure more subnets"
+    )
 
 
 class _Pool:
@@ -272,18 +402,18 @@ def known_subnets(
     noise: np.ndarray,
     budget: Budget | float,
 ) -> list[Checked]:
-    """Subnets that were measured before the search, for `search_verified`'s `known`."""
+    """Subnets that were measured before the search, for `search_verified`'s `known`.
+
+    Parameters
+    ----------
+    archs : n architectures
+    accuracy : (n,) array
+    predicted, measured, noise : (n,) arrays
+        In the budget's unit.
+    """
     limit = budget.value if isinstance(budget, Budget) else float(budget)
+    costs = [Cost(*map(float, row)) for row in zip(predicted, measured, noise, strict=True)]
     return [
-        Checked(arch, float(acc), float(p), float(v), float(s), 0, bool(v + s <= limit))
-        for arch, acc, p, v, s in zip(archs, accuracy, predicted, measured, noise, strict=True)
+        candidate(arch, float(acc), [cost], [limit], 0)
+        for arch, acc, cost in zip(archs, accuracy, costs, strict=True)
     ]
-
-
-def _correct(space: Space, latency: Function, record: Sequence[Checked], unit: str) -> LatencyRegressor:
-    """The model's error is fitted on this call's measurements alone: they are what the promise is about."""
-    prior = latency
-    if isinstance(latency, LatencyRegressor):
-        prior = latency.collapsed
-    model = LatencyRegressor(space, prior, unit=unit, n_classes=getattr(latency, "n_classes", 1000))
-    return model.fit([c.arch for c in record], np.array([c.measured for c in record]))

@@ -142,10 +142,12 @@ def search_and_ship(
             net, data, accuracy, place / search.ACCURACY_CACHE,
             calibration_images=calibration_images, seed=seed, progress=progress,
         )  # fmt: skip
+        targets = [search.TargetBudget(bench, latency, budget)]
         found = search.find_subnet(
-            bench, accuracy, latency, budget, sides,
+            targets, accuracy, sides,
             check=check, candidates=candidates, rounds=rounds, seed=seed, progress=progress,
         )  # fmt: skip
-        return search.ship_best(
-            bench, data, place / ARTEFACT, budget, found, calibration_images=calibration_images, seed=seed
+        (shipped,) = search.ship_best(
+            targets, data, [place / ARTEFACT], found, calibration_images=calibration_images, seed=seed
         )
+        return shipped

@@ -38,6 +38,7 @@ from ofa_tvm.workflow.search import (
     ACCURACY_CACHE,
     ACCURACY_MODEL,
     AccuracyCheck,
+    TargetBudget,
     find_subnet,
     learn_accuracy,
     learn_latency,
@@ -239,11 +240,10 @@ def quickstart(
             check = AccuracyCheck(
                 net, data, accuracy, out / ACCURACY_CACHE, calibration_images=images, seed=seed
             )
+            targets = [TargetBudget(bench, latency, budget)]
             found = find_subnet(
-                bench,
+                targets,
                 accuracy,
-                latency,
-                budget,
                 space.default_resolutions,
                 check=check,
                 candidates=settings.candidates,
@@ -252,8 +252,8 @@ def quickstart(
                 progress=progress,
             )
         with stages.stage("ship and check"):
-            shipped = ship_best(
-                bench, data, out / "deploy", budget, found, calibration_images=images, seed=seed
+            (shipped,) = ship_best(
+                targets, data, [out / "deploy"], found, calibration_images=images, seed=seed
             )
             pictures = _write_images(data, out / "images", settings.images)
     with stages.stage("compare"):

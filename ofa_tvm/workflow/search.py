@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ofa_tvm.latency.regression import LatencyRegressor, model_kind
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Function
-from ofa_tvm.search.verify import VerifiedResult, known_subnets, search_verified
+from ofa_tvm.search.verify import Checked, Cost, Promise, VerifiedResult, candidate, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
@@ -50,6 +51,31 @@ class LearnedLatency:
 
     model: LatencyRegressor
     measured: Mapping[Arch, float]
+
+
+@dataclass(frozen=True)
+class TargetBudget:
+    """A budget on one target, in its unit: what measures there, and what the search predicts with.
+
+    Subnets that were measured to learn the latency can win as well.
+    """
+
+    bench: SubnetBench
+    latency: LearnedLatency | Latency
+    budget: Budget
+
+    @property
+    def model(self) -> Latency:
+        return self.latency.model if isinstance(self.latency, LearnedLatency) else self.latency
+
+    @property
+    def measured(self) -> Mapping[Arch, float]:
+        """Subnets measured before the search."""
+        return self.latency.measured if isinstance(self.latency, LearnedLatency) else {}
+
+    @property
+    def promise(self) -> Promise:
+        return Promise(self.bench.target.name, self.model, self.budget, self.bench.costs)
 
 
 def latency_file(folder: Path, target: Target, suffix: str) -> Path:
@@ -373,10 +399,8 @@ class AccuracyCheck:
 
 
 def find_subnet(
-    bench: SubnetBench,
+    targets: Sequence[TargetBudget],
     accuracy: Accuracy,
-    latency: LearnedLatency | Latency,
-    budget: Budget,
     resolutions: Sequence[int],
     *,
     check: AccuracyCheck | None = None,
@@ -385,16 +409,14 @@ def find_subnet(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> VerifiedResult:
-    """The most accurate subnet whose measured latency is within a budget.
+    """The most accurate subnet whose measured latency is within the budget, on every target.
 
     Parameters
     ----------
-    bench
-        Compiles and measures the candidates.
-    accuracy, latency
-        What the search predicts with; subnets measured to learn the latency can win as well.
-    budget
-        In the target's unit.
+    targets
+        One or several; each compiles and measures the candidates.
+    accuracy
+        What the search predicts with.
     resolutions
         To choose from.
     check
@@ -409,74 +431,111 @@ def find_subnet(
     UserError
         If nothing that was measured is within it.
     """
-    space = bench.net.space
-    model = latency.model if isinstance(latency, LearnedLatency) else latency
-    earlier = latency.measured if isinstance(latency, LearnedLatency) else {}
-    archs = [arch for arch in earlier if arch.r in resolutions]
-    genes, measured = space.encode(archs), np.array([earlier[arch] for arch in archs])
-    known = (
-        known_subnets(archs, accuracy(genes), model(genes), measured, _KNOWN_NOISE * measured, budget)
-        if archs
-        else []
-    )
+    first, *others = targets
+    space = first.bench.net.space
+    promise = first.promise
     return search_verified(
         space,
         accuracy,
-        model,
-        budget,
-        bench.costs,
+        promise.latency,
+        promise.budget,
+        promise.measure,
+        others=[other.promise for other in others],
         check_accuracy=check,
         candidates=candidates,
         rounds=rounds,
-        known=known,
+        known=_measured_earlier(space, targets, accuracy, resolutions),
         seed=seed,
         progress=progress,
         resolutions=resolutions,
     )
 
 
+def _measured_earlier(
+    space: Space, targets: Sequence[TargetBudget], accuracy: Accuracy, resolutions: Sequence[int]
+) -> list[Checked]:
+    """Subnets that every target's model was learned from."""
+    archs = [
+        arch
+        for arch in targets[0].measured
+        if arch.r in resolutions and all(arch in target.measured for target in targets)
+    ]
+    if not archs:
+        return []
+    genes, limits = space.encode(archs), [target.budget.value for target in targets]
+    predicted = np.column_stack([target.model(genes) for target in targets])
+    known = []
+    for arch, value, row in zip(archs, accuracy(genes), predicted, strict=True):
+        measured = [target.measured[arch] for target in targets]
+        costs = [Cost(float(p), m, _KNOWN_NOISE * m) for p, m in zip(row, measured, strict=True)]
+        known.append(candidate(arch, float(value), costs, limits, 0))
+    return known
+
+
 def ship_best(
-    bench: SubnetBench,
+    targets: Sequence[TargetBudget],
     data: ImageData,
-    folder: Path,
-    budget: Budget,
+    folders: Sequence[Path],
     found: VerifiedResult,
     *,
     calibration_images: int = 2000,
     with_runtime: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Shipped:
-    """Ship the most accurate subnet whose module, measured once more as it ships, keeps the budget.
+) -> list[Shipped]:
+    """Ship the most accurate subnet whose modules, measured once more as they ship, keep the budgets.
+
+    Parameters
+    ----------
+    targets
+        As in `find_subnet`.
+    data
+        Calibrates, and tests through the modules.
+    folders
+        One for each target's artefact. They change only when every module has kept its budget.
+    found
+        What `find_subnet` returned.
+    calibration_images, with_runtime, seed
+        As in `ship`.
 
     Raises
     ------
     UserError
-        If none does, or the artefact cannot be written.
+        If none does, or an artefact cannot be written.
     """
-    from ofa_tvm.workflow.ship import ship
+    from ofa_tvm.workflow.ship import ready_to_ship
 
-    for checked in found.ranked[:_SHIP_TRIES]:
-        shipped = ship(
-            bench.net,
-            checked.arch,
-            data,
-            bench.target,
-            bench.records,
-            folder,
-            budget=budget,
-            predicted=checked.predicted,
-            predicted_accuracy=min(checked.accuracy, 1.0),
-            search=search_record(found),
-            calibration_images=calibration_images,
-            seed=seed,
-            with_runtime=with_runtime,
-            progress=progress,
-        )
-        if shipped is not None:
-            return shipped
+    for number in range(min(len(found.ranked), _SHIP_TRIES)):
+        with ExitStack() as stack:
+            ready = []
+            for i, target in enumerate(targets):
+                result = found.on(i)
+                checked = result.ranked[number]
+                built = ready_to_ship(
+                    target.bench.net,
+                    checked.arch,
+                    data,
+                    target.bench.target,
+                    target.bench.records,
+                    stack,
+                    budget=target.budget,
+                    predicted=checked.predicted,
+                    predicted_accuracy=min(checked.accuracy, 1.0),
+                    search=search_record(result),
+                    calibration_images=calibration_images,
+                    seed=seed,
+                )
+                if built is None:
+                    break
+                ready.append(built)
+            else:
+                return [
+                    built.write(folder, with_runtime=with_runtime, progress=progress)
+                    for built, folder in zip(ready, folders, strict=True)
+                ]
+    wanted = " and ".join(f"{t.budget}" + f" on {t.bench.target.name}" * (len(targets) > 1) for t in targets)
     raise UserError(
-        f"no module kept the budget of {budget} when it was measured for shipping: the machine is busy or "
+        f"no module kept the budget of {wanted} when it was measured for shipping: the machine is busy or "
         "the budget is at the edge of what is possible; raise it, or run the same command again"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,43 @@ def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = 
     return float((logits.argmax(axis=1) == targets).mean())
 
 
-def ship(
+@dataclass(frozen=True)
+class ReadyToShip:
+    """A module that was measured within its budget and checked, in temporary files, with its manifest."""
+
+    built: BuiltSubnet
+    manifest: Mapping[str, Any]
+    target: Target
+    measurement: Measurement
+    difference: Difference
+    accuracy: float
+
+    def write(self, folder: Path, *, with_runtime: bool = False, progress: Progress = SILENT) -> Shipped:
+        """Write the artefact.
+
+        Raises
+        ------
+        UserError
+            If a file cannot be written.
+        """
+        artefact = write_artefact(
+            folder,
+            self.built.so,
+            self.built.onnx,
+            self.manifest,
+            with_runtime=with_runtime,
+            progress=progress,
+        )
+        return Shipped(artefact.on(self.target), self.measurement, self.difference, self.accuracy)
+
+
+def ready_to_ship(
     net: Supernet,
     arch: Arch,
     data: ImageData,
     target: Target,
     records: KernelTable,
-    folder: Path,
+    files: ExitStack,
     *,
     budget: Budget | None = None,
     predicted: float | None = None,
@@ -94,17 +125,15 @@ def ship(
     calibration_images: int = 2000,
     seed: int = 0,
     split: Split = "test",
-    with_runtime: bool = False,
-    progress: Progress = SILENT,
-) -> Shipped | None:
-    """Build a subnet, measure the module that would ship, and write the artefact if it keeps the budget.
+) -> ReadyToShip | None:
+    """Build a subnet, measure the module that would ship, and check it if it keeps the budget.
 
     Parameters
     ----------
     net, arch, data, target, records
         What to ship, its calibration and test images, for what, and with which tuned kernels.
-    folder
-        The artefact's folder.
+    files
+        Its files last until this closes.
     budget
         Upper limit of the measured median; None for no limit.
     predicted, predicted_accuracy
@@ -115,66 +144,61 @@ def ship(
         Of the batch-norm statistics.
     split
         Images whose accuracy is measured through the module and recorded.
-    with_runtime
-        Add TVM's runtime libraries to the artefact.
 
     Returns
     -------
-    Shipped, or None if the module's measured median exceeds the budget (nothing is written then).
+    ReadyToShip, or None if the module's measured median exceeds the budget.
 
     Raises
     ------
     UserError
         If the module does not compute what ONNX Runtime computes, or a file cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-ship-") as name:
-        built = build_subnet(
-            net, arch, data, target, records, Path(name), calibration_images=calibration_images, seed=seed
+    folder = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="ofa-tvm-ship-")))
+    built = build_subnet(
+        net, arch, data, target, records, folder, calibration_images=calibration_images, seed=seed
+    )
+    with Measurer(target) as measurer:
+        measurement = measurer.measure(built.so)
+    if budget is not None and measurement.cost > budget.value:
+        return None
+    manifest: dict[str, Any] = {
+        "space": net.space.name,
+        "arch": json.loads(arch.to_json()),
+        "target": target.to_json(),
+        "latency": {
+            "budget": None if budget is None else budget.value,
+            "predicted": predicted,
+            "measured": measurement.cost,
+            "unit": measurement.unit,
+            "how": measurement.to_json(),
+        },
+    }
+    if search is not None:
+        manifest["search"] = dict(search)
+    manifest["kernels"] = [
+        {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
+        for use in built.compiled.kernels
+    ]
+    # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
+    trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
+    difference = check_against_onnxruntime(trial)
+    if not difference.max_rel <= LARGEST_DIFFERENCE[target.dtype]:
+        raise UserError(
+            f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
+            "output; it was not shipped. Please report the architecture: " + arch.to_json()
         )
-        with Measurer(target) as measurer:
-            measurement = measurer.measure(built.so)
-        if budget is not None and measurement.cost > budget.value:
-            return None
-        manifest: dict[str, Any] = {
-            "space": net.space.name,
-            "arch": json.loads(arch.to_json()),
-            "target": target.to_json(),
-            "latency": {
-                "budget": None if budget is None else budget.value,
-                "predicted": predicted,
-                "measured": measurement.cost,
-                "unit": measurement.unit,
-                "how": measurement.to_json(),
-            },
-        }
-        if search is not None:
-            manifest["search"] = dict(search)
-        manifest["kernels"] = [
-            {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
-            for use in built.compiled.kernels
-        ]
-        # Checked in a folder of its own first: an artefact that computes wrongly must not replace a good one.
-        trial = write_artefact(Path(name) / "artefact", built.so, built.onnx, manifest).on(target)
-        difference = check_against_onnxruntime(trial)
-        if not difference.max_rel <= LARGEST_DIFFERENCE[target.dtype]:
-            raise UserError(
-                f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
-                "output; it was not shipped. Please report the architecture: " + arch.to_json()
-            )
-        accuracy = accuracy_through_module(trial, data, split)
-        manifest["accuracy"] = {
-            "predicted": predicted_accuracy,
-            "measured": accuracy,
-            "data": f"{data.name}, {split} split, {data.size(split)} images",
-        }
-        manifest["check"] = {
-            "dtype": target.dtype,
-            "against": "onnxruntime",
-            "max_abs_difference": difference.max_abs,
-            "max_rel_difference": difference.max_rel,
-            "tuned_fraction": built.compiled.tuned_fraction,
-        }
-        artefact = write_artefact(
-            folder, built.so, built.onnx, manifest, with_runtime=with_runtime, progress=progress
-        ).on(target)
-    return Shipped(artefact, measurement, difference, accuracy)
+    accuracy = accuracy_through_module(trial, data, split)
+    manifest["accuracy"] = {
+        "predicted": predicted_accuracy,
+        "measured": accuracy,
+        "data": f"{data.name}, {split} split, {data.size(split)} images",
+    }
+    manifest["check"] = {
+        "dtype": target.dtype,
+        "against": "onnxruntime",
+        "max_abs_difference": difference.max_abs,
+        "max_rel_difference": difference.max_rel,
+        "tuned_fraction": built.compiled.tuned_fraction,
+    }
+    return ReadyToShip(built, manifest, target, measurement, difference, accuracy)

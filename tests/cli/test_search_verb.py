@@ -160,3 +160,30 @@ def test_usage_errors_of_several(ofa: Verbs, tmp_path: Path, arguments: list[str
     done = ofa(tmp_path, "search", *arguments)
     assert done.code in (1, 2)
     assert message in done.error(done.code)
+
+
+@pytest.mark.slow
+def test_one_subnet_is_measured_and_shipped_for_several_targets(
+    ofa: Verbs, demo: DemoProject, tmp_path: Path
+) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(demo.folder, folder)
+    model = folder / "latency-x86.model"
+    # Budgets that every subnet keeps even on a busy machine: what is tested is that both are measured.
+    pairs = ["-t", "x86", "--latency", "50ms", "-t", "x86-64-v2", "--latency", "60ms"]
+    pairs += ["--latency-predictor", model, "--latency-predictor", model]
+    done = ofa(folder, "search", *pairs, "--rounds", 1, "--candidates", 2, "-o", "both", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["verified"] and [part["target"] for part in report["targets"]] == ["x86", "x86-64-v2"]
+    for part, budget in zip(report["targets"], (50, 60), strict=True):
+        artefact = Artefact.open(folder / "both" / part["target"])
+        manifest = artefact.manifest
+        assert manifest["target"]["name"] == part["target"] and manifest["arch"] == report["arch"]
+        assert manifest["latency"]["budget"] == part["budget_ms"] == budget
+        assert 0 < manifest["latency"]["measured"] == part["measured_latency_ms"] <= budget
+        assert [c["measured_latency_ms"] for c in part["candidates"]] == [
+            c["measured"] for c in manifest["search"]["candidates"] if c["round"]
+        ]
+    first, second = report["targets"]
+    assert first["measured_latency_ms"] != second["measured_latency_ms"], "each by its own module"

@@ -9,9 +9,9 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import Evolution, search
-from ofa_tvm.search.verify import Checked, known_subnets, search_verified
+from ofa_tvm.search.verify import Checked, Promise, known_subnets, search_verified
 from ofa_tvm.spaces import Arch
-from ofa_tvm.spaces.blocks import BlockTables
+from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 
 QUICK = Evolution(population=60, generations=60)
@@ -95,3 +95,54 @@ def test_a_known_subnet_beyond_the_budget_does_not_win(
         space, accuracy, latency, Budget(15.0), Device(space, latency), known=[slow], settings=QUICK
     )
     assert result.winner.arch != slow.arch
+
+
+def test_a_subnet_for_several_targets_keeps_each_budget_however_wrong_the_models(
+    space: Space, latency: BlockTables, accuracy: BlockTables
+) -> None:
+    """The second target's costs follow the parameters, not the MACs."""
+    first = Device(space, latency)
+    truth = block_structure(space).tables(lambda layers: sum(la.params for la in layers) / 1e5)
+    second = Device(space, truth)
+    costs = truth(space.sample_genes(np.random.default_rng(0), 200, space.default_resolutions))
+    budget = Budget(float(np.quantile(costs, 0.3)), "Minstr")
+    model = truth.scaled(0.8)
+    model.unit = "Minstr"
+    result = search_verified(
+        space,
+        accuracy,
+        latency.scaled(0.7),
+        Budget(15.0),
+        first,
+        others=[Promise("second", model, budget, second)],
+        settings=QUICK,
+    )
+    assert [c.arch for c in result.record] == first.measured == second.measured
+    here, there = result.on(0), result.on(1)
+    assert here.winner.arch == there.winner.arch == result.winner.arch
+    assert here.winner.measured + here.winner.noise <= 15.0
+    assert there.winner.measured + there.winner.noise <= budget.value
+    genes = space.encode([c.arch for c in result.record])
+    for number, device, start in ((0, first, latency.scaled(0.7)), (1, second, model)):
+        corrected = np.abs(result.latencies[number](genes) - device.truth(genes)).mean()
+        assert corrected < 0.3 * np.abs(start(genes) - device.truth(genes)).mean()
+    for c in result.record:
+        kept = [
+            cost.measured + cost.noise <= limit
+            for cost, limit in zip(c.costs, (15.0, budget.value), strict=True)
+        ]
+        assert c.within == all(kept)
+
+
+def test_several_targets_that_cannot_be_kept_are_named(
+    space: Space, latency: BlockTables, accuracy: BlockTables
+) -> None:
+    fast, slow = Device(space, latency), Device(space, latency.scaled(10.0))
+    others = [Promise("slow", latency, Budget(15.0), slow)]
+    with pytest.raises(
+        UserError, match=r"within 15 ms on the target and 15 ms on slow.*took .* ms .* on slow"
+    ):
+        search_verified(space, accuracy, latency, Budget(15.0), fast, others=others, settings=QUICK)
+    others = [Promise("slow", latency, Budget(1.0), slow)]
+    with pytest.raises(UsageError, match="latency on slow within 1 ms: the smallest"):
+        search_verified(space, accuracy, latency, Budget(15.0), fast, others=others, settings=QUICK)
