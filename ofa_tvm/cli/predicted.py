@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.cli.console import Console
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.generalized import Estimate
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import pareto_search
-from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency, search_resolutions
+from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency, estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
 
 _SHOWN = 20
@@ -49,6 +50,7 @@ class Question:
     @classmethod
     def of(
         cls,
+        console: Console,
         every: Sequence[Settings],
         budgets: Sequence[Budget],
         accuracy: Accuracy | None,
@@ -56,28 +58,46 @@ class Question:
         *,
         needs_latency: bool,
     ) -> Question:
-        """Collect it from a command line.
+        """Collect it from a command line; where there is no latency model, the one that ships estimates.
 
         Raises
         ------
         UsageError
-            If a target has no latency model; says what to run. If the models know no common resolution.
+            If a target has no latency model and none can be estimated; says what to run. If the models know
+            no common resolution.
         """
         latency: dict[str, Latency] = {}
         for settings, model in zip(every, models, strict=True):
             if model is not None:
                 latency[settings.target.name] = model.model if isinstance(model, LearnedLatency) else model
             elif needs_latency or budgets:
-                raise UsageError(
-                    f"there is no latency model for target {settings.target.name}; give --latency-table or "
-                    "--latency-predictor (ofa-tvm collect, then ofa-tvm predictor fit), or leave out "
-                    "--no-verify to learn one by measuring"
-                )
+                latency[settings.target.name] = _estimate(console, settings)
         space, asked = every[0].space, every[0].resolutions
         known = [*latency.values(), *([] if accuracy is None else [accuracy])]
         sides = search_resolutions(space, known, asked or (None if known else space.default_resolutions))
         names = (settings.target.name for settings in every)
         return cls(every[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
+
+
+def _estimate(console: Console, settings: Settings) -> Estimate:
+    name = settings.target.name
+    advice = (
+        "give --latency-table or --latency-predictor (ofa-tvm collect, then ofa-tvm predictor fit), or leave "
+        "out --no-verify to learn one by measuring"
+    )
+    try:
+        estimate = estimate_latency(settings.space, settings.target, settings.n_classes)
+    except UserError as error:
+        raise UsageError(f"there is no latency model for target {name} ({error}); {advice}") from error
+    console.say(
+        f"there is no latency model for target {name}: a first estimate by its descriptor alone. "
+        f"{_doubt(estimate)}; to know better, {advice}"
+    )
+    return estimate
+
+
+def _doubt(estimate: Estimate) -> str:
+    return f"The true latency may be up to {estimate.factor:.1f} times more or less (95 %)"
 
 
 def find_predicted(console: Console, question: Question) -> None:
@@ -102,7 +122,9 @@ def find_predicted(console: Console, question: Question) -> None:
     arch = found.archs[0]
     predicted = {name: float(model(found.genes)[0]) for name, model in question.latency.items()}
     on = [
-        f"{predicted[name]:.4g} {budget.unit} of {budget}" + (f" on {name}" if others else "")
+        f"{predicted[name]:.4g} {budget.unit} of {budget}"
+        + (f" on {name}" if others else "")
+        + (" (by descriptor)" if isinstance(question.latency[name], Estimate) else "")
         for name, budget in question.budgets.items()
     ]
     console.print(
@@ -125,10 +147,18 @@ def find_predicted(console: Console, question: Question) -> None:
             "arch": json.loads(arch.to_json()),
             "predicted_accuracy": float(found.accuracy[0]),
             **({"targets": costs} if others else costs[0]),
+            **_estimates(question),
             "seconds": round(found.seconds, 3),
             "verified": False,
         }
     )
+
+
+def _estimates(question: Question) -> dict[str, dict[str, float]]:
+    """For JSON: the targets whose latency is estimated by descriptor, and how far off it may be."""
+    models = question.latency.items()
+    factors = {name: round(model.factor, 2) for name, model in models if isinstance(model, Estimate)}
+    return {"estimated_within_factor": factors} if factors else {}
 
 
 def trade_off(console: Console, question: Question, names: Sequence[str], output: Path | None) -> None:
@@ -169,6 +199,7 @@ def trade_off(console: Console, question: Question, names: Sequence[str], output
     content = {
         "space": space.name,
         "targets": list(question.latency),
+        **_estimates(question),
         "objectives": [{"name": o.key, "maximise": o.maximise} for o in objectives],
         "front": rows,
         "evaluations": front.evaluations,

@@ -372,7 +372,7 @@ def predict_command(
             basis = f"{platform.device.name}, batch {platform.batch}, from {known.rows} measurements"
         else:
             mean = predictor.zero_shot(where, platform, source)(where.encode(found))
-            deviation = mean * predictor.spread(platform)
+            deviation = mean * predictor.spread(platform, source)
             basis = f"{platform.device.name}, batch {platform.batch}, by descriptor alone"
     else:
         where, unit, name = predictor.space, predictor.unit, predictor.target

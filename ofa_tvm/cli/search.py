@@ -137,7 +137,7 @@ def command(
     validation images; both predictors learn from that and the search is repeated. What is shipped with -o has
     a measured latency within the budget. Space, checkpoint, images, accuracy predictor and tuning logs come
     from the nearest ofa-tvm.yaml; the latency model is the project's, else it is learned from the tuning log
-    and some measurements.
+    and some measurements. With --no-verify the hardware in the target's descriptor gives a first estimate.
     """
     from ofa_tvm.search.budget import parse_budget
     from ofa_tvm.workflow.search import require_unit
@@ -190,7 +190,7 @@ def command(
         from ofa_tvm.cli.predicted import Question, find_predicted, trade_off
 
         question = Question.of(
-            every, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
+            console, every, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
         )
         if pareto is not None:
             trade_off(console, question, pareto.split(","), output)

@@ -139,11 +139,10 @@ def draw_subnets(
 def first_guess(space: Space, target: Target) -> Predictor:
     """Latencies in no particular unit: by the target's hardware where it is known, else by MACs."""
     from ofa_tvm.latency.generalized import shipped_model
-    from ofa_tvm.targets.devices import Device, Platform
+    from ofa_tvm.targets.devices import Platform
 
-    device = Device(target.name, target.kind, target.hardware)
     try:
-        return shipped_model().zero_shot(space, Platform(device, threads=target.threads))
+        return shipped_model().zero_shot(space, Platform.of(target))
     except UserError:
         return lambda genes: space.macs_batch(genes).astype(np.float64)
 

@@ -28,7 +28,7 @@ from scipy.optimize import least_squares
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.dataset import LatencyTable
-from ofa_tvm.latency.features import KERNEL_CLASSES
+from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
 from ofa_tvm.latency.regression import FORMAT, LatencyRegressor, read_model
 from ofa_tvm.latency.roofline import is_cpu, rooflines
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
@@ -55,6 +55,8 @@ _LEAST_GPU_PIXELS = 64
 _SPREAD_DEVICE = {"gpu": 0.05, "cpu": 0.3}
 # What is free in a new target where nothing else is known: an efficiency, and the cost of a kernel.
 _FREE_EFFICIENCY, _FREE_KERNEL = 0.3, 0.5
+# A space's mean subnet may have so many times more or less work than those that were measured.
+_BEYOND = 2.0
 
 
 def family_of(platform: Platform) -> str:
@@ -273,6 +275,28 @@ class Reference:
     tables: BlockTables = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """Latencies in ms of a device that was not measured; `spread` is their logarithm's standard deviation."""
+
+    tables: BlockTables = field(repr=False)
+    spread: float
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """All of the space's."""
+        return self.tables.structure.space.resolutions
+
+    @property
+    def factor(self) -> float:
+        """In 95 % of cases the true latency is at most so many times more or less."""
+        return float(np.exp(1.96 * self.spread))
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """Latencies (n,) of genes (n, n_genes)."""
+        return self.tables(genes)
+
+
 class GeneralizedLatency:
     """Latency from hardware descriptors; see the module.
 
@@ -434,9 +458,39 @@ class GeneralizedLatency:
         parts = [_tables(structure, column) for column in columns]
         return _tables(structure, np.sum(columns, axis=0)), parts
 
-    def spread(self, platform: Platform) -> float:
-        """Standard deviation of the logarithm of an unseen device's latency around `zero_shot`."""
-        return self._family(platform).spread
+    def spread(self, platform: Platform, source: str | None = None) -> float:
+        """Standard deviation of the logarithm of an unseen device's latency around `zero_shot`.
+
+        Of software that the model was not fitted to, the level is not known either.
+        """
+        family = self._family(platform)
+        if source in family.sources:
+            return family.spread
+        levels = np.array(list(family.sources.values()))
+        # What is expected beforehand counts as one data set more.
+        software = (_SPREAD_SOURCE**2 + ((levels - levels.mean()) ** 2).sum()) / len(levels)
+        return float(np.sqrt(family.spread**2 + software))
+
+    def estimate(self, space: LayeredSpace, platform: Platform, n_classes: int = 1000) -> Estimate:
+        """`zero_shot` for spaces like those that the model was fitted to.
+
+        Raises
+        ------
+        UserError
+            As `zero_shot`, and if the space's networks are smaller than any that the model was fitted to or
+            do other work.
+        """
+        tables = self.zero_shot(space, platform, n_classes=n_classes)
+        seen = {r.space: _work(get_layered_space(r.space), r.n_classes) for r in self.references}
+        work = _work(space, n_classes)
+        least = min(w.sum() for w in seen.values()) / _BEYOND
+        most = _BEYOND * np.max(list(seen.values()), axis=0)
+        if space.name not in seen and (work.sum() < least or (work > most).any()):
+            raise UserError(
+                f"the model was fitted to networks like those of {', '.join(sorted(seen))}, and the space "
+                f"{space.name} is unlike them"
+            )
+        return Estimate(tables, self.spread(platform))
 
     def prior(
         self,
@@ -558,6 +612,15 @@ class GeneralizedLatency:
         model.references = tuple(references)
         model.validation_, model.data_sha256_ = header["validation"], header["data_sha256"]
         return model
+
+
+def _work(space: LayeredSpace, n_classes: int) -> np.ndarray:
+    """Millions of multiply-adds of a mean subnet in each kernel class."""
+    structure = block_structure(space, n_classes)
+    genes = space.sample_genes(np.random.default_rng(0), 64)
+    features = np.concatenate(context_features(structure))[stacked_contexts(structure, genes)]
+    macs = [FEATURE_NAMES.index(f"{kind}_macs") for kind in KERNEL_CLASSES]
+    return np.asarray(features[..., macs].sum(axis=1).mean(axis=0))
 
 
 def reference_of(s: Series, rows_used: int = _MOST_ROWS) -> Reference:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.load import get_target, load_target, target_names
 from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA, DEVICE_SCHEMA
-from ofa_tvm.targets.target import Hardware
+from ofa_tvm.targets.target import Hardware, Target
 from ofa_tvm.yamlfile import read_yaml
 
 DeviceKind = Literal["x86", "arm", "cuda", "opencl", "asic", "fpga"]
@@ -50,6 +50,12 @@ class Platform:
     device: Device
     batch: int = 1
     threads: int | None = None
+
+    @classmethod
+    def of(cls, target: Target) -> Platform:
+        """A target as it measures: one image, its threads."""
+        device = Device(target.name, target.kind, target.hardware, target.summary)
+        return cls(device, threads=target.threads)
 
 
 def load_device(path: str | os.PathLike[str]) -> Device:
@@ -121,8 +127,7 @@ def find_platform(
     if match and match[1] in known:
         return Platform(known[match[1]], int(match[2]), threads)
     if match is None and series in target_names()[:1]:
-        target = get_target(series)
-        return Platform(Device(target.name, target.kind, target.hardware, target.summary), batch, threads)
+        return replace(Platform.of(get_target(series)), batch=batch, threads=threads)
     raise UserError(
         f"no descriptor claims the column {series!r}, so its hardware is unknown; write a device file with "
         f"`columns: [{series}]` (see targets/README.md) and name its folder with --targets-dir"

@@ -17,6 +17,7 @@ from ofa_tvm.accuracy.official import OfficialPredictor, load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.regression import LatencyRegressor, model_kind
 from ofa_tvm.progress import SILENT, Progress
@@ -26,6 +27,7 @@ from ofa_tvm.search.verify import Checked, Cost, Promise, VerifiedResult, candid
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
+from ofa_tvm.targets.devices import Platform
 
 if TYPE_CHECKING:
     from ofa_tvm.latency.collect import SubnetBench
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from ofa_tvm.workflow.ship import Shipped
 
 Accuracy = AccuracyPredictor | MLPAccuracyPredictor | OfficialPredictor
-Latency = LatencyRegressor | LookupTable
+Latency = LatencyRegressor | LookupTable | Estimate
 
 LATENCY_SAMPLES = 40
 ACCURACY_SAMPLES = 80
@@ -168,6 +170,19 @@ def load_latency(path: Path, space: Space) -> LatencyRegressor:
     return model
 
 
+def estimate_latency(space: Space, target: Target, n_classes: int = 1000) -> Estimate:
+    """A first estimate by the model that ships, where nothing was measured.
+
+    Raises
+    ------
+    UserError
+        If it cannot say anything of the target or the space.
+    """
+    if target.unit != "ms":
+        raise UserError(f"{target.name} is emulated, and counts of instructions do not follow from hardware")
+    return shipped_model().estimate(space, Platform.of(target), n_classes)
+
+
 def covered_resolutions(space: Space, models: Sequence[Accuracy | Latency]) -> tuple[int, ...]:
     """Resolutions that all models know: those of their tables, encodings or training data.
 
@@ -178,7 +193,7 @@ def covered_resolutions(space: Space, models: Sequence[Accuracy | Latency]) -> t
     """
     common = set(space.resolutions)
     for model in models:
-        if isinstance(model, LookupTable | OfficialPredictor):
+        if isinstance(model, LookupTable | OfficialPredictor | Estimate):
             common &= set(model.resolutions)
         else:
             common &= {space.resolutions[i] for i in np.unique(model.genes_[:, -1])}

@@ -47,6 +47,13 @@ def test_a_target_without_log_or_predictor(ofa: Verbs, tmp_path: Path) -> None:
     common += ["--accuracy-predictor", predictor(tmp_path)]
     told = ofa(tmp_path, *common, "--no-verify").error(2)
     assert "no latency model for target x86-64-v2" in told and "ofa-tvm predictor fit" in told
+    assert "lacks peak_gflops" in told
+    emulated = [*common[:4], "cortex-a72", "--latency", "100Minstr", *common[7:], "--no-verify"]
+    told = ofa(tmp_path, *emulated).error(2)
+    assert "cortex-a72 is emulated" in told and "ofa-tvm predictor fit" in told
+    other = [*common[:4], "cuda-sm75", *common[5:], "--no-verify"]
+    told = ofa(tmp_path, *other).error(2)
+    assert "the space ofa_digits is unlike them" in told and "ofa-tvm predictor fit" in told
     told = ofa(tmp_path, *common, "--arch-only").error(2)
     assert "target x86-64-v2 has neither a tuning log nor a latency model" in told
     assert "run ofa-tvm tune --target x86-64-v2" in told

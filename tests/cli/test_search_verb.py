@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from demo_project import DemoProject
 from verbs import Verbs
 
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.spaces import Arch, get_space
@@ -41,6 +43,36 @@ def test_the_published_search(
     assert report["predicted_latency_ms"] <= budget
     assert report["predicted_accuracy"] > least - 0.001, "what the published finder reaches on average"
     assert report["seconds"] > 0 and not report["verified"]
+
+
+def test_a_descriptor_alone_gives_a_first_estimate(ofa: Verbs, tmp_path: Path) -> None:
+    space = get_space("ofa_mbv3_w1.0")
+    genes = space.sample_genes(np.random.default_rng(0), 20)
+    AccuracyPredictor(space).fit(genes, space.macs_batch(genes) / 1e9).save(tmp_path / "accuracy.model")
+    known = ["--space", space.name, "--accuracy-predictor", "accuracy.model"]
+    search = ["search", *known, "--target", "cuda-sm75", "--latency", "9ms", "--no-verify"]
+    done = ofa(tmp_path, *search, "--json")
+    assert done.code == 0, done.err
+    assert "a first estimate by its descriptor alone" in done.err and "ofa-tvm predictor fit" in done.err
+    report = json.loads(done.out)
+    assert 0 < report["predicted_latency_ms"] <= 9 and not report["verified"]
+    factor = report["estimated_within_factor"]["cuda-sm75"]
+    assert factor > 1 and f"up to {factor:.1f} times more or less" in done.err
+    assert "(by descriptor)" in ofa(tmp_path, *search).out
+
+    arch = json.dumps(report["arch"])
+    (tmp_path / "archs.jsonl").write_text(f"{arch}\n")
+    predict = ("predictor", "predict", "--archs", "archs.jsonl", "--space", space.name, "--json")
+    done = ofa(tmp_path, *predict, "--target", "cuda-sm75")
+    assert "by descriptor alone" in done.err
+    (answer,) = json.loads(done.out)["predictions"]
+    assert answer["predicted_ms"] == pytest.approx(report["predicted_latency_ms"])
+    assert answer["deviation_ms"] > 0
+
+    done = ofa(tmp_path, *search[:-1], "--pareto", "latency,accuracy", "--json")
+    front = json.loads(done.out)
+    assert front["estimated_within_factor"] == {"cuda-sm75": factor}
+    assert all(row["latency_ms"] <= 9 for row in front["front"])
 
 
 @pytest.mark.slow
@@ -153,7 +185,7 @@ def test_one_subnet_for_several_targets(ofa: Verbs, shared_data: Path, tmp_path:
         (["-t", "x86", "-t", "x86", "--latency", "2ms", "--latency", "3ms"], "named twice"),
         (["--pareto", "speed,accuracy", "--accuracy-predictor", "a"], "no accuracy predictor a"),
         (["--pareto", "macs,speed"], "unknown objective 'speed'"),
-        (["--pareto", "macs,latency"], "no latency model for target x86; give --latency-table"),
+        (["-t", "x86-64-v3", "--pareto", "macs,latency"], "no latency model for target x86-64-v3 ("),
     ],
 )
 def test_usage_errors_of_several(ofa: Verbs, tmp_path: Path, arguments: list[str], message: str) -> None:
