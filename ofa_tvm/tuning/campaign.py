@@ -209,7 +209,7 @@ def _device_name(target: Target, machine: Machine) -> str:
         return f"{target.hardware.device or target.name}, devices of key {target.run.key}"
     if target.kind in ("cuda", "opencl"):
         return device_name(target.kind)
-    return f"{machine.model}, {machine.cores} cores"
+    return f"{machine.model} ({machine.cpu or machine.level or machine.arch}), {machine.cores} cores"
 
 
 def _work(kernel: Kernel, weights: Mapping[str, float] | None) -> float:
