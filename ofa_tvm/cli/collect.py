@@ -75,8 +75,8 @@ def command(
     from ofa_tvm.logs import find_records
 
     records = find_records(settings.target, [settings.logs])
-    for problem in records.problems:
-        console.say(f"left out: {problem}")
+    for problem in records.notes:
+        console.say(problem)
     if not records.records:
         console.say(
             f"there is no tuning log for {settings.target.name}, so untuned kernels are measured; to tune: "

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a call.")
 @data_options
 @click.option(
-    "--calibration-images", type=click.IntRange(min=1), default=2000, show_default=True,
-    help="Training images behind the subnet's batch statistics.",
+    "--calibration-images", type=click.IntRange(min=1),
+    help="Training images behind the subnet's batch statistics; by default the nearest ofa-tvm.yaml's, or "
+    "2,000.",
 )  # fmt: skip
 @common_options
 def command(
@@ -56,7 +57,7 @@ def command(
     resolution: int | None,
     batch: int,
     images: Images,
-    calibration_images: int,
+    calibration_images: int | None,
 ) -> None:
     """Write SUBNET as an ONNX file: min, median, max, an architecture as JSON or in a file, a published
     net.config (or its folder), or a subnet.pt that `train --finetune` left.
@@ -66,6 +67,7 @@ def command(
     enough to measure a latency.
     """
     project = chosen_project(space)
+    calibration = calibration_images or project.calibration_images
     data = images.load(project, console.progress)
     weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
     network, side, origin = _network(subnet, project, weights, checkpoint, resolution, data, console.seed)
@@ -77,7 +79,7 @@ def command(
         )
     calibrated = data is not None and origin is not None
     if data is not None and origin is not None:
-        n = min(calibration_images, data.size("train"))
+        n = min(calibration, data.size("train"))
         statistics = f"batch statistics from {n} images of {data.name}"
     elif origin is not None:
         statistics = "batch statistics as in the file: without --data they are not estimated for this subnet"
@@ -90,7 +92,7 @@ def command(
     from ofa_tvm.export import check_onnx, export_onnx
 
     if calibrated and data is not None:
-        _calibrate(network, data, side, calibration_images, console.seed)
+        _calibrate(network, data, side, calibration, console.seed)
     network.eval()
     start = time.perf_counter()
     export_onnx(

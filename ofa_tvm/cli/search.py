@@ -274,8 +274,8 @@ def _verified(
         benches = []
         for s in every:
             records = find_records(s.target, [s.logs])
-            for problem in records.problems:
-                console.say(f"left out: {problem}")
+            for problem in records.notes:
+                console.say(problem)
             benches.append(stack.enter_context(SubnetBench(net, s.target, records)))
         if not arch_only:
             data = settings.data(progress=console.progress)

@@ -144,8 +144,8 @@ def command(
             weights=weights,
             progress=console.progress,
         )
-    for problem in result.records.problems:
-        console.say(f"left out: {problem}")
+    for problem in result.records.notes:
+        console.say(problem)
     console.print(
         f"{result.tuned} of {result.kernels} kernels have times of this device; {result.trials} trials in "
         f"{duration(result.seconds)}, {result.failed} failed"

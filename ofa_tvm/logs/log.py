@@ -22,6 +22,7 @@ from ofa_tvm.targets import Target
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 _MOST_FILES = 64
+_SHOWN_PROBLEMS = 3
 _EMULATED = "-emulated"
 
 
@@ -67,6 +68,12 @@ class KernelTable:
             bisect.insort(known, record, key=lambda r: r.cost)
         else:
             self.failures.setdefault(record.kernel, []).append(record)
+
+    @property
+    def notes(self) -> list[str]:
+        """The problems for people: the first few, and how many more there are."""
+        more = len(self.problems) - _SHOWN_PROBLEMS
+        return [*self.problems[:_SHOWN_PROBLEMS], *([f"{more} more are left out"] if more > 0 else [])]
 
     def trials(self, kernel: str) -> int:
         """Schedules of a kernel that were tried, failed ones included."""

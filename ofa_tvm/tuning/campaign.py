@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -61,7 +61,7 @@ class TuningResult:
     failed: int
     seconds: float
     complete: bool
-    records: KernelTable
+    records: KernelTable = field(repr=False)
 
 
 def tune_kernels(
@@ -95,7 +95,7 @@ def tune_kernels(
     trials
         Trials for a kernel of mean weight, those already logged included.
     seconds
-        Wall-clock limit of this call.
+        Wall-clock limit of the trials.
     seed
         Of the search.
     weights
@@ -117,8 +117,9 @@ def tune_kernels(
         table = read_folder(log.folder)
         waiting = [k for k in kernels if trials_left(k, table, target, wanted[k.key])]
         with progress.task("tuning kernels", len(waiting)) as task:
-            deadline = None if seconds is None else start_s + seconds
             transfer = Transfer(table, *([start] if start else []))
+            # From here on: reading logs and counting schedules is not tuning.
+            deadline = None if seconds is None else time.monotonic() + seconds
             campaign = _Campaign(table, log, task, target, wanted, seed, deadline, transfer, None, progress)
             campaign.run(_by_weight(waiting, weights))
     return TuningResult(

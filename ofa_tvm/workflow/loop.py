@@ -10,6 +10,7 @@ from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget, parse_budget
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
+from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 from ofa_tvm.workflow.search import ACCURACY_SAMPLES, LATENCY_SAMPLES
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def search_and_ship(
     resolutions: Sequence[int] | None = None,
     accuracy_samples: int = ACCURACY_SAMPLES,
     latency_samples: int = LATENCY_SAMPLES,
-    calibration_images: int = 2000,
+    calibration_images: int = CALIBRATION_IMAGES,
     candidates: int = 4,
     rounds: int = 3,
     seed: int = 0,

@@ -28,6 +28,7 @@ from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
 from ofa_tvm.targets.devices import Platform
+from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     from ofa_tvm.latency.collect import SubnetBench
@@ -232,7 +233,7 @@ def learn_accuracy(
     resolutions: Sequence[int],
     *,
     samples: int = ACCURACY_SAMPLES,
-    calibration_images: int = 2000,
+    calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> AccuracyPredictor:
@@ -372,7 +373,7 @@ class AccuracyCheck:
         predictor: Accuracy,
         cache: Path,
         *,
-        calibration_images: int = 2000,
+        calibration_images: int = CALIBRATION_IMAGES,
         seed: int = 0,
         progress: Progress = SILENT,
     ) -> None:
@@ -493,7 +494,7 @@ def ship_best(
     folders: Sequence[Path],
     found: VerifiedResult,
     *,
-    calibration_images: int = 2000,
+    calibration_images: int = CALIBRATION_IMAGES,
     with_runtime: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,

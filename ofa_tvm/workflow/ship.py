@@ -25,6 +25,7 @@ from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target
 from ofa_tvm.training.data import ImageData, Split
 from ofa_tvm.training.validation import calibrated_subnet
+from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
 # Of a module to ONNX Runtime in float32, relative to the largest output. float16 keeps 11 bits of each value.
 LARGEST_DIFFERENCE = {"float32": 1e-3, "float16": 3e-2}
@@ -58,7 +59,7 @@ def build_subnet(
     records: KernelTable,
     folder: Path,
     *,
-    calibration_images: int = 2000,
+    calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> BuiltSubnet:
     """Calibrate, export and compile one subnet into `folder/model.onnx` and `folder/model.so`."""
@@ -122,7 +123,7 @@ def ready_to_ship(
     predicted: float | None = None,
     predicted_accuracy: float | None = None,
     search: Mapping[str, Any] | None = None,
-    calibration_images: int = 2000,
+    calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
     split: Split = "test",
 ) -> ReadyToShip | None:

@@ -386,3 +386,13 @@ def test_emulated_logs_lie_apart_and_serve_boards() -> None:
     emulated = load_target(data_dir("targets") / "cortex-a72.yaml")
     assert log_name(emulated) == "cortex-a72-emulated"
     assert log_name(emulated.on_tracker("10.0.0.1:9190", "pi")) == "cortex-a72"
+
+
+def test_many_damaged_lines_are_counted(tmp_path: Path, target: Target) -> None:
+    path = write(tmp_path, target, *(record(f"k{i}", 1.0) for i in range(8)))
+    header, first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([header, first, *(line[:-5] for line in others)]) + "\n")
+    table = read_folder(path.parent)
+    assert len(table.problems) == 7
+    assert table.notes[:3] == table.problems[:3] and table.notes[3:] == ["4 more are left out"]
+    assert f"{path}, line 3 is left out" in table.notes[0]
