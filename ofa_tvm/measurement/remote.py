@@ -91,12 +91,25 @@ def load_for(path: Path, target: Target | None = None) -> LoadedModule:
     fleet = Fleet(target, devices=1)
     try:
         session = open_session(fleet.place, limit_s=0)
-        module = load_remote(session, path)
+        module = _load_sound(session, path)
     except BaseException:
         fleet.close()
         raise
     weakref.finalize(module, fleet.close)
     return module
+
+
+def _load_sound(session: Session, path: Path) -> LoadedModule:
+    """`load_remote`, for a file that may be damaged, which can take the device's session down."""
+    try:
+        return load_remote(session, path)
+    except UserError:
+        raise
+    except Exception as error:  # tvm raises RPCError, RuntimeError and kinds of its own
+        raise UserError(
+            f"{path} cannot be loaded on device {session.address}: it is damaged, or no module of ofa-tvm; "
+            "compile it again"
+        ) from error
 
 
 class _Wrong(Exception):

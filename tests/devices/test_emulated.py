@@ -81,6 +81,16 @@ def test_code_of_another_family_is_emulated_where_it_is_loaded(module: Path) -> 
     np.testing.assert_allclose(ofa_tvm.load(module)(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rest", ["missing", "overwritten"])
+def test_a_damaged_module_is_a_plain_error(module: Path, tmp_path: Path, rest: str) -> None:
+    content = module.read_bytes()
+    whole = content[: len(content) // 2] if rest == "missing" else content[:64]  # 64: the ELF header
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(whole if rest == "missing" else whole + bytes(len(content) - 64))
+    with pytest.raises(UserError, match=r"damaged\.so cannot be loaded.*compile it again"):
+        ofa_tvm.load(damaged)
+
+
 def test_instructions_that_the_core_lacks_are_refused(tmp_path: Path) -> None:
     """The emulated core is the target's own: code for a newer one must not pass."""
     newer = arm_target("cortex-a76")
