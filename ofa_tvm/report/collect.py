@@ -58,7 +58,9 @@ class Deployed:
     validation_accuracy
         Of the same subnet on the validation split, which is what a search compares.
     kernels
-        (name, calls x time of one call in us or None, schedule), in order of execution.
+        (name, time of all calls or None, schedule), in order of execution.
+    inside
+        Whether those times were taken inside the network, in us, else they are the tuning log's.
     candidates
         Of the search that found it.
     """
@@ -78,6 +80,7 @@ class Deployed:
     data: str
     validation_accuracy: float | None
     kernels: tuple[tuple[str, float | None, str], ...]
+    inside: bool
     candidates: tuple[Candidate, ...]
 
     @property
@@ -95,6 +98,8 @@ class Measured:
     cost, accuracy : (n,) arrays
     loo : (n,) array
         Cost of each subnet as predicted from the others.
+    groups : dict
+        What subnets can be told apart by -> its value of each, (n,).
     errors : dict
         Of `loo`, see `ofa_tvm.latency.regression.errors`.
     front : (m, 2) array
@@ -106,6 +111,7 @@ class Measured:
     cost: np.ndarray
     accuracy: np.ndarray | None
     loo: np.ndarray
+    groups: Mapping[str, np.ndarray]
     errors: Mapping[str, float]
     front: np.ndarray
 
@@ -196,6 +202,8 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
 def _deployed(artefact: Artefact) -> Deployed:
     manifest = artefact.manifest
     latency, accuracy = manifest.get("latency", {}), manifest.get("accuracy", {})
+    listed = manifest.get("kernels", ())
+    inside = bool(listed) and all("inside_us" in kernel for kernel in listed)
     arch = Arch.from_json(json.dumps(manifest["arch"])) if "arch" in manifest else None
     space = get_space(manifest["space"]) if "space" in manifest else None
     candidates = tuple(
@@ -224,16 +232,17 @@ def _deployed(artefact: Artefact) -> Deployed:
         accuracy=accuracy.get("measured"),
         data=str(accuracy.get("data", "")),
         validation_accuracy=next((c.accuracy for c in candidates if c.arch == arch), None),
-        kernels=tuple(
-            (
-                str(k["name"]),
-                None if k.get("cost") is None else float(k["cost"]) * int(k.get("calls", 1)),
-                str(k.get("schedule", "")),
-            )
-            for k in manifest.get("kernels", ())
-        ),
+        kernels=tuple((str(k["name"]), _time(k, inside), str(k.get("schedule", ""))) for k in listed),
+        inside=inside,
         candidates=candidates,
     )
+
+
+def _time(kernel: Mapping[str, Any], inside: bool) -> float | None:
+    """Of all calls of a kernel in one inference."""
+    if inside:
+        return float(kernel["inside_us"])
+    return None if kernel.get("cost") is None else float(kernel["cost"]) * int(kernel.get("calls", 1))
 
 
 def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyPredictor | None:
@@ -298,6 +307,10 @@ def _measured(
         cost=cost,
         accuracy=None if accuracy is None else np.minimum(accuracy(genes), 1.0),
         loo=model.loo_prediction_,
+        groups={
+            "resolution": np.array(space.resolutions)[genes[:, -1]],
+            "blocks": space.active_blocks(genes).sum(axis=1),
+        },
         errors=model.validation_ | {"n": len(model.latency_)},
         front=front,
     )

@@ -93,7 +93,7 @@ def architecture(deployed: Deployed, style: Style) -> Figure:
 
 
 def kernel_time(deployed: Deployed, style: Style) -> Figure:
-    """Share of the kernel time of the most expensive kernels, by the tuning log's records."""
+    """Share of the kernel time of the most expensive kernels, as timed in the network or by the log."""
     p = style.palette
     shares = kernel_shares(deployed)
     shown = shares[:_KERNELS_SHOWN]
@@ -196,7 +196,7 @@ def targets(artefacts: list[Deployed], style: Style) -> Figure:
 
 
 def kernel_shares(deployed: Deployed) -> list[tuple[str, float]]:
-    """Kernels with a record and their share of the recorded time, the largest first."""
+    """Kernels with a known time and their share of its sum, the largest first."""
     known = [(name, time) for name, time, _ in deployed.kernels if time]
     total = sum(time for _, time in known)
     return sorted(((name, time / total) for name, time in known), key=lambda row: -row[1])

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ofa_tvm import __version__
 from ofa_tvm.files import write_atomic
 from ofa_tvm.report import figures
 from ofa_tvm.report.collect import Content, Deployed, Measured
+from ofa_tvm.report.latency_figures import error_by_group
 from ofa_tvm.report.style import (
     DARK,
     LIGHT,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = "report.html"
+_FEWEST_BY_GROUP = 20  # subnets, before their errors are told apart
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def sections(content: Content) -> list[Section]:
         found.append(_side_by_side(content))
     if content.targets or content.accuracies:
         found.append(_quality(content))
+    found += [_errors_by_group(measured) for measured in content.targets if _comparable(measured)]
     if content.training is not None:
         found.append(_training(content))
     return found
@@ -235,7 +240,11 @@ def _kernels(shipped: Deployed) -> Section:
         f"{n} of {len(shipped.kernels)} kernels take half of the time"
         if n > 1
         else f"One of {len(shipped.kernels)} kernels takes half of the time",
-        "Share of the network's kernel time, by the tuning log's measurements of each kernel alone."
+        (
+            "Share of the network's kernel time, each kernel timed inside the network."
+            if shipped.inside
+            else "Share of the network's kernel time, by the tuning log's measurements of each kernel alone."
+        )
         + (f" {unknown} kernels without a record are not counted." if unknown else ""),
         lambda style: figures.kernel_time(shipped, style),
         ("kernel", "% of kernel time"),
@@ -305,6 +314,32 @@ def _quality(content: Content) -> Section:
         lambda style: figures.predictor_quality(measured, content.accuracies, style),
         ("predictor", "subnets", "error", "rank correlation"),
         tuple(rows),
+    )
+
+
+def _comparable(measured: Measured) -> bool:
+    """Whether each measured subnet has a prediction by the others, and there are several kinds of them."""
+    several = any(len(np.unique(values)) > 1 for values in measured.groups.values())
+    return len(measured.loo) == len(measured.cost) >= _FEWEST_BY_GROUP and several
+
+
+def _errors_by_group(measured: Measured) -> Section:
+    relative = 100 * (measured.loo / measured.cost - 1)
+    rows = tuple(
+        (heading, f"{level:g}", str(int(on.sum())), f"{np.median(relative[on]):+.1f}")
+        for heading, values in measured.groups.items()
+        for level in np.unique(values)
+        if (on := values == level).any()
+    )
+    worst = float(np.quantile(np.abs(relative), 0.95))
+    return Section(
+        f"errors-{measured.target}",
+        f"19 of 20 latencies on {measured.target} are predicted within {worst:.1f} %",
+        "Error of each measured subnet's prediction by a model of all others: the dot is the median, the "
+        "thick line the middle half, the thin one nine of ten.",
+        lambda style: error_by_group(measured.cost, measured.loo, measured.groups, style),
+        ("by", "value", "subnets", "median error, %"),
+        rows,
     )
 
 

@@ -17,7 +17,7 @@ from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.errors import UserError
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import KernelTable
-from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.measurement import Measurement, Measurer, profile
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch
@@ -29,6 +29,7 @@ from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
 # Of a module to ONNX Runtime in float32, relative to the largest output. float16 keeps 11 bits of each value.
 LARGEST_DIFFERENCE = {"float32": 1e-3, "float16": 3e-2}
+_PROFILED = 30  # inferences
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,18 @@ def build_subnet(
     export_onnx(module, onnx, resolution=arch.r, labels=data.labels, preprocessing=preprocessing)
     compiled = compile_onnx(onnx, target, so, records=records)
     return BuiltSubnet(arch, onnx, so, compiled)
+
+
+def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, folder: Path) -> dict[str, float]:
+    """Median time of each kernel inside the network, in us, all its calls; empty for other devices."""
+    if target.run.where != "local" or target.tvm["kind"] != "llvm":
+        return {}
+    so = folder / "profiled.so"
+    compile_onnx(built.onnx, target, so, records=records, profile=True)
+    times: dict[str, float] = {}
+    for call in profile(so, rounds=_PROFILED):
+        times[call.name] = times.get(call.name, 0.0) + call.median_us
+    return times
 
 
 def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
@@ -177,8 +190,10 @@ def ready_to_ship(
     }
     if search is not None:
         manifest["search"] = dict(search)
+    inside_us = _times_inside(built, target, records, folder)
     manifest["kernels"] = [
         {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
+        | ({"inside_us": inside_us[use.name]} if use.name in inside_us else {})
         for use in built.compiled.kernels
     ]
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.

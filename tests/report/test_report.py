@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,27 @@ def test_it_tells_what_the_artefact_says(demo: DemoProject, report: list[Path]) 
     assert len(measured.cost) == 6 and (np.diff(measured.front[:, 0]) > 0).all()
     (artefact,) = content.artefacts
     assert len(artefact.kernels) > 5 and artefact.candidates
+    assert artefact.inside and "timed inside the network" in page
+    assert all(time is not None and time > 0 for _, time, _ in artefact.kernels)
     assert sum(share for _, share in kernel_shares(artefact)) == pytest.approx(1.0)
     shown = next(c for c in artefact.candidates if c.arch == artefact.arch)
     assert f"{1e3 * shown.measured:.4g}" in page and "shipped" in page
+
+
+@pytest.mark.slow
+def test_errors_are_told_apart_where_enough_was_measured(demo: DemoProject) -> None:
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    (measured,) = content.targets
+    assert set(measured.groups) == {"resolution", "blocks"}
+    many = replace(
+        measured,
+        cost=np.tile(measured.cost, 4),
+        loo=np.tile(measured.cost, 4) * 1.1,
+        groups={name: np.tile(values, 4) for name, values in measured.groups.items()},
+    )
+    (section,) = (s for s in sections(replace(content, targets=[many])) if s.name == "errors-x86")
+    assert "within 10.0 %" in section.title and {row[3] for row in section.rows} == {"+10.0"}
+    assert sum(int(row[2]) for row in section.rows if row[0] == "blocks") == 24
 
 
 @pytest.mark.slow
