@@ -210,7 +210,10 @@ def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
     count = templates.count(job.mod, job.target)
     if count is None and not templates.on_gpu(job.target):
         ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
-    seeds = max(1, round(_SEED_SHARE * (left + len(tried)))) if left else 0
+    # A GPU's generic space takes many trials to come near the template, and much of its time between them.
+    search = not templates.on_gpu(job.target) or len(job.known) + job.trials >= _TRIALS_TO_LEARN_FROM
+    share = _SEED_SHARE if search else 1.0
+    seeds = max(1, round(share * (left + len(tried)))) if left else 0
     for sch in itertools.islice(ranked, seeds):
         if job.time_is_up:
             break
@@ -218,7 +221,7 @@ def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
             left -= 1
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
-    if left and not job.time_is_up and count != 1:  # an elementwise kernel has one sensible schedule
+    if left and search and not job.time_is_up and count != 1:  # an elementwise kernel has one sensible schedule
         _search(job, templates.design_space(job.mod, job.target), measured, tried, attempt, left)
     attempt.finals()
 

@@ -4,8 +4,11 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/reflection/registry.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdint>
+#include <sstream>
 
 #include "../common/device_code.h"
 #include "opencl.h"
@@ -143,14 +146,41 @@ class OpenCLModule final : public ffi::ModuleObj {
   }
 
   // Source of one kernel, which TVM marks by a comment; all of it where there is none. A program for each
-  // kernel lets drivers that cache what they build (PoCL) know a kernel again that networks share.
+  // kernel lets drivers that cache what they build (PoCL) know a kernel again that networks share, if its text
+  // says nothing of the network: no prototypes of other kernels, no arrays named after its variables.
   std::string SourceOf(const std::string& name) const {
     const std::string& all = code_.code;
     const std::string marker = "// Function: ";
     const size_t start = all.find(marker + name + "\n");
     if (start == std::string::npos) return all;
     const size_t end = all.find(marker, start + marker.size());
-    return all.substr(0, all.find(marker)) + all.substr(start, end == std::string::npos ? end : end - start);
+    std::istringstream lines(all.substr(0, all.find(marker)) +
+                             all.substr(start, end == std::string::npos ? end : end - start));
+    std::string plain;
+    for (std::string line; std::getline(lines, line);) {
+      const bool prototype = line.rfind("__kernel ", 0) == 0 && line.size() > 2 && line.substr(line.size() - 2) == ");";
+      if (!prototype) plain += line + "\n";
+    }
+    return WithNumberedArrays(plain);
+  }
+
+  // The arrays' names, which TVM ends in `_ptr`, replaced by numbers in order of appearance.
+  static std::string WithNumberedArrays(const std::string& source) {
+    const auto in_word = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; };
+    const std::string suffix = "_ptr";
+    std::map<std::string, std::string> names;
+    std::string result;
+    for (size_t i = 0; i < source.size();) {
+      size_t end = i;
+      while (end < source.size() && in_word(source[end])) ++end;
+      std::string word = source.substr(i, std::max<size_t>(end - i, 1));
+      if (word.size() > suffix.size() && word.compare(word.size() - suffix.size(), suffix.size(), suffix) == 0) {
+        word = names.try_emplace(word, "array" + std::to_string(names.size()) + suffix).first->second;
+      }
+      result += word;
+      i = std::max(end, i + 1);
+    }
+    return result;
   }
 
   static Program Build(OpenCLDevice& device, const std::string& source) {
