@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import dtype_option
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
@@ -18,12 +19,14 @@ from ofa_tvm.targets import Target, get_target
 
 if TYPE_CHECKING:
     from ofa_tvm.compiler import KernelUse
+    from ofa_tvm.targets import DType
 
 
 @click.command(short_help="Time one compiled module on its target.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-t", "--target", default="x86", show_default=True, help="A target's name or YAML file.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default the target's (1).")
+@dtype_option
 @click.option("--repeats", type=click.IntRange(min=5), help="Samples to take; by default the target's.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time to spend."
@@ -36,6 +39,7 @@ def command(
     model: Path,
     target: str,
     threads: int | None,
+    dtype: DType | None,
     repeats: int | None,
     seconds: float,
     onnxruntime: bool,
@@ -48,6 +52,10 @@ def command(
     chosen = get_target(target)
     if threads is not None:
         chosen = chosen.with_threads(threads)
+    if dtype is not None:
+        if model.suffix != ".onnx":
+            raise UsageError(f"--dtype is of a module that is compiled now: give an ONNX file, not {model}")
+        chosen = chosen.with_dtype(dtype)
     if kernels and model.suffix != ".onnx":
         raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
     if chosen.run.where != "local" and (kernels or onnxruntime):

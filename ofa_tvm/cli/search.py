@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import resolutions_option, space_option, threads_option
+from ofa_tvm.cli.options import dtype_option, resolutions_option, space_option, threads_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ofa_tvm.search.budget import Budget
     from ofa_tvm.search.verify import Checked, VerifiedResult
     from ofa_tvm.spaces import Arch
+    from ofa_tvm.targets import DType
     from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency
     from ofa_tvm.workflow.settings import Settings
     from ofa_tvm.workflow.ship import Shipped
@@ -67,6 +68,7 @@ class _Shipment:
     help="A target's name or YAML file; again for one subnet that keeps a budget on each of several targets.",
 )
 @threads_option
+@dtype_option
 @space_option
 @resolutions_option
 @click.option(
@@ -117,6 +119,7 @@ def command(
     latencies: tuple[str, ...],
     targets: tuple[str, ...],
     threads: int | None,
+    dtype: DType | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     pareto: str | None,
@@ -151,7 +154,9 @@ def command(
             f"{len(targets)} target{'s' if len(targets) > 1 else ''} but {len(budgets)} budgets; type one "
             "--latency for each --target"
         )
-    every = [resolve(name, threads=threads, space=space, resolutions=resolutions) for name in targets]
+    every = [
+        resolve(name, threads=threads, dtype=dtype, space=space, resolutions=resolutions) for name in targets
+    ]
     settings = every[0]
     if len({s.target.name for s in every}) < len(every):
         raise UsageError("a target is named twice; give each target once, with its budget")

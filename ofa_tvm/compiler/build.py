@@ -113,10 +113,10 @@ def lower_onnx(
         raise UserError(_import_failure(prepared, source, error)) from error
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
-    mod = layout.channels_last(mod, templates.lanes(tvm_target) or 1)
-    if target.dtype == "float16":
+    mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1)
+    if target.dtype == "float16" and not templates.sums_in_half(tvm_target):
         mod = half.with_float32_sums(mod)
-    lowered = lowering.lower(mod, tvm_target)
+    lowered = lowering.lower(mod, tvm_target, target.dtype)
     for name in kernel_calls(lowered):
         if not is_static(lowered[name]):  # TVM's sorting on GPUs
             raise UserError(

@@ -12,13 +12,16 @@ from ofa_tvm.compiler.products import packed_product, packs
 from ofa_tvm.compiler.templates import lanes
 
 
-def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Legalize and fuse: afterwards `main` only calls kernels (PrimFuncs) and reshapes, which are views."""
+def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") -> tvm.IRModule:
+    """Legalize and fuse: afterwards `main` only calls kernels (PrimFuncs) and reshapes, which are views.
+
+    `dtype` is that of weights and feature maps.
+    """
     passes = tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(
-                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, lanes(target))},
+                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, lanes(target, dtype))},
                 skip_ops=["relax.reshape"],
             ),
             relax.transform.AnnotateTIROpPattern(),

@@ -53,8 +53,13 @@ class Machine:
         return math.gcd(width, self.lanes)
 
 
-def machine(target: tvm.target.Target) -> Machine:
-    """Vector unit, by LLVM's features, and threads of a CPU target."""
+def computes_in_half(target: tvm.target.Target) -> bool:
+    """Whether a CPU target multiplies and adds float16 vectors: ARM v8.2 and later."""
+    return "fullfp16" in {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+
+
+def machine(target: tvm.target.Target, dtype: str = "float32") -> Machine:
+    """Vector unit for values of `dtype`, by LLVM's features, and threads of a CPU target."""
     # llvm_get_vector_width is no help: it says 512 for any x86.
     features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
     threads = int(target.attrs.get("num-cores", 1))
@@ -62,7 +67,8 @@ def machine(target: tvm.target.Target) -> Machine:
         return Machine(lanes=16, registers=32, threads=threads)
     if "avx" in features:
         return Machine(lanes=8, registers=16, threads=threads)
-    return Machine(lanes=4, registers=32 if "neon" in features else 16, threads=threads)
+    lanes = 8 if dtype == "float16" and computes_in_half(target) else 4
+    return Machine(lanes=lanes, registers=32 if "neon" in features else 16, threads=threads)
 
 
 @dataclass(frozen=True)

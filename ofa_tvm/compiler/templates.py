@@ -15,9 +15,18 @@ def on_gpu(target: tvm.target.Target) -> bool:
     return str(target.kind.name) != "llvm"
 
 
-def lanes(target: tvm.target.Target) -> int | None:
+def lanes(target: tvm.target.Target, dtype: str = "float32") -> int | None:
     """Values in a vector register of a CPU, to which channels and panels are padded; None on a GPU."""
-    return None if on_gpu(target) else schedules.machine(target).lanes
+    return None if on_gpu(target) else schedules.machine(target, dtype).lanes
+
+
+def sums_in_half(target: tvm.target.Target) -> bool:
+    """Whether float16 networks also add in float16: where that doubles the values in a register."""
+    return not on_gpu(target) and schedules.computes_in_half(target)
+
+
+def _machine(mod: tvm.IRModule, target: tvm.target.Target) -> schedules.Machine:
+    return schedules.machine(target, str(mod["main"].params[-1].dtype))
 
 
 def ranked_schedules(
@@ -29,14 +38,14 @@ def ranked_schedules(
     """
     if on_gpu(target):
         return gpu_schedules.ranked_schedules(mod, target)
-    return schedules.ranked_schedules(mod, schedules.machine(target), hints)
+    return schedules.ranked_schedules(mod, _machine(mod, target), hints)
 
 
 def design_space(mod: tvm.IRModule, target: tvm.target.Target) -> list[Schedule]:
     """Designs with sampled tile sizes for MetaSchedule; empty where its generic space is to be searched."""
-    return [] if on_gpu(target) else schedules.design_space(mod, schedules.machine(target))
+    return [] if on_gpu(target) else schedules.design_space(mod, _machine(mod, target))
 
 
 def count(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:
     """How many schedules there are to try; None where that is open."""
-    return None if on_gpu(target) else schedules.count(mod, schedules.machine(target))
+    return None if on_gpu(target) else schedules.count(mod, _machine(mod, target))

@@ -221,7 +221,9 @@ def _tune(job: _Job, attempt: _Trials | _RemoteTrials) -> None:
             left -= 1
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
-    if left and search and not job.time_is_up and count != 1:  # an elementwise kernel has one sensible schedule
+    if (
+        left and search and not job.time_is_up and count != 1
+    ):  # an elementwise kernel has one sensible schedule
         _search(job, templates.design_space(job.mod, job.target), measured, tried, attempt, left)
     attempt.finals()
 

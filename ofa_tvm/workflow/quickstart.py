@@ -357,7 +357,8 @@ def _trained(
 def _default_budget(bench: SubnetBench, out: Path) -> Budget:
     """Measured latency of the median subnet, kept so that a resumed run has the same budget."""
     emulated = "-emulated" if bench.target.emulated else ""
-    path = out / f"budget-{bench.target.name}{emulated}.json"
+    dtype = "" if bench.target.dtype == "float32" else f"-{bench.target.dtype}"
+    path = out / f"budget-{bench.target.name}{emulated}{dtype}.json"
     if path.is_file():
         try:
             content = json.loads(path.read_text())

@@ -85,7 +85,8 @@ def latency_file(folder: Path, target: Target, suffix: str) -> Path:
     """Where a project keeps a target's measured latencies (".csv") and the model of them (".model")."""
     threads = "" if target.threads == 1 else f"-{target.threads}threads"
     emulated = "-emulated" if target.emulated else ""  # another unit than a board's
-    return folder / f"latency-{target.name}{emulated}{threads}{suffix}"
+    dtype = "" if target.dtype == "float32" else f"-{target.dtype}"
+    return folder / f"latency-{target.name}{emulated}{threads}{dtype}{suffix}"
 
 
 def require_unit(budget: Budget, target: Target) -> None:

@@ -39,14 +39,3 @@ def test_a_campaign_on_pocl_tunes_and_resumes(tmp_path: Path) -> None:
 
     compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", logs=[tmp_path])
     assert [use.origin for use in compiled.kernels].count("tuned") == len(found)
-
-
-@pytest.mark.slow
-def test_with_more_trials_metaschedule_searches_beyond_the_template(tmp_path: Path) -> None:
-    target = get_target("opencl")
-    kernel = next(kernel for kernel in kernels(target) if kernel.name.startswith("matmul"))
-    result = tune_kernels([kernel], target, tmp_path, trials=16)
-    assert 10 < result.trials <= 16
-    records = result.records.records[kernel.key]
-    sampled = ["SamplePerfectTile" in str(record.trace) for record in records]
-    assert any(sampled) and not all(sampled)
