@@ -39,6 +39,8 @@ packages:
 		>/dev/null 2>&1; } || \
 		echo "not all of $(PACKAGES) are installed and cannot be here: tests that need them are skipped"
 
+# The extra `cuda` (NVRTC and headers, 240 MB installed) is left out: without it, tests that build for CUDA are skipped,
+# each naming what to install; .venv/bin/pip install -c constraints.txt -e '.[cuda]' brings them in.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
