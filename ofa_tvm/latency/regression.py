@@ -473,6 +473,8 @@ class LatencyRegressor:
         if model._data_hash() != header["data_sha256"]:
             raise UserError(f"{path} is damaged: its data do not match its checksum")
         model._log_variances = arrays["log_variances"]
+        if len(model._log_variances) != len(_EXPECTED if model.prior is None else _EXPECTED_PRIOR):
+            raise UserError(f"{path} was fitted by another version of ofa-tvm; remove it and fit it again")
         model.noise_, model.validation_ = header["noise"], header["validation"]
         return model
 

@@ -142,6 +142,18 @@ def test_one_measurement_gives_a_model() -> None:
     assert np.isfinite(model.predict(SPACE.sample_genes(np.random.default_rng(0), 50))).all()
 
 
+def test_a_model_of_another_version_is_refused(tmp_path: Path, device: BlockTables) -> None:
+    path = tmp_path / "p.model"
+    LatencyRegressor(SPACE, target="x86", n_classes=10).fit(*measured(device, 12, 11)).save(path)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["log_variances"] = arrays["log_variances"][1:]
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    with pytest.raises(UserError, match=r"p\.model was fitted by another version"):
+        LatencyRegressor.load(path)
+
+
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_saved_models_predict_the_same(tmp_path: Path, device: BlockTables, with_prior: bool) -> None:
     genes, ms = measured(device, 40, 11)
