@@ -23,6 +23,8 @@ _LOG_BOUNDS = (-18.0, 8.0)
 # Degrees of freedom of the Student-t noise: outliers from a busy machine pull little.
 _STUDENT_DOF = 4.0
 _REWEIGHTINGS = 4
+# Up to so many rows the fit is also started from weights of its own.
+_ROWS_FOR_STARTS = 100
 # Rows from which on the residuals themselves say how wide a 95 % interval is.
 _ROWS_FOR_INTERVALS = 20.0
 
@@ -174,6 +176,12 @@ class _Scales:
     inflation: float
 
 
+def _log_density(residuals: np.ndarray, variances: np.ndarray) -> float:
+    """Of left-out rows under Student-t noise, but for a constant."""
+    tails = np.log1p(residuals**2 / variances / _STUDENT_DOF)
+    return float(-0.5 * np.log(variances).sum() - 0.5 * (_STUDENT_DOF + 1) * tails.sum())
+
+
 def _learn(
     solver: _Dual | _Primal,
     kernels: Sequence[Kernel],
@@ -185,13 +193,12 @@ def _learn(
 ) -> _Scales:
     n = len(y)
     given = np.ones(n) if row_noise is None else row_noise
-    weights = given
     chosen = np.arange(n)
     if n > _ROWS_FOR_SCALES:
         chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
     small = [] if fixed is not None else [kernel(chosen) for kernel in kernels]
 
-    def learn(theta: np.ndarray) -> np.ndarray:
+    def learn(theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
         if fixed is not None:
             return fixed
         result = minimize(
@@ -205,24 +212,50 @@ def _learn(
         )
         return result.x
 
-    theta = learn(centre.copy())
-    solver.scale(np.exp(theta[:-1]))
-    last = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
-    for iteration in range(last + 1):
+    def condition(theta: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         noise = float(np.exp(theta[-1]))
         residuals, variances = solver.condition(y, noise * weights)
         # Noise of a normal row, not of an outlier.
-        variances = np.maximum(variances - noise * weights, 0.0) + noise * given
-        if iteration == last:
-            break
-        # Expectation step of Student-t noise: a residual far beyond its deviation counts for less.
-        new = given * (_STUDENT_DOF + residuals**2 / variances) / (_STUDENT_DOF + 1.0)
-        if np.allclose(new, weights, rtol=0.05):
-            break
-        weights = new
-        if iteration == 0:
-            theta = learn(theta)
-            solver.scale(np.exp(theta[:-1]))
+        return residuals, np.maximum(variances - noise * weights, 0.0) + noise * given
+
+    def reweighted(residuals: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Expectation step of Student-t noise: a residual far beyond its deviation counts for less."""
+        return given * (_STUDENT_DOF + residuals**2 / variances) / (_STUDENT_DOF + 1.0)
+
+    last = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
+
+    def settle(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        theta = learn(centre.copy(), weights)
+        solver.scale(np.exp(theta[:-1]))
+        for iteration in range(last + 1):
+            residuals, variances = condition(theta, weights)
+            if iteration == last:
+                break
+            new = reweighted(residuals, variances)
+            if np.allclose(new, weights, rtol=0.05):
+                break
+            weights = new
+            if iteration == 0:
+                theta = learn(theta, weights)
+                solver.scale(np.exp(theta[:-1]))
+        return theta, weights, residuals, variances
+
+    found = settle(given)
+    if last and n <= _ROWS_FOR_STARTS:
+        # Few rows leave room to take an outlier for structure. So the scales are also learned from weights by
+        # the scales expected beforehand, and from weights by the distance from the median; the fit that finds
+        # left-out rows likeliest is kept.
+        solver.scale(np.exp(centre[:-1]))
+        gaps = y - np.median(y)
+        spread = np.full(n, max(2.2 * float(np.median(gaps**2)), 1e-9))
+        for start in (reweighted(*condition(centre, given)), reweighted(gaps, spread)):
+            other = settle(start)
+            if _log_density(*other[2:]) > _log_density(*found[2:]):
+                found = other
+        solver.scale(np.exp(found[0][:-1]))
+        condition(*found[:2])
+    theta, weights, residuals, variances = found
+    noise = float(np.exp(theta[-1]))
     inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
     # The more rows, the more the widths follow the residuals seen: 95 % of them shall lie inside, and one
     # standard error more of them, because an interval that is too narrow does the greater harm.

@@ -135,6 +135,19 @@ def test_an_outlier_pulls_little(device: BlockTables) -> None:
     assert robust < errors(hurt.predict(test), device(test))["mape"]
 
 
+def test_two_outliers_in_ten_rows_are_no_structure(device: BlockTables) -> None:
+    # The guess is of a device with other quirks; without a second start of the fit the mean error is 7.1 %.
+    prior = block_structure(SPACE, 10).tables(lambda layers: device_ms(layers, 1), constant=0.05)
+    test, _ = measured(device, 400, 99)
+    found = []
+    for seed in range(20):
+        genes, ms = measured(device, 10, seed, noise=0.02)
+        ms[:2] *= 1.4
+        model = LatencyRegressor(SPACE, prior, n_classes=10).fit(genes, ms)
+        found.append(errors(model.predict(test), device(test))["mape"])
+    assert np.mean(found) < 0.066
+
+
 def test_one_measurement_gives_a_model() -> None:
     genes = SPACE.encode([SPACE.median_arch()])
     model = LatencyRegressor(SPACE).fit(genes, np.array([2.0]))
