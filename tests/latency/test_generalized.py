@@ -59,7 +59,7 @@ def test_a_descriptor_alone_predicts_a_machine_that_obeys_the_roofline(model: Ge
     assert score["mape"] < 0.05 and score["spearman"] > 0.99
     # The fastest machine lies outside what the three others span.
     assert all(entry["mape"] < 0.2 for entry in model.validation_.values())
-    assert model.spread(UNSEEN) < 0.1
+    assert model.spread(UNSEEN, "made up") < 0.1  # measured with the same software
 
 
 def test_twice_the_machine_takes_half_the_time(model: GeneralizedLatency) -> None:
