@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 160, 192, 224])
-    parser.add_argument("--fit", type=int, default=5, help="subnets that the overhead is fitted on")
+    parser.add_argument("--fit", type=int, default=10, help="subnets that the overhead is fitted on")
     parser.add_argument("--test", type=int, default=30, help="subnets that the figures are of")
     parser.add_argument("--logs", type=Path, nargs="*", default=[], help="folders of tuning logs")
     parser.add_argument("--seed", type=int, default=11)
@@ -69,12 +69,14 @@ def main() -> None:
                 "spearman": float(spearmanr(predicted, latency[test]).statistic),
                 "factor": model.factor_,
                 "per_kernel_ms": model.per_kernel_,
+                "per_mb_ms": model.per_mb_,
                 "constant_ms": model.constant_,
             }
         )
         print(f"{name:14} MAPE {rows[-1]['mape']:.2f} %, bias {rows[-1]['bias']:+.2f} %, worst "
               f"{rows[-1]['worst']:.1f} %, Spearman {rows[-1]['spearman']:.4f} (factor {model.factor_:.3f}, "
-              f"{1e3 * model.per_kernel_:.2f} us a kernel, {model.constant_:.4f} ms)")  # fmt: skip
+              f"{1e3 * model.per_kernel_:.2f} us a kernel, {1e3 * model.per_mb_:.1f} us a MB of weights, "
+              f"{model.constant_:.4f} ms)")  # fmt: skip
     save(
         options.json,
         {

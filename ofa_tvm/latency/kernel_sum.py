@@ -12,12 +12,15 @@ from ofa_tvm.latency.regression import as_genes
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace
 from ofa_tvm.spaces.blocks import block_structure
 
+_PULL = 0.1
+
 
 class KernelSum:
     """Sum of kernel times; `fit` adds the overhead seen in a few whole networks.
 
-    latency = factor * sum + per_kernel * kernels + constant, none of them negative. The factor is pulled to
-    1 and the overheads to 0, so that one measurement is enough to start with.
+    latency = factor * sum + per_kernel * kernels + per_mb * weights + constant, none of them negative: a
+    launch costs something, and weights that were last read an inference ago come from far away. The factor is
+    pulled to 1 and the overheads to 0, so that one measurement is enough to start with.
 
     Parameters
     ----------
@@ -36,7 +39,7 @@ class KernelSum:
         The plain sum.
     tables : BlockTables
         With the fitted overhead; equal to `sum` before `fit`. Serves as `LatencyRegressor`'s prior.
-    factor_, per_kernel_, constant_ : float
+    factor_, per_kernel_, per_mb_, constant_ : float
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class KernelSum:
 
         self.sum = structure.tables(entry)
         self._kernels = structure.tables(lambda layers: float(len(layers)))
-        self.factor_, self.per_kernel_, self.constant_ = 1.0, 0.0, 0.0
+        self._weights = structure.tables(lambda layers: sum(4e-6 * layer.params for layer in layers))
+        self.factor_, self.per_kernel_, self.per_mb_, self.constant_ = 1.0, 0.0, 0.0, 0.0
         self.tables = self.sum
 
     def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> KernelSum:
@@ -73,26 +77,29 @@ class KernelSum:
         """
         genes = as_genes(self.space, archs)
         latency = np.asarray(latency, dtype=np.float64)
-        total, kernels = self.sum(genes), self._kernels(genes)
+        total, kernels, weights = self.sum(genes), self._kernels(genes), self._weights(genes)
         if len(latency) == 0 or len(latency) != len(genes):
             raise UserError(f"the kernel sum needs one latency a subnet; got {len(latency)} for {len(genes)}")
         if not (total > 0).all():
             raise UserError("the kernel sum of a measured subnet is 0: the tuning log has no records for it")
         level = float(np.median(latency))
         # Columns in units of the latency's level; the last rows pull the factor to 1 and the overheads to 0.
-        pull = 0.05
-        design = np.vstack(
-            [
-                np.column_stack([total / level, kernels / kernels.mean(), np.ones(len(latency))]),
-                np.diag([pull, pull, pull]),
-            ]
+        columns = [total / level, kernels / kernels.mean(), weights / weights.mean(), np.ones(len(latency))]
+        relative = level / latency
+        aim = np.array([_PULL, 0.0, 0.0, 0.0])
+        (factor, per_kernel, per_mb, constant), _ = nnls(
+            np.vstack([np.column_stack(columns) * relative[:, None], np.diag([_PULL] * len(columns))]),
+            np.concatenate([np.ones(len(latency)), aim]),
         )
-        aim = np.concatenate([latency / level, [pull, 0.0, 0.0]])
-        (factor, per_kernel, constant), _ = nnls(design, aim)
         self.factor_ = float(factor)
         self.per_kernel_ = float(per_kernel * level / kernels.mean())
+        self.per_mb_ = float(per_mb * level / weights.mean())
         self.constant_ = float(constant * level)
-        self.tables = self.sum.scaled(self.factor_, self.constant_) + self._kernels.scaled(self.per_kernel_)
+        self.tables = (
+            self.sum.scaled(self.factor_, self.constant_)
+            + self._kernels.scaled(self.per_kernel_)
+            + self._weights.scaled(self.per_mb_)
+        )
         return self
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
