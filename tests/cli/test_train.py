@@ -105,6 +105,7 @@ def test_train_leaves_a_project_for_the_other_verbs(project: tuple[Path, dict]) 
         "data": "digits",
         "resolutions": [32],
         "tuning_logs": "tuning_logs",
+        "calibration_images": 2000,
     }
     build_supernet("ofa_digits", 10).load_checkpoint(folder / "training" / "supernet.pt")
 

@@ -107,8 +107,6 @@ def test_the_program_runs_on_aarch64(small: SmallModule, tmp_path: Path) -> None
         if "cannot be downloaded" not in str(error):
             raise
         pytest.skip(str(error))
-    with pytest.raises(UserError, match="is code for aarch64, but this machine is"):
-        _ = made.runner
     program = build(
         made, tmp_path / "build", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",

@@ -133,7 +133,7 @@ def test_a_time_limit_ends_a_campaign(target: Target, tmp_path: Path) -> None:
 
 def test_a_time_limit_ends_the_trials_of_a_kernel_too(target: Target, tmp_path: Path) -> None:
     (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
-    result = tune_kernels([pointwise], target, tmp_path, trials=100_000, seconds=6.0)
+    result = tune_kernels([pointwise], target, tmp_path, trials=100_000, seconds=1.0)
     assert not result.complete
     assert 0 < result.records.trials(pointwise.key) < trials_left(pointwise, KernelTable(), target, 100_000)
 
@@ -249,7 +249,7 @@ def test_workers_load_only_what_they_need() -> None:
 
 
 def test_targets_that_cannot_be_tuned_here(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no CPU"):
+    with pytest.raises(UserError, match=r"no NVIDIA driver|no NVIDIA GPU|is no CPU"):
         tune_kernels([], get_target("cuda-sm90"), tmp_path)
     gone = get_target("x86").on_tracker("127.0.0.1:9", "x86")
     with pytest.raises(UserError, match=r"no tracker answers at 127\.0\.0\.1:9"):
