@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import tvm
+import tvm_ffi
 from provenance import save
 from tvm.s_tir import meta_schedule as ms
 
@@ -96,7 +97,7 @@ def main() -> None:
             # tune_relax normalises what it tunes; the anchor block is compared through the same kernel.
             sch = None
             for record in database.get_all_tuning_records():
-                fits = tvm.ir.structural_equal(
+                fits = tvm_ffi.structural_equal(
                     record.workload.mod["main"].without_attr("global_symbol"),
                     kernel.mod["main"].without_attr("global_symbol"),
                 )
