@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from ofa_tvm.targets import Target
     from ofa_tvm.workflow.quickstart import QuickstartResult, QuickstartSettings
 
 
@@ -41,31 +40,14 @@ def tiny_settings() -> QuickstartSettings:
     )
 
 
-def patiently(out: Path, target: Target, settings: QuickstartSettings) -> QuickstartResult:
-    """The quickstart, called again where the machine became so busy that nothing kept the budget.
-
-    That is what its message says to do; everything but the last stages is taken from the first call.
-    """
-    from ofa_tvm.errors import UsageError, UserError
-    from ofa_tvm.workflow.quickstart import quickstart
-
-    for _ in range(3):
-        try:
-            return quickstart(out, target, settings=settings)
-        except UserError as error:
-            budget = "no module kept the budget", "no subnet with a measured latency"
-            if isinstance(error, UsageError) or not str(error).startswith(budget):
-                raise
-    return quickstart(out, target, settings=settings)
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoProject:
     """The quickstart's folder; tests that change it work on a copy."""
     import torch
 
     from ofa_tvm.targets import get_target
+    from ofa_tvm.workflow.quickstart import quickstart
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    return DemoProject(folder, patiently(folder, get_target("x86"), tiny_settings()))
+    return DemoProject(folder, quickstart(folder, get_target("x86"), settings=tiny_settings()))

@@ -48,10 +48,9 @@ def get_space(name: str) -> Space:
 
 
 # Spaces that are data only: predictors work on them, nothing trains them.
-_DATA_ONLY = {"fbnet": fbnet}
+_DATA_ONLY = {"fbnet": cache(fbnet)}
 
 
-@cache
 def get_layered_space(name: str) -> LayeredSpace:
     """As `get_space`, and also the spaces that can list their layers but are not trained here ("fbnet").
 

@@ -30,7 +30,7 @@ def test_compile_writes_a_module_that_runs(folder: Path) -> None:
 
 def test_a_tuned_models_kernels_have_time_shares(folder: Path) -> None:
     plan = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
-    assert plan["kernels"] == 4 and plan["logged"] == 0 and 4 <= plan["trials_left"] <= 8
+    assert plan["kernels"] == 4 and plan["logged"] == 0 and plan["trials_left"] == 5
     assert not plan["timed"] and not (folder / "tuning_logs").exists()
     tuned = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--json").out)
     assert tuned["tuned"] == 4 and tuned["complete"]

@@ -122,4 +122,6 @@ def test_the_program_runs_on_aarch64(small: SmallModule, tmp_path: Path) -> None
     here = write_artefact(tmp_path / "here", small.so, small.onnx, {"target": small.target.to_json()})
     expected = {p.label: p.probability for p in here.classify([png], top_k=len(LABELS))[0]}
     assert answers(done.stdout) == pytest.approx(expected, abs=1e-5)
+    emulated = {p.label: p.probability for p in made.classify([png], top_k=len(LABELS))[0]}
+    assert emulated == pytest.approx(expected, abs=1e-5), "the same artefact from Python, in the emulator"
     assert here.runner.inputs[0].shape[-1] == SIZE

@@ -114,7 +114,7 @@ def test_collapsed_tables_are_the_linear_model(device: BlockTables, n: int) -> N
     cross = kernel(test, genes)
     expected = level + 0.25 * level * cross @ inverse @ (ms - level) / (0.25 * level)
     mean, std = model.predict(test, return_std=True)
-    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    np.testing.assert_allclose(mean, expected, rtol=1e-7)
     variance = np.diag(kernel(test, test) - cross @ inverse @ cross.T)
     variance = variance + p.noise * (0.5 + 0.5 * (mean / level) ** 2)
     np.testing.assert_allclose(std, 0.25 * level * p.inflation * np.sqrt(variance), rtol=1e-4)

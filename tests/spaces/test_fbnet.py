@@ -54,7 +54,7 @@ def test_what_is_not_in_the_space_is_explained(text: str) -> None:
 
 
 def test_only_spaces_that_can_be_trained_are_offered_for_training() -> None:
-    assert get_layered_space("ofa_digits") == get_space("ofa_digits")
+    assert get_layered_space("ofa_digits") is get_space("ofa_digits")
     with pytest.raises(UsageError):
         get_space("fbnet")
     with pytest.raises(UsageError, match="fbnet"):

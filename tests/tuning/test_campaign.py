@@ -24,6 +24,7 @@ from ofa_tvm.compiler.kernels import Kernel, make_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
+from ofa_tvm.native import has_cuda
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.tuning import allot, campaign, time_again, trials_left, tune_kernels
 
@@ -221,7 +222,9 @@ def test_candidates_that_hang_are_stopped(
     found = [broken("hangs"), *kernels(target)[:3]]
     result = tune_kernels(found, target, tmp_path, trials=1)
     assert result.tuned == 3
-    for failure in result.records.failures[found[0].key]:
+    failures = result.records.failures[found[0].key]
+    assert len(failures) == allot(found, 1)[found[0].key]
+    for failure in failures:
         assert "gave no sign for 3 s and was stopped" in failure.error
 
 
@@ -249,8 +252,9 @@ def test_workers_load_only_what_they_need() -> None:
 
 
 def test_targets_that_cannot_be_tuned_here(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no NVIDIA driver|no NVIDIA GPU|is no CPU"):
-        tune_kernels([], get_target("cuda-sm90"), tmp_path)
+    if not has_cuda():
+        with pytest.raises(UserError, match="there is no NVIDIA driver"):
+            tune_kernels([], get_target("cuda-sm90"), tmp_path)
     gone = get_target("x86").on_tracker("127.0.0.1:9", "x86")
     with pytest.raises(UserError, match=r"no tracker answers at 127\.0\.0\.1:9"):
         tune_kernels(kernels(get_target("x86")), gone, tmp_path)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from demo_project import DemoProject, patiently, tiny_settings
+from demo_project import DemoProject, tiny_settings
 
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.search.budget import Budget
@@ -41,7 +41,7 @@ def test_the_same_call_goes_on_and_repeats_nothing(demo: DemoProject, tmp_path: 
     copy = tmp_path / "demo"
     shutil.copytree(demo.folder, copy)
     before = {name: (copy / name).read_text() for name in ("latency-x86.csv", "budget-x86.json")}
-    again = patiently(copy, get_target("x86"), tiny_settings())
+    again = quickstart(copy, get_target("x86"), settings=tiny_settings())
     assert again.budget == demo.result.budget
     assert {name: (copy / name).read_text() for name in before} == before
     added = again.stages["train the supernet"] - demo.result.stages["train the supernet"]

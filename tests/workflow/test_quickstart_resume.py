@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from demo_project import DemoProject, patiently, tiny_settings
+from demo_project import DemoProject, tiny_settings
 
 import ofa_tvm
 from ofa_tvm.cli.main import invoke
@@ -51,7 +51,7 @@ def test_nothing_is_lost_by_a_kill(demo: DemoProject, tmp_path: Path) -> None:
     metrics = (out / "training" / "metrics.jsonl").read_text()
     assert before and metrics and not (out / "deploy").exists()
 
-    result = patiently(out, ofa_tvm.get_target("x86"), tiny_settings())
+    result = quickstart(out, ofa_tvm.get_target("x86"), settings=tiny_settings())
     (file,) = out.glob("tuning_logs/*/tuning.jsonl")
     assert file.read_text().splitlines()[: len(before)] == before
     assert (out / "training" / "metrics.jsonl").read_text() == metrics, "the training was repeated"
