@@ -51,14 +51,14 @@ SPACE = Space(
     stem_activation="h_swish",
     first_activation="relu",
     stages=(
-        Stage((24,), 1, 3, (1, 2, 3), "relu"),
-        Stage((40,), 2, 3, (1, 2, 3), "h_swish", se=True),
-        Stage((80,), 2, 3, (1, 2, 3), "h_swish", se=True),
+        Stage((16,), 1, 3, (1, 2, 3), "relu"),
+        Stage((32,), 2, 3, (1, 2, 3), "h_swish", se=True),
+        Stage((64,), 2, 3, (1, 2, 3), "h_swish", se=True),
     ),
     kernels=(3, 5, 7),
-    expands=(3, 4, 6),
-    final_width=240,
-    feature_width=320,
+    expands=(2, 3, 4),
+    final_width=192,
+    feature_width=256,
     head_activation="h_swish",
     bn_eps=1e-5,
     resolutions=(24, 28, 32),
@@ -68,12 +68,12 @@ CORNERS = {"min": SPACE.min_arch(SIDE), "median": SPACE.median_arch(SIDE), "max"
 ALL = {"ks": 0, "d": 0, "e": 0}
 
 SHRINKING = (
-    Phase("full", {}, 11, 1, 3e-2),
-    Phase("kernel", {"ks": 0}, 2, 1, 2e-2),
+    Phase("full", {}, 7, 1, 3e-2),
+    Phase("kernel", {"ks": 0}, 1, 1, 2e-2),
     Phase("depth1", {"ks": 0, "d": 2}, 1, 0, 1e-2, 2),
     Phase("depth2", {"ks": 0, "d": 0}, 2, 0, 1e-2, 2),
     Phase("expand1", {"ks": 0, "d": 0, "e": 2}, 1, 0, 1e-2, 2, sort_channels=True),
-    Phase("expand2", ALL, 4, 1, 1e-2, 2, sort_channels=True),
+    Phase("expand2", ALL, 3, 1, 1e-2, 2, sort_channels=True),
 )
 EPOCHS = sum(phase.total_epochs for phase in SHRINKING)
 
