@@ -19,8 +19,9 @@ class KernelSum:
     """Sum of kernel times; `fit` adds the overhead seen in a few whole networks.
 
     latency = factor * sum + per_kernel * kernels + per_mb * weights + constant, none of them negative: a
-    launch costs something, and weights that were last read an inference ago come from far away. The factor is
-    pulled to 1 and the overheads to 0, so that one measurement is enough to start with.
+    launch costs something, and weights that were last read an inference ago come from far away. (A layer on
+    a single pixel does nothing but read its weights; the kernel's own time says what that costs.) The factor
+    is pulled to 1 and the overheads to 0, so that one measurement is enough to start with.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class KernelSum:
 
         self.sum = structure.tables(entry)
         self._kernels = structure.tables(lambda layers: float(len(layers)))
-        self._weights = structure.tables(lambda layers: sum(4e-6 * layer.params for layer in layers))
+        self._weights = structure.tables(_convolution_mb)
         self.factor_, self.per_kernel_, self.per_mb_, self.constant_ = 1.0, 0.0, 0.0, 0.0
         self.tables = self.sum
 
@@ -109,3 +110,7 @@ class KernelSum:
     def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
         """Latency of n architectures or genes, in the unit."""
         return self(as_genes(self.space, archs))
+
+
+def _convolution_mb(layers: tuple[Layer, ...]) -> float:
+    return sum(4e-6 * layer.params for layer in layers if layer.h_out > 1)
