@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ofa_tvm.targets import DType
     from ofa_tvm.workflow.tune import TuningPlan
 
+_NO_DEVICE = "with one device; the tracker has none now"
+
 
 @click.command(short_help="Tune all kernels of a space, or of one ONNX model.")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
@@ -174,9 +176,10 @@ def _show(console: Console, plan: TuningPlan) -> None:
 
 def _estimate(plan: TuningPlan) -> str:
     source = "as timed in this log's campaigns" if plan.timed else "the stated default, nothing timed yet"
+    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}" if plan.workers else _NO_DEVICE
     return (
         f"{plan.trials} trials left, about {duration(plan.seconds)} "
-        f"({plan.trial_s:.2g} s a trial and worker, {source}; {plan.workers} workers)"
+        f"({plan.trial_s:.2g} s a trial and worker, {source}; {workers})"
     )
 
 
@@ -187,6 +190,7 @@ def _plan(plan: TuningPlan, kernels: Sequence[Kernel]) -> dict[str, object]:
         "estimated_seconds": round(plan.seconds, 1),
         "seconds_per_trial": plan.trial_s,
         "timed": plan.timed,
+        "workers": plan.workers,
         "kinds": [
             {
                 "kind": kind.kind,

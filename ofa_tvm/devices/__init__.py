@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ofa_tvm.devices.fleet import Fleet
+from ofa_tvm.devices.fleet import Fleet, fleet_size
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.tracker import TrackerClient, TrackerUnreachable
 
-__all__ = ["Fleet", "Place", "TrackerClient", "TrackerUnreachable"]
+__all__ = ["Fleet", "Place", "TrackerClient", "TrackerUnreachable", "fleet_size"]

@@ -16,6 +16,20 @@ from ofa_tvm.targets import Target
 _START_LIMIT_S = 20.0
 
 
+def fleet_size(target: Target) -> int:
+    """How many devices a `Fleet` of the target would have now: those of its tracker, or one emulated a CPU.
+
+    Raises
+    ------
+    TrackerUnreachable
+        If there is no tracker.
+    """
+    if target.run.where != "rpc":
+        return len(os.sched_getaffinity(0))
+    with TrackerClient(*split_address(target.run.tracker)) as tracker:
+        return tracker.devices(target.run.key)
+
+
 class Fleet:
     """Devices of one target for as long as the context lasts.
 
@@ -43,8 +57,7 @@ class Fleet:
         self._stack = ExitStack()
         if target.run.where == "rpc":
             self.place = Place(*split_address(target.run.tracker), target.run.key)
-            with TrackerClient(self.place.host, self.place.port) as tracker:
-                self.size = tracker.devices(self.place.key)
+            self.size = fleet_size(target)
             if not self.size:
                 raise UserError(
                     f"the tracker at {target.run.tracker} has no device of key {target.run.key}; on the "
@@ -59,7 +72,7 @@ class Fleet:
                 f"{target.threads}; leave out --threads"
             )
         self._emulator: Emulator = prepare_emulator(target, progress=progress)
-        self.size = devices or len(os.sched_getaffinity(0))
+        self.size = devices or fleet_size(target)
         try:
             process = self._stack.enter_context(TrackerProcess())
             self.place = Place(process.host, process.port, target.name)

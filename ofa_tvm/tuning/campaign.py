@@ -49,6 +49,8 @@ class TuningResult:
         Trials made in this campaign, and how many of them failed.
     seconds
         Wall-clock time of this campaign.
+    workers
+        Processes that tuned at once, each with CPUs or a device of its own; 0 if there was nothing to do.
     complete
         Whether every kernel got its trials (False: the time was up).
     records
@@ -60,6 +62,7 @@ class TuningResult:
     trials: int
     failed: int
     seconds: float
+    workers: int
     complete: bool
     records: KernelTable = field(repr=False)
 
@@ -128,6 +131,7 @@ def tune_kernels(
         trials=campaign.done,
         failed=campaign.failed,
         seconds=time.monotonic() - start_s,
+        workers=campaign.workers,
         complete=not campaign.out_of_time,
         records=table,
     )
@@ -181,6 +185,7 @@ def time_again(
         trials=campaign.done,
         failed=campaign.failed,
         seconds=time.monotonic() - start_s,
+        workers=campaign.workers,
         complete=True,
         records=table,
     )
@@ -264,7 +269,7 @@ class _Campaign:
         progress: Progress,
     ) -> None:
         """`again` makes it time those records' best schedules instead of searching."""
-        self.done = self.failed = 0
+        self.done = self.failed = self.workers = 0
         self.out_of_time = False
         self._jobs: queue.SimpleQueue[Kernel] = queue.SimpleQueue()
         self._table, self._log, self._task = table, log, task
@@ -302,6 +307,7 @@ class _Campaign:
         groups = [cpus[i : i + threads] for i in range(0, len(cpus) - threads + 1, threads)]
         if self._fleet is not None:
             groups = [()] * self._fleet.size  # they build while others measure, wherever there is time
+        self.workers = len(groups)
         feeders = [threading.Thread(target=self._guarded, args=(group,), daemon=True) for group in groups]
         for feeder in feeders:
             feeder.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.graph import Shapes, read_onnx
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.devices import TrackerUnreachable, fleet_size
 from ofa_tvm.files import write_atomic
 from ofa_tvm.logs import find_records, log_name, read_folder
 from ofa_tvm.progress import SILENT, Progress
@@ -57,7 +58,8 @@ class TuningPlan:
     kinds
         The kernels by kind, the most frequent first.
     workers
-        Processes that tune at once on this machine.
+        Processes that would tune at once: one for the threads of a module here, or one a device that the
+        tracker has now, be it none.
     trial_s
         Seconds of one trial in one worker.
     timed
@@ -86,8 +88,8 @@ class TuningPlan:
 
     @property
     def seconds(self) -> float:
-        """Estimated wall-clock time of the trials left."""
-        return self.trials * self.trial_s / self.workers
+        """Estimated wall-clock time of the trials left, with one device where there is none now."""
+        return self.trials * self.trial_s / max(1, self.workers)
 
 
 def model_kernels(path: Path, target: Target, shapes: Shapes | None = None) -> tuple[Kernel, ...]:
@@ -194,14 +196,19 @@ def tune(
         before = _read_pace(folder) or (0, 0.0)
         pace = {
             "trials": before[0] + result.trials,
-            "worker_seconds": before[1] + result.seconds * _workers(target),
+            "worker_seconds": before[1] + result.seconds * result.workers,
         }
         write_atomic(folder / _PACE, json.dumps(pace))
     return result
 
 
 def _workers(target: Target) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // target.threads)
+    if target.run.where == "local":
+        return max(1, len(os.sched_getaffinity(0)) // target.threads)
+    try:
+        return fleet_size(target)
+    except TrackerUnreachable:  # a plan does without; a campaign says what is wrong
+        return 0
 
 
 def _read_pace(folder: Path) -> tuple[int, float] | None:

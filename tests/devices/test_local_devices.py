@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from local_device import local_device
-from small_module import SmallModule
+from small_module import SmallModule, write_small_onnx
 
 from ofa_tvm.devices import Place, TrackerClient, TrackerUnreachable
 from ofa_tvm.devices.place import split_address
@@ -20,6 +23,7 @@ from ofa_tvm.devices.tracker import TrackerProcess, wait_until
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.measurement import Measurer
 from ofa_tvm.targets import get_target
+from ofa_tvm.workflow.tune import model_kernels, plan_tuning, tune
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
 from test_campaign import kernels
@@ -94,6 +98,28 @@ def test_no_device_in_time(place: Place) -> None:
 def test_addresses(text: str) -> None:
     with pytest.raises(UsageError, match="type host:port"):
         split_address(text)
+
+
+def test_a_plan_counts_the_trackers_devices(place: Place, tmp_path: Path) -> None:
+    """Not this machine's CPUs: its estimate holds for as many trials at once as there are devices."""
+    target = get_target("x86").on_tracker(f"{place.host}:{place.port}", place.key)
+    found = model_kernels(write_small_onnx(tmp_path / "small.onnx"), target)
+    logs = tmp_path / "logs"
+    gone = get_target("x86").on_tracker("127.0.0.1:9", place.key)
+    for nobody in (target, gone):
+        plan = plan_tuning(found, nobody, logs, trials=2)
+        assert plan.workers == 0 and plan.seconds == plan.trials * plan.trial_s
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(local_device(place, tmp_path))
+        assert wait_until(lambda: devices(place) == 3, 20)
+        plan = plan_tuning(found, target, logs, trials=2)
+        assert plan.workers == 3 and plan.seconds == pytest.approx(plan.trials * plan.trial_s / 3)
+        result = tune(found, target, logs, trials=1)
+        assert result.tuned == len(found) and result.workers == 3
+        (pace,) = logs.glob("*/pace.json")
+        assert json.loads(pace.read_text())["worker_seconds"] == pytest.approx(3 * result.seconds)
+    assert plan_tuning(found, get_target("cortex-a72"), logs, trials=2).workers == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.slow
