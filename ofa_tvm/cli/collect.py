@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
+    dtype_option,
     duration,
     resolutions_option,
     space_option,
@@ -15,10 +17,14 @@ from ofa_tvm.cli.options import (
     threads_option,
 )
 
+if TYPE_CHECKING:
+    from ofa_tvm.targets import DType
+
 
 @click.command(short_help="Measure random subnets of a space into a latency table.")
 @target_option
 @threads_option
+@dtype_option
 @space_option
 @resolutions_option
 @click.option(
@@ -48,6 +54,7 @@ def command(
     console: Console,
     target: str,
     threads: int | None,
+    dtype: DType | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     count: int,
@@ -66,7 +73,7 @@ def command(
 
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
     weights = settings.checkpoint or "random weights: latency does not depend on them"
     wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")

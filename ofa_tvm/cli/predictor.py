@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import resolutions_option, space_option, target_option, threads_option
+from ofa_tvm.cli.options import dtype_option, resolutions_option, space_option, target_option, threads_option
 from ofa_tvm.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ofa_tvm.latency.generalized import GeneralizedLatency
     from ofa_tvm.latency.regression import LatencyRegressor
     from ofa_tvm.spaces import LayeredSpace
+    from ofa_tvm.targets import DType
     from ofa_tvm.targets.devices import Platform
 
 _FILE = click.Path(path_type=Path)
@@ -98,7 +99,7 @@ def fit_command(
             console,
             target or column.target,
             threads,
-            column.batch,
+            column,
             table.space,
             table.archs,
             values,
@@ -406,6 +407,7 @@ def predict_command(
 @command.command("table")
 @target_option
 @threads_option
+@dtype_option
 @space_option
 @resolutions_option
 @click.option(
@@ -419,6 +421,7 @@ def table_command(
     console: Console,
     target: str,
     threads: int | None,
+    dtype: DType | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     data: Path | None,
@@ -434,13 +437,18 @@ def table_command(
     from ofa_tvm.tuning import kernel_union
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, space=space, resolutions=resolutions)
+    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
     console.say(f"{settings.describe()}, lookup tables into {output}")
     measured = None
     if data is not None:
         table = read_table(data, settings.space)
         column, values = table.column(target_column)
         _only_ms(column)
+        if column.dtype != settings.target.dtype:
+            raise UsageError(
+                f"{column.name} is of {column.dtype} networks; add --dtype {column.dtype}, or choose another "
+                "column by --target-column"
+            )
         measured = table.archs, values
     union = kernel_union(
         settings.space, settings.chosen_resolutions, settings.target, progress=console.progress
@@ -506,7 +514,7 @@ def _kernel_sum(
     console: Console,
     target: str,
     threads: int | None,
-    batch: int,
+    column: Column,
     space: LayeredSpace,
     archs: tuple[Any, ...],
     values: Any,
@@ -519,7 +527,11 @@ def _kernel_sum(
     from ofa_tvm.workflow.settings import resolve
 
     settings = resolve(
-        target, threads=threads, space=space.name, resolutions=sorted({arch.r for arch in archs})
+        target,
+        threads=threads,
+        dtype=column.dtype,
+        space=space.name,
+        resolutions=sorted({arch.r for arch in archs}),
     )
     console.say(settings.describe())
     union = kernel_union(
@@ -527,7 +539,7 @@ def _kernel_sum(
         settings.chosen_resolutions,
         settings.target,
         n_classes=n_classes,
-        batch=batch,
+        batch=column.batch,
         progress=console.progress,
     )
     records = find_records(settings.target, [settings.logs])

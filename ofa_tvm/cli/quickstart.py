@@ -108,6 +108,8 @@ def _spread(measurement: Measurement) -> str:
 
 
 def _show(console: Console, out: Path, result: QuickstartResult) -> None:
+    from ofa_tvm.cli.search import accuracy_change
+
     unit = result.budget.unit
     others = result.rows[0].onnxruntime is not None
     console.table(
@@ -142,7 +144,8 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
         "",
         f"budget {result.budget}; shipped {out / 'deploy'}: measured {shipped.measurement.cost:.4f} "
         f"{unit} ({_spread(shipped.measurement)}), test accuracy "
-        f"{shipped.accuracy:.2%}, largest difference to ONNX Runtime {shipped.difference.max_rel:.1e}",
+        f"{shipped.accuracy:.2%}{accuracy_change(shipped)}, largest difference to ONNX Runtime "
+        f"{shipped.difference.max_rel:.1e}",
         f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "
         f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "
         f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels "

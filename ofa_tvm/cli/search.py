@@ -453,7 +453,7 @@ def _on_target(
         console.print(
             f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit} (MAD "
             f"{shipped.measurement.mad_ms or 0:.2g}) within {budget}, test accuracy {shipped.accuracy:.2%} "
-            "through the module"
+            f"through the module{accuracy_change(shipped)}"
         )
     else:
         console.print(f"measured {winner.measured:.4g} {unit}{name} within {budget}")
@@ -465,7 +465,15 @@ def _on_target(
         "candidates": [_checked(checked, unit) for checked in found.record],
         "artefact": None if shipped is None else str(shipped.artefact.folder),
         "test_accuracy": None if shipped is None else shipped.accuracy,
+        "accuracy_change": None if shipped is None else shipped.accuracy_change,
     }
+
+
+def accuracy_change(shipped: Shipped) -> str:
+    """For people: what half precision did to the accuracy; nothing of a float32 module."""
+    if shipped.accuracy_change is None:
+        return ""
+    return f" ({100 * shipped.accuracy_change:+.2f} points against float32)"
 
 
 def _shipped_arch(shipped: Shipped | None) -> Arch | None:

@@ -62,6 +62,9 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "predicted": _NUMBER_OR_NONE,
                 "measured": _NUMBER_OR_NONE,
                 "data": {"type": "string"},
+                # of a module in another dtype: the network's on the same images in float32, and the change
+                "float32": {"type": "number"},
+                "change": {"type": "number"},
             },
         },
         "search": _FREE,  # rounds and every candidate, predicted and measured

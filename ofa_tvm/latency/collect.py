@@ -189,7 +189,7 @@ def collect(
         If the table holds something else, or a subnet cannot be compiled or measured.
     """
     space, target = bench.net.space, bench.target
-    writer = LatencyWriter(path, space, Column(target.name, target.unit))
+    writer = LatencyWriter(path, space, Column.of(target))
     guess = first_guess(space, target) if spread else None
     sample = list(archs) if archs is not None else draw_subnets(space, n, resolutions, seed, guess)
     waiting = [arch for arch in dict.fromkeys(sample) if arch not in writer.measured]

@@ -1,8 +1,9 @@
 """Latency tables: a CSV of architectures and measured times that is appended row by row and never half read.
 
 The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch
-other than 1, `<target>_minstr` for emulated devices. What else is known of a row lies in `<name>.meta.jsonl`
-beside it. Row numbers in messages count lines of the file, so that the header is row 1.
+other than 1, `<target>_float16_ms` in half precision, `<target>_minstr` for emulated devices. What else is
+known of a row lies in `<name>.meta.jsonl` beside it. Row numbers in messages count lines of
+the file, so that the header is row 1.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import numpy as np
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import append_line, write_atomic
 from ofa_tvm.spaces import FBNetSpace, LayeredSpace, get_layered_space
+from ofa_tvm.targets import DType, Target
 
-_COLUMN = re.compile(r"(?P<target>.+?)(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
+_COLUMN = re.compile(r"(?P<target>.+?)(?:_(?P<dtype>float16))?(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
 _UNITS = {"ms": "ms", "minstr": "Minstr"}
 
 # A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest
@@ -45,22 +47,31 @@ class Column:
     unit : str
         "ms", or "Minstr" (millions of guest instructions) where the device was emulated.
     batch : int
+    dtype : str
+        Of weights and feature maps.
     """
 
     target: str
     unit: str = "ms"
     batch: int = 1
+    dtype: DType = "float32"
+
+    @classmethod
+    def of(cls, target: Target) -> Column:
+        """What measuring single images on a target gives."""
+        return cls(target.name, target.unit, dtype=target.dtype)
 
     @property
     def series(self) -> str:
-        """Heading without the unit: the target, and the batch unless it is 1."""
+        """Heading without the unit: the target, the dtype unless float32, and the batch unless 1."""
         return self.name.rpartition("_")[0]
 
     @property
     def name(self) -> str:
         """Heading in the file."""
         batch = f"_b{self.batch}" if self.batch != 1 else ""
-        return f"{self.target}{batch}_{self.unit.lower()}"
+        dtype = f"_{self.dtype}" if self.dtype != "float32" else ""
+        return f"{self.target}{dtype}{batch}_{self.unit.lower()}"
 
     @classmethod
     def parse(cls, name: str) -> Column:
@@ -74,7 +85,8 @@ class Column:
         match = _COLUMN.fullmatch(name)
         if match is None:
             raise UserError(f"column {name!r} is no latency: a heading ends in _ms or _minstr, as in x86_ms")
-        return cls(match["target"], _UNITS[match["unit"]], int(match["batch"] or 1))
+        dtype: DType = "float16" if match["dtype"] else "float32"
+        return cls(match["target"], _UNITS[match["unit"]], int(match["batch"] or 1), dtype)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def series_of(
     UserError
         If no descriptor claims a column.
     UsageError
-        If there is no such column, or one counts instructions of an emulator.
+        If there is no such column, or one counts instructions of an emulator or is of float16 networks.
     """
     chosen = table.columns if name is None else (table.column(name)[0],)
     genes = table.space.encode(table.archs)
@@ -113,6 +113,12 @@ def series_of(
             raise UsageError(
                 f"{table.path}: {column.name} counts instructions of an emulator, which hardware does not "
                 "predict; choose columns in ms with --target-column"
+            )
+        if column.dtype != "float32":
+            raise UsageError(
+                f"{table.path}: {column.name} is of {column.dtype} networks, and a generalized model knows "
+                "only the float32 peak of devices; choose float32 columns with --target-column, or "
+                "`predictor adapt` to this one"
             )
         series.append(
             Series(

@@ -34,7 +34,7 @@ WAIT_S = 60.0  # for a device, before a measurement gives up
 _PAUSE_S = 5.0
 _SESSION_LIMIT_S = 1800.0
 _TRIES = 2  # on different sessions, before a module is blamed for a lost device or a wrong answer
-_TOLERANCE = {"float16": 5e-2}  # of the largest output; otherwise 1e-3
+_TOLERANCE = {"float16": 5e-2}  # of the largest output, by the dtype computed in; otherwise 1e-3
 
 
 def load_remote(session: Session, path: Path) -> LoadedModule:
@@ -124,7 +124,7 @@ class _Subject:
         self._session = session
         arrays = self.module.random_inputs(seed)
         inputs = [self.module.tensor(array) for array in arrays]
-        _check(path, arrays, output_arrays(self.module.main(*inputs)))
+        _check(self.module, arrays, output_arrays(self.module.main(*inputs)))
         self.module.vm.save_function("main", "ofa_tvm_timed", *inputs, include_return=False)
         self._inputs = inputs  # the saved function refers to them
         self._samples(1)  # the first run after loading takes memory
@@ -145,12 +145,12 @@ class _Subject:
         return round(statistics.median(counts)), len(set(counts)) == 1
 
 
-def _check(path: Path, arrays: list[Any], outputs: tuple[np.ndarray, ...]) -> None:
+def _check(module: LoadedModule, arrays: list[Any], outputs: tuple[np.ndarray, ...]) -> None:
     """Refuse to measure a module whose outputs are not finite, or not those of the ONNX file beside it."""
     for output in outputs:
         if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise _Wrong("returns values that are not finite")
-    reference = path.with_suffix(".onnx")
+    reference = module.path.with_suffix(".onnx")
     if not reference.is_file():
         return
     import onnxruntime
@@ -160,7 +160,7 @@ def _check(path: Path, arrays: list[Any], outputs: tuple[np.ndarray, ...]) -> No
     for want, got in zip(session.run(None, feeds), outputs, strict=True):
         scale = max(float(np.abs(want).max()), 1e-12)
         worst = float(np.abs(want.astype(np.float64) - got).max()) / scale
-        if not worst <= _TOLERANCE.get(str(got.dtype), 1e-3):
+        if not worst <= _TOLERANCE.get(str(module.target.get("dtype")), 1e-3):
             raise _Wrong(f"differs from ONNX Runtime by {worst:.1g} of its largest output")
 
 

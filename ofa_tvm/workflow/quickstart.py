@@ -477,6 +477,7 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
         ],
         "shipped": {
             "test_accuracy": result.shipped.accuracy,
+            "accuracy_change": result.shipped.accuracy_change,
             f"measured_{unit}": result.shipped.measurement.cost,
             "mad_ms": result.shipped.measurement.mad_ms,
             "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,

@@ -16,7 +16,7 @@ from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import OfficialPredictor, load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.regression import LatencyRegressor, model_kind
@@ -182,6 +182,8 @@ def estimate_latency(space: Space, target: Target, n_classes: int = 1000) -> Est
     """
     if target.unit != "ms":
         raise UserError(f"{target.name} is emulated, and counts of instructions do not follow from hardware")
+    if target.dtype != "float32":
+        raise UserError(f"the model that ships knows float32 networks, not {target.dtype} ones")
     return shipped_model().estimate(space, Platform.of(target), n_classes)
 
 
@@ -324,7 +326,7 @@ def learn_latency(
     model = LatencyRegressor(
         space,
         kernel_sum.fit(archs, costs).tables,
-        target=target.name,
+        target=Column.of(target).series,
         unit=target.unit,
         n_classes=n_classes,
     ).fit(archs, costs)
@@ -347,7 +349,7 @@ def stored_latency(folder: Path, target: Target, space: Space) -> LearnedLatency
     measured: dict[Arch, float] = {}
     if table.is_file():
         content = read_table(table, space)
-        measured = dict(zip(content.archs, content.column(target.name)[1].tolist(), strict=True))
+        measured = dict(zip(content.archs, content.column(Column.of(target).name)[1].tolist(), strict=True))
     return LearnedLatency(model, measured)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.compiler import compile as compile_onnx
@@ -30,6 +32,7 @@ from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 # Of a module to ONNX Runtime in float32, relative to the largest output. float16 keeps 11 bits of each value.
 LARGEST_DIFFERENCE = {"float32": 1e-3, "float16": 3e-2}
 _PROFILED = 30  # inferences
+_AT_ONCE = 256  # images in memory
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class BuiltSubnet:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What was shipped, and what is known of it."""
+    """What was shipped, and what is known of it; the change of accuracy is from float32, if any."""
 
     artefact: Artefact
     measurement: Measurement
     difference: Difference
     accuracy: float
+    accuracy_change: float | None = None
 
 
 def build_subnet(
@@ -86,12 +90,32 @@ def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, fold
 
 def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
     """Share of a split's images that the compiled module itself classifies correctly, 0..1."""
-    import numpy as np
+    return _accuracy(artefact.classifier.logits, data, split, artefact.runner.inputs[0].shape[-1])
 
+
+def accuracy_in_float32(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
+    """The same share by ONNX Runtime on the artefact's network in float32, where other dtypes start from."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(artefact.onnx_path), providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in x])
+
+    return _accuracy(logits, data, split, artefact.runner.inputs[0].shape[-1])
+
+
+def _accuracy(
+    logits: Callable[[np.ndarray], np.ndarray], data: ImageData, split: Split, resolution: int
+) -> float:
     targets = data.targets(split)
-    resolution = artefact.runner.inputs[0].shape[-1]
-    logits = artefact.classifier.logits(data.batch(split, np.arange(len(targets)), resolution).numpy())
-    return float((logits.argmax(axis=1) == targets).mean())
+    correct = 0
+    for start in range(0, len(targets), _AT_ONCE):
+        chosen = np.arange(start, min(start + _AT_ONCE, len(targets)))
+        answers = logits(data.batch(split, chosen, resolution).numpy()).argmax(axis=1)
+        correct += int((answers == targets[chosen]).sum())
+    return correct / len(targets)
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,7 @@ class ReadyToShip:
     measurement: Measurement
     difference: Difference
     accuracy: float
+    accuracy_change: float | None
 
     def write(self, folder: Path, *, with_runtime: bool = False, progress: Progress = SILENT) -> Shipped:
         """Write the artefact.
@@ -121,7 +146,9 @@ class ReadyToShip:
             with_runtime=with_runtime,
             progress=progress,
         )
-        return Shipped(artefact.on(self.target), self.measurement, self.difference, self.accuracy)
+        return Shipped(
+            artefact.on(self.target), self.measurement, self.difference, self.accuracy, self.accuracy_change
+        )
 
 
 def ready_to_ship(
@@ -210,6 +237,11 @@ def ready_to_ship(
         "measured": accuracy,
         "data": f"{data.name}, {split} split, {data.size(split)} images",
     }
+    accuracy_change = None
+    if target.dtype != "float32":
+        before = accuracy_in_float32(trial, data, split)
+        accuracy_change = accuracy - before
+        manifest["accuracy"] |= {"float32": before, "change": accuracy_change}
     manifest["check"] = {
         "dtype": target.dtype,
         "against": "onnxruntime",
@@ -217,4 +249,4 @@ def ready_to_ship(
         "max_rel_difference": difference.max_rel,
         "tuned_fraction": built.compiled.tuned_fraction,
     }
-    return ReadyToShip(built, manifest, target, measurement, difference, accuracy)
+    return ReadyToShip(built, manifest, target, measurement, difference, accuracy, accuracy_change)

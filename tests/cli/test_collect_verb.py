@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulated import arm_target
 from verbs import Verbs
 
 from ofa_tvm.latency.collect import draw_subnets
@@ -48,6 +49,21 @@ def test_collect_measures_and_resumes(ofa: Verbs, tmp_path: Path) -> None:
     assert ofa(tmp_path, *suggest).code == 0
     own = json.loads(ofa(tmp_path, *collect, "--archs", "next.jsonl", "--json").out)
     assert own["new"] == 1 and own["rows"] == 4, "the suggested subnet, which is none of the measured ones"
+
+
+@pytest.mark.slow
+def test_half_precision_is_collected_apart(ofa: Verbs, tmp_path: Path) -> None:
+    arm_target("cortex-a76")
+    collect = ["collect", "-t", "cortex-a76", "--space", "ofa_digits", "--resolutions", "32", "-n", 1]
+    half = [*collect, "--dtype", "float16", "-o", "half.csv", "--json"]
+    done = ofa(tmp_path, *half)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["column"] == "cortex-a76_float16_minstr"
+    message = ofa(tmp_path, *collect, "-o", "half.csv").error(1)
+    assert "has the heading 'arch,cortex-a76_float16_minstr'" in message
+    assert ofa(tmp_path, *collect, "-o", "full.csv").code == 0
+    (less,), (more,) = (read_table(tmp_path / f"{name}.csv").values[:, 0] for name in ("half", "full"))
+    assert less < 0.8 * more, "eight values a register instead of four"
 
 
 def test_what_cannot_be_measured_is_said(ofa: Verbs, tmp_path: Path) -> None:

@@ -156,6 +156,25 @@ def test_a_predictor_of_another_target_is_adapted(ofa: Verbs, folder: Path) -> N
     assert "belongs to another space" in ofa(folder, *wrong, "-o", "x.model").error(1)
 
 
+def test_half_precision_is_a_column_of_its_own(ofa: Verbs, folder: Path) -> None:
+    """A model adapts to it; hardware, whose peaks are of float32, does not predict it."""
+    rows = (folder / "test.csv").read_text().splitlines()
+    half = [f"{row.rpartition(',')[0]},{0.6 * float(row.rpartition(',')[2])}" for row in rows[1:]]
+    (folder / "half.csv").write_text("\n".join(["arch,x86_float16_ms", *half]) + "\n")
+    space = ("--space", "ofa_digits")
+    adapt = ("predictor", "adapt", "--model", "p.model", "--data", "half.csv", "-o", "h.model")
+    assert ofa(folder, *adapt).code == 0
+    evaluate = ("predictor", "eval", "--model", "h.model", "--data", "half.csv", "--json")
+    assert json.loads(ofa(folder, *evaluate).out)["x86_float16"]["mape"] < 0.02
+    fit = ("predictor", "fit", "--data", "half.csv", *space, "-o", "q.model")
+    assert "is of float16 networks" in ofa(folder, *fit, "--model", "generalized").error(2)
+    table = ("predictor", "table", *space, "-o", "tables", "--data", "half.csv")
+    assert "add --dtype float16" in ofa(folder, *table).error(2)
+    # The log that ships is of float32 kernels: a kernel sum of them would be of other networks.
+    log = ("--model", "kernel-sum", "--target", "x86-64-v3")
+    assert "no record of any of the space's kernels" in ofa(folder, *fit, *log).error(1)
+
+
 def test_the_shipped_model_needs_only_a_device(ofa: Verbs, tmp_path: Path) -> None:
     archs = get_space("ofa_mbv3_w1.0").decode(
         get_space("ofa_mbv3_w1.0").sample_genes(np.random.default_rng(0), 3)

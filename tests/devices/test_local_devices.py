@@ -119,7 +119,9 @@ def test_a_plan_counts_the_trackers_devices(place: Place, tmp_path: Path) -> Non
         assert result.tuned == len(found) and result.workers == 3
         (pace,) = logs.glob("*/pace.json")
         assert json.loads(pace.read_text())["worker_seconds"] == pytest.approx(3 * result.seconds)
-    assert plan_tuning(found, get_target("cortex-a72"), logs, trials=2).workers == len(os.sched_getaffinity(0))
+    assert plan_tuning(found, get_target("cortex-a72"), logs, trials=2).workers == len(
+        os.sched_getaffinity(0)
+    )
 
 
 @pytest.mark.slow
