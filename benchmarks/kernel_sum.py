@@ -75,8 +75,8 @@ def main() -> None:
         )
         print(f"{name:14} MAPE {rows[-1]['mape']:.2f} %, bias {rows[-1]['bias']:+.2f} %, worst "
               f"{rows[-1]['worst']:.1f} %, Spearman {rows[-1]['spearman']:.4f} (factor {model.factor_:.3f}, "
-              f"{1e3 * model.per_kernel_:.2f} us a kernel, {1e3 * model.per_mb_:.1f} us a MB of weights of convolutions, "
-              f"{model.constant_:.4f} ms)")  # fmt: skip
+              f"{1e3 * model.per_kernel_:.2f} us a kernel, {1e3 * model.per_mb_:.1f} us a MB of weights of "
+              f"convolutions, {model.constant_:.4f} ms)")  # fmt: skip
     save(
         options.json,
         {
