@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ofa_tvm.devices import Place
+from ofa_tvm.devices import Place, TrackerClient
 from ofa_tvm.devices.native import SERVER, device_runtime
+
+
+def devices(place: Place) -> int:
+    """How many devices the place's tracker has now."""
+    with TrackerClient(place.host, place.port) as tracker:
+        return tracker.devices(place.key)
 
 
 @contextmanager

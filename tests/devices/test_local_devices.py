@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from local_device import local_device
+from local_device import devices, local_device
 from small_module import SmallModule, write_small_onnx
 
-from ofa_tvm.devices import Place, TrackerClient, TrackerUnreachable
+from ofa_tvm.devices import Place, TrackerUnreachable
 from ofa_tvm.devices.place import split_address
 from ofa_tvm.devices.session import open_session
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
@@ -35,11 +35,6 @@ from ofa_tvm.tuning import campaign, tune_kernels
 def place() -> Iterator[Place]:
     with TrackerProcess() as tracker:
         yield Place(tracker.host, tracker.port, "here")
-
-
-def devices(place: Place) -> int:
-    with TrackerClient(place.host, place.port) as tracker:
-        return tracker.devices(place.key)
 
 
 def test_a_board_is_measured_in_milliseconds(small: SmallModule, place: Place, tmp_path: Path) -> None:
