@@ -119,8 +119,8 @@ def command(
             "rows": len(values),
             "new": len(values) - before,
             "seconds": round(seconds, 2),
-            f"least_{unit}": values[0],
-            f"largest_{unit}": values[-1],
+            f"least_{unit.lower()}": values[0],
+            f"largest_{unit.lower()}": values[-1],
         }
     )
 

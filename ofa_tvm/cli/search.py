@@ -420,7 +420,7 @@ def _on_target(
 ) -> dict[str, Any]:
     """Show one target's measurements, and return them as plain data."""
     winner = next(checked for checked in found.ranked if checked.arch == arch)
-    unit, name = budget.unit.lower(), f" on {settings.target.name}" if several else ""
+    unit, name = budget.unit, f" on {settings.target.name}" if several else ""
     console.table(
         [
             "round",
@@ -450,19 +450,22 @@ def _on_target(
         title=f"candidates for {budget}{name} in {found.rounds} rounds",
     )
     if shipped is not None:
+        spread = shipped.measurement.mad_ms  # a count of instructions has none
         console.print(
-            f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit} (MAD "
-            f"{shipped.measurement.mad_ms or 0:.2g}) within {budget}, test accuracy {shipped.accuracy:.2%} "
-            f"through the module{accuracy_change(shipped)}"
+            f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit}"
+            + ("" if spread is None else f" (MAD {spread:.2g})")
+            + f" within {budget}, test accuracy {shipped.accuracy:.2%} through the module"
+            + accuracy_change(shipped)
         )
     else:
         console.print(f"measured {winner.measured:.4g} {unit}{name} within {budget}")
+    key = unit.lower()
     return {
         "target": settings.target.name,
-        f"predicted_latency_{unit}": winner.predicted,
-        f"measured_latency_{unit}": winner.measured if shipped is None else shipped.measurement.cost,
-        f"budget_{unit}": budget.value,
-        "candidates": [_checked(checked, unit) for checked in found.record],
+        f"predicted_latency_{key}": winner.predicted,
+        f"measured_latency_{key}": winner.measured if shipped is None else shipped.measurement.cost,
+        f"budget_{key}": budget.value,
+        "candidates": [_checked(checked, key) for checked in found.record],
         "artefact": None if shipped is None else str(shipped.artefact.folder),
         "test_accuracy": None if shipped is None else shipped.accuracy,
         "accuracy_change": None if shipped is None else shipped.accuracy_change,
@@ -488,14 +491,14 @@ def _shown(found: VerifiedResult) -> Sequence[Checked]:
     return [*earlier, *found.record]
 
 
-def _checked(checked: Checked, unit: str) -> dict[str, Any]:
+def _checked(checked: Checked, key: str) -> dict[str, Any]:
     return {
         "arch": json.loads(checked.arch.to_json()),
         "round": checked.round,
         "predicted_accuracy": min(checked.accuracy, 1.0),
         "validation_accuracy": checked.measured_accuracy,
-        f"predicted_latency_{unit}": checked.predicted,
-        f"measured_latency_{unit}": checked.measured,
-        f"noise_{unit}": checked.noise,
+        f"predicted_latency_{key}": checked.predicted,
+        f"measured_latency_{key}": checked.measured,
+        f"noise_{key}": checked.noise,
         "within": checked.within,
     }

@@ -14,6 +14,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy.artefact import MANIFEST, Artefact
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.learning_curve import LearningCurve, learning_curve
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.evolution import Evolution
@@ -22,7 +23,13 @@ from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.workflow.project import Project
-from ofa_tvm.workflow.search import ACCURACY_MODEL, covered_resolutions, load_accuracy, load_latency
+from ofa_tvm.workflow.search import (
+    ACCURACY_MODEL,
+    covered_resolutions,
+    latency_name,
+    load_accuracy,
+    load_latency,
+)
 
 _FRONT = Evolution(population=60, generations=150)
 
@@ -46,9 +53,11 @@ class Deployed:
     Attributes
     ----------
     name
-        Its folder's name.
+        Its folder's name, within the project if it lies there.
     target, kind
         What it is compiled for.
+    series
+        The measured latencies that its own belongs to (`Measured.target`).
     unit
         Of its cost: "ms", or "Minstr" if emulated.
     measured, spread, predicted, budget
@@ -71,6 +80,7 @@ class Deployed:
     arch: Arch | None
     target: str
     kind: str
+    series: str
     unit: str
     measured: float | None
     spread: float | None
@@ -102,6 +112,8 @@ class Measured:
         What subnets can be told apart by -> its value of each, (n,).
     errors : dict
         Of `loo`, see `ofa_tvm.latency.regression.errors`.
+    learning : LearningCurve or None
+        Of the latency model; None where too little was measured.
     front : (m, 2) array
         Cost and accuracy along the predicted Pareto front; empty without predictors.
     """
@@ -113,6 +125,7 @@ class Measured:
     loo: np.ndarray
     groups: Mapping[str, np.ndarray]
     errors: Mapping[str, float]
+    learning: LearningCurve | None
     front: np.ndarray
 
 
@@ -175,14 +188,15 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
     UserError
         If a named artefact is missing or damaged.
     """
-    artefacts = [_deployed(Artefact.open(folder)) for folder in folders]
+    artefacts = [_deployed(Artefact.open(folder), project.folder) for folder in folders]
     if not folders:
-        for path in sorted(project.folder.glob(f"*/{MANIFEST}")):
+        # A search for several targets leaves a folder of artefacts.
+        for path in sorted((*project.folder.glob(f"*/{MANIFEST}"), *project.folder.glob(f"*/*/{MANIFEST}"))):
             try:
-                artefacts.append(_deployed(Artefact.open(path.parent)))
+                artefacts.append(_deployed(Artefact.open(path.parent), project.folder))
             except UserError as error:
                 progress.say(f"left out: {error}")
-        artefacts.sort(key=lambda a: (a.name != "deploy", a.name))
+        artefacts.sort(key=lambda a: (a.name.split("/")[0] != "deploy", a.name))
     space = next((a.space for a in artefacts if a.space is not None), get_space(project.space))
     accuracy = _accuracy_model(project, space, progress)
     targets = _targets(project, space, accuracy, progress)
@@ -199,8 +213,10 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
     return Content(title, space, tuple(artefacts), tuple(targets), accuracies, training)
 
 
-def _deployed(artefact: Artefact) -> Deployed:
+def _deployed(artefact: Artefact, project: Path) -> Deployed:
     manifest = artefact.manifest
+    folder, project = artefact.folder.resolve(), project.resolve()
+    inside_project = folder != project and folder.is_relative_to(project)
     latency, accuracy = manifest.get("latency", {}), manifest.get("accuracy", {})
     listed = manifest.get("kernels", ())
     inside = bool(listed) and all("inside_us" in kernel for kernel in listed)
@@ -218,12 +234,18 @@ def _deployed(artefact: Artefact) -> Deployed:
         for c in manifest.get("search", {}).get("candidates", ())
     )
     return Deployed(
-        name=artefact.folder.resolve().name,
+        name=folder.relative_to(project).as_posix() if inside_project else folder.name,
         manifest=manifest,
         space=space,
         arch=arch,
         target=manifest["target"]["name"],
         kind=manifest["target"]["kind"],
+        series=latency_name(
+            manifest["target"]["name"],
+            manifest["target"]["threads"],
+            latency.get("unit") == "Minstr",
+            manifest.get("check", {}).get("dtype", "float32"),
+        ),
         unit=latency.get("unit", "ms"),
         measured=latency.get("measured"),
         spread=latency.get("how", {}).get("mad_ms"),
@@ -312,6 +334,7 @@ def _measured(
             "blocks": space.active_blocks(genes).sum(axis=1),
         },
         errors=model.validation_ | {"n": len(model.latency_)},
+        learning=learning_curve(model, genes, cost),
         front=front,
     )
 

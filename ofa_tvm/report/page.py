@@ -13,9 +13,10 @@ import numpy as np
 
 from ofa_tvm import __version__
 from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.learning_curve import GUIDED, LearningCurve
 from ofa_tvm.report import figures
 from ofa_tvm.report.collect import Content, Deployed, Measured
-from ofa_tvm.report.latency_figures import error_by_group
+from ofa_tvm.report.latency_figures import error_by_group, learning_curve
 from ofa_tvm.report.style import (
     DARK,
     LIGHT,
@@ -137,21 +138,18 @@ def sections(content: Content) -> list[Section]:
         found.append(_side_by_side(content))
     if content.targets or content.accuracies:
         found.append(_quality(content))
-    found += [_errors_by_group(measured) for measured in content.targets if _comparable(measured)]
+    for measured in content.targets:
+        if _comparable(measured):
+            found.append(_errors_by_group(measured))
+        if measured.learning is not None:
+            found.append(_learning(measured, measured.learning))
     if content.training is not None:
         found.append(_training(content))
     return found
 
 
 def _of_target(content: Content, measured: Measured) -> Deployed | None:
-    return next(
-        (
-            a
-            for a in content.artefacts
-            if a.target == measured.target.split("-")[0] or a.target == measured.target
-        ),
-        None,
-    )
+    return next((a for a in content.artefacts if a.series == measured.target), None)
 
 
 def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
@@ -340,6 +338,35 @@ def _errors_by_group(measured: Measured) -> Section:
         lambda style: error_by_group(measured.cost, measured.loo, measured.groups, style),
         ("by", "value", "subnets", "median error, %"),
         rows,
+    )
+
+
+def _learning(measured: Measured, curve: LearningCurve) -> Section:
+    best = next(iter(curve.errors.values()))
+    guided = GUIDED in curve.errors
+    return Section(
+        f"learning-{measured.target}",
+        f"{curve.samples[0]} measured subnets predict others on {measured.target} within "
+        f"{100 * best[0]:.1f} % on average, {curve.samples[-1]} within {100 * best[-1]:.1f} %",
+        f"Mean error on {curve.held_out} measured subnets that were held out, over the number that the model "
+        "was fitted to; means over random choices of them."
+        + (
+            " A first guess is the sum of the tuning log's kernel times, or another target's model; it stays "
+            "the one that the model in use has, overheads fitted to all subnets included."
+            if guided
+            else ""
+        ),
+        lambda style: learning_curve(
+            curve.samples,
+            {name: [100 * e for e in errors] for name, errors in curve.errors.items()},
+            style,
+            what="mean error, %",
+        ),
+        ("measured subnets", *(f"mean error {name}, %" for name in curve.errors)),
+        tuple(
+            (str(n), *(f"{100 * errors[i]:.2f}" for errors in curve.errors.values()))
+            for i, n in enumerate(curve.samples)
+        ),
     )
 
 

@@ -83,10 +83,18 @@ class TargetBudget:
 
 def latency_file(folder: Path, target: Target, suffix: str) -> Path:
     """Where a project keeps a target's measured latencies (".csv") and the model of them (".model")."""
-    threads = "" if target.threads == 1 else f"-{target.threads}threads"
-    emulated = "-emulated" if target.emulated else ""  # another unit than a board's
-    dtype = "" if target.dtype == "float32" else f"-{target.dtype}"
-    return folder / f"latency-{target.name}{emulated}{threads}{dtype}{suffix}"
+    name = latency_name(target.name, target.threads, target.emulated, target.dtype)
+    return folder / f"latency-{name}{suffix}"
+
+
+def latency_name(target: str, threads: int, emulated: bool, dtype: str) -> str:
+    """What tells one target's latencies from others of the same target."""
+    return (
+        target
+        + ("-emulated" if emulated else "")  # another unit than a board's
+        + ("" if threads == 1 else f"-{threads}threads")
+        + ("" if dtype == "float32" else f"-{dtype}")
+    )
 
 
 def require_unit(budget: Budget, target: Target) -> None:

@@ -18,9 +18,11 @@ from small_module import SmallModule
 
 from ofa_tvm.deploy import write_artefact
 from ofa_tvm.errors import UserError
+from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
 from ofa_tvm.report.collect import collect
 from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
 from ofa_tvm.report.page import render, sections, write_report
+from ofa_tvm.report.style import LIGHT, WIDE_IN, Style, drawing
 from ofa_tvm.workflow.project import Project, read_project
 
 _SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
@@ -67,6 +69,23 @@ def test_errors_are_told_apart_where_enough_was_measured(demo: DemoProject) -> N
     (section,) = (s for s in sections(replace(content, targets=[many])) if s.name == "errors-x86")
     assert "within 10.0 %" in section.title and {row[3] for row in section.rows} == {"+10.0"}
     assert sum(int(row[2]) for row in section.rows if row[0] == "blocks") == 24
+
+
+@pytest.mark.slow
+def test_the_learning_curve_is_shown_where_enough_was_measured(demo: DemoProject) -> None:
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    (measured,) = content.targets
+    assert measured.learning is None, "six subnets were measured"
+    curve = LearningCurve((5, 30), {GUIDED: (0.04, 0.01), ALONE: (0.2, 0.02)}, 10)
+    made = sections(replace(content, targets=[replace(measured, learning=curve)]))
+    (section,) = (s for s in made if s.name == "learning-x86")
+    assert "5 measured subnets predict others on x86 within 4.0 %" in section.title
+    assert "first guess" in section.text and section.rows == (("5", "4.00", "20.00"), ("30", "1.00", "2.00"))
+    assert section.draw is not None
+    with drawing(LIGHT):
+        lines = section.draw(Style(LIGHT, WIDE_IN)).axes[0].lines
+    assert [line.get_label() for line in lines] == [GUIDED, ALONE]
+    np.testing.assert_allclose(lines[1].get_ydata(), [20, 2])
 
 
 @pytest.mark.slow
@@ -145,6 +164,30 @@ def test_an_artefact_alone_is_enough(small: SmallModule, tmp_path: Path) -> None
     odd = {**manifest, "accuracy": {"measured": 0.5, "data": "<script>alert(1)</script>"}}
     write_artefact(artefact.folder, small.so, small.onnx, odd)
     assert "<script>" not in render(collect(Project(tmp_path), [artefact.folder]), [])
+
+
+def test_artefacts_of_several_targets_are_found_and_matched(small: SmallModule, tmp_path: Path) -> None:
+    x86 = small.target.to_json()
+    threads = {"name": "x86", "kind": "x86", "tvm": x86["tvm"], "threads": 2}
+    counted = {**threads, "name": "cortex-a72", "threads": 1}
+    for name, target, unit in (
+        ("both/x86", x86, "ms"),
+        ("both/cortex-a72", counted, "Minstr"),
+        ("deploy", threads, "ms"),
+    ):
+        manifest = {"target": target, "latency": {"measured": 1.5, "unit": unit}}
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_artefact(tmp_path / name, small.so, small.onnx, manifest)
+    content = collect(Project(tmp_path))
+    assert {a.name: a.series for a in content.artefacts} == {
+        "deploy": "x86-2threads",
+        "both/cortex-a72": "cortex-a72-emulated",
+        "both/x86": "x86",
+    }
+    assert content.artefacts[0].name == "deploy"
+    (section,) = sections(content)
+    assert "3 artefacts on 2 targets" in section.title
+    assert [row[2] for row in section.rows] == ["1.5 ms", "1.5 Minstr", "1.5 ms"]
 
 
 def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path) -> None:

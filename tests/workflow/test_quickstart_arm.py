@@ -14,6 +14,8 @@ import onnxruntime
 import pytest
 from demo_project import DemoProject, tiny_settings
 from emulated import arm_target
+from verbs import Verbs
+from verbs import ofa as ofa
 
 import ofa_tvm
 from ofa_tvm.deploy import Artefact
@@ -25,7 +27,7 @@ from ofa_tvm.workflow.quickstart import quickstart
 
 
 @pytest.mark.slow
-def test_quickstart_on_the_emulated_device(demo: DemoProject, tmp_path: Path) -> None:
+def test_quickstart_on_the_emulated_device(ofa: Verbs, demo: DemoProject, tmp_path: Path) -> None:
     target = arm_target()
     folder = tmp_path / "demo"
     shutil.copytree(demo.folder, folder)  # trained already
@@ -56,3 +58,33 @@ def test_quickstart_on_the_emulated_device(demo: DemoProject, tmp_path: Path) ->
     )
     report = json.loads(done.stdout)
     assert report["instructions"] == latency["how"]["instructions"], "a count is the same another time"
+
+    one_subnet_for_both(ofa, demo, folder, result.budget)
+
+
+def one_subnet_for_both(ofa: Verbs, demo: DemoProject, folder: Path, arm: Budget) -> None:
+    """The same project searched for this machine and the emulated one at once, each in its own unit."""
+    x86 = Budget(2 * demo.result.budget.value)
+    words = ["search", "-t", "x86", "--latency", f"{x86.value}ms", "-t", "cortex-a72"]
+    words += ["--latency", f"{arm.value}Minstr", "--rounds", "2", "--candidates", "2", "-o", "both"]
+    done = ofa(folder, *words, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    x = None
+    for part, budget, key, code in zip(
+        report["targets"], (x86, arm), ("ms", "minstr"), ("x86_64", "aarch64"), strict=True
+    ):
+        artefact = Artefact.open(folder / "both" / part["target"])
+        latency = artefact.manifest["latency"]
+        assert elf_arch(artefact.module_path) == code and artefact.manifest["arch"] == report["arch"]
+        assert latency["unit"] == budget.unit and part[f"budget_{key}"] == latency["budget"]
+        assert 0 < latency["measured"] == part[f"measured_latency_{key}"] <= budget.value
+        assert all(c[f"measured_latency_{key}"] > 0 for c in part["candidates"])
+        runner = ofa_tvm.load(artefact.folder)
+        if x is None:
+            x = np.random.default_rng(1).standard_normal(runner.inputs[0].shape).astype(np.float32)
+            expected = onnxruntime.InferenceSession(str(artefact.onnx_path)).run(None, {"input": x})[0]
+        np.testing.assert_allclose(runner(x), expected, rtol=1e-3, atol=1e-4)
+    assert [part["target"] for part in report["targets"]] == ["x86", "cortex-a72"]
+    said = ofa(folder, *words[:-2])
+    assert said.code == 0 and "measured Minstr" in said.out and "minstr" not in said.out, said.err

@@ -37,7 +37,7 @@ def without_torch(folder: Path, *arguments: object) -> Done:
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
         timeout=120,
     )
     return Done(done.returncode, done.stdout, done.stderr)
