@@ -6,8 +6,6 @@ number of subnets and not with its cube: it is for the paper's 16,000.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,17 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from ofa_tvm.accuracy.predictor import check_accuracies, rank_correlation
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import write_atomic
-from ofa_tvm.latency.regression import as_genes, read_model
+from ofa_tvm.models import SubnetModel, as_genes, read_model, write_model
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 
-FORMAT = 1
+_KIND = "accuracy_mlp"
 _LAYERS = (400, 400, 400)
 _HELD_OUT = 0.1
 
 
-class MLPAccuracyPredictor:
+class MLPAccuracyPredictor(SubnetModel):
     """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
 
     The encoding is the published one's: a one-hot of every choice, zeros for blocks that depth switches off.
@@ -43,6 +40,8 @@ class MLPAccuracyPredictor:
     validation_ : dict
         On a tenth of the rows, held out: n, rmse, spearman.
     """
+
+    space: Space
 
     def __init__(self, space: Space, *, seed: int = 0) -> None:
         self.space = space
@@ -107,10 +106,6 @@ class MLPAccuracyPredictor:
             x = np.maximum(x @ weight + bias, 0.0)
         return self._mean + self._scale * (x @ self.weights_[-1] + self.biases_[-1])[:, 0].astype(np.float64)
 
-    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-        """Accuracy of n architectures or genes, in the unit of the training data."""
-        return self(as_genes(self.space, archs))
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the predictor and its data as an npz file without pickles.
 
@@ -120,26 +115,16 @@ class MLPAccuracyPredictor:
             If the file cannot be written.
         """
         header = {
-            "format": FORMAT,
-            "kind": "accuracy_mlp",
             "space": self.space.name,
             "seed": self.seed,
             "mean": self._mean,
             "scale": self._scale,
             "validation": self.validation_,
         }
-        layers = {f"weight{i}": w for i, w in enumerate(self.weights_)}
-        layers |= {f"bias{i}": b for i, b in enumerate(self.biases_)}
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            allow_pickle=False,
-            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-            genes=self.genes_.astype(np.int16),
-            accuracy=self.accuracy_,
-            **layers,
-        )
-        write_atomic(path, buffer.getvalue())
+        arrays = {"genes": self.genes_.astype(np.int16), "accuracy": self.accuracy_}
+        arrays |= {f"weight{i}": w for i, w in enumerate(self.weights_)}
+        arrays |= {f"bias{i}": b for i, b in enumerate(self.biases_)}
+        write_model(path, _KIND, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLPAccuracyPredictor:
@@ -150,7 +135,7 @@ class MLPAccuracyPredictor:
         UserError
             If the file is missing, damaged, or no such predictor.
         """
-        header, arrays = read_model(path, "accuracy_mlp")
+        header, arrays = read_model(path, _KIND)
         model = cls(get_space(header["space"]), seed=header["seed"])
         count = sum(name.startswith("weight") for name in arrays)
         try:

@@ -8,7 +8,6 @@ switches off, and a one-hot of the resolution.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.spaces import Arch
+from ofa_tvm.models import SubnetModel
 from ofa_tvm.spaces.space import Space
 
 _MBV3_RESOLUTIONS = tuple(range(112, 225, 16))
@@ -24,7 +23,7 @@ _RESNET_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
 
 
 @dataclass(frozen=True, eq=False)
-class OfficialPredictor:
+class OfficialPredictor(SubnetModel):
     """A published network of four linear layers with ReLU between them.
 
     Attributes
@@ -84,10 +83,6 @@ class OfficialPredictor:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.maximum(x @ weight + bias, 0.0)
         return (x @ self.weights[-1] + self.biases[-1])[:, 0].astype(np.float64) + self.base
-
-    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-        """Top-1 accuracy (0..1) of n architectures or genes."""
-        return self(archs if isinstance(archs, np.ndarray) else self.space.encode(archs))
 
 
 def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredictor:

@@ -8,26 +8,21 @@ grows.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal, overload
 
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.stats import spearmanr
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.gaussian import Posterior, fit
-from ofa_tvm.latency.regression import as_genes, read_model
+from ofa_tvm.models import UncertainSubnetModel, as_genes, check_fit, data_sha256, read_model, write_model
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
 
-FORMAT = 1
+_KIND = "accuracy_predictor"
 
 
 class _Features:
@@ -112,7 +107,7 @@ def _smooth(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     return np.asarray(np.exp(values, out=values))
 
 
-class AccuracyPredictor:
+class AccuracyPredictor(UncertainSubnetModel):
     """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
 
     Parameters
@@ -130,6 +125,8 @@ class AccuracyPredictor:
     validation_ : dict
         Leave-one-out: n, rmse, spearman, and within95, the share inside the 95 % interval.
     """
+
+    space: Space
 
     def __init__(self, space: Space, *, robust: bool = True) -> None:
         self.space = space
@@ -200,33 +197,6 @@ class AccuracyPredictor:
                 values += v * (_smooth(features[name], self._trained[name], length) @ p.alpha)
         return self._mean + self._scale * values
 
-    @overload
-    def predict(self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[False] = ...) -> np.ndarray: ...
-
-    @overload
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[True]
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Accuracy of a population, in the unit of the training data.
-
-        Parameters
-        ----------
-        archs : n architectures, or their genes (n, n_genes)
-        return_std : bool
-            Also return the standard deviation of a measured accuracy around the prediction.
-
-        Returns
-        -------
-        (n,) array, or two of them
-        """
-        genes = as_genes(self.space, archs)
-        mean = self(genes)
-        return (mean, self._std(genes)) if return_std else mean
-
     def _std(self, genes: np.ndarray) -> np.ndarray:
         p = self._posterior
         out = np.empty(len(genes))
@@ -252,30 +222,18 @@ class AccuracyPredictor:
             If the file cannot be written.
         """
         header = {
-            "format": FORMAT,
-            "kind": "accuracy_predictor",
             "space": self.space.name,
             "features": [f"{name}:{length or 'linear'}" for name, length, _ in _KERNELS],
             "robust": self.robust,
-            "data_sha256": self._data_hash(),
+            "data_sha256": data_sha256(self.genes_, self.accuracy_),
             "validation": self.validation_,
         }
-        p = self._posterior
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            allow_pickle=False,
-            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-            genes=self.genes_.astype(np.int16),
-            accuracy=self.accuracy_,
-            log_variances=np.log(np.append(p.variances, p.noise)),
-        )
-        write_atomic(path, buffer.getvalue())
-
-    def _data_hash(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.genes_, dtype="<i2").tobytes())
-        digest.update(np.ascontiguousarray(self.accuracy_, dtype="<f8").tobytes())
-        return digest.hexdigest()
+        arrays = {
+            "genes": self.genes_.astype(np.int16),
+            "accuracy": self.accuracy_,
+            "log_variances": np.log(np.append(self._posterior.variances, self._posterior.noise)),
+        }
+        write_model(path, _KIND, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AccuracyPredictor:
@@ -284,13 +242,12 @@ class AccuracyPredictor:
         Raises
         ------
         UserError
-            If the file is missing, damaged, or no such predictor.
+            If the file is missing, damaged, no such predictor, or of another version.
         """
-        header, arrays = read_model(path, "accuracy_predictor")
+        header, arrays = read_model(path, _KIND)
         model = cls(get_space(header["space"]), robust=header["robust"])
         model.genes_, model.accuracy_ = arrays["genes"].astype(np.int64), arrays["accuracy"]
-        if model._data_hash() != header["data_sha256"]:
-            raise UserError(f"{path} is damaged: its data do not match its checksum")
+        check_fit(path, header, model.genes_, model.accuracy_, arrays["log_variances"], len(_KERNELS))
         model.validation_ = header["validation"]
         model._condition(arrays["log_variances"])
         return model

@@ -468,10 +468,11 @@ def table_command(
 def _load(model: Path | None) -> LatencyRegressor | GeneralizedLatency:
     """A predictor of either kind; without a path the one that ships."""
     from ofa_tvm.latency import generalized, regression
+    from ofa_tvm.models import model_kind
 
     if model is None:
         return generalized.shipped_model()
-    if regression.model_kind(model) == generalized.KIND:
+    if model_kind(model) == generalized.KIND:
         return generalized.GeneralizedLatency.load(model)
     return regression.LatencyRegressor.load(model)
 

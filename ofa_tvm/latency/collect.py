@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.latency.dataset import Column, LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.models import Predictor
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
@@ -25,7 +26,6 @@ from ofa_tvm.targets import Target
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
 
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 _GROUP = 16
 # The reference subnet's time may differ so much from its first one before a group counts as drifted.

@@ -15,8 +15,6 @@ are handed to `LatencyRegressor` as variations, which is why ten measurements ca
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,11 +24,11 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.dataset import LatencyTable
 from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
-from ofa_tvm.latency.regression import FORMAT, LatencyRegressor, read_model
+from ofa_tvm.latency.regression import LatencyRegressor, errors
 from ofa_tvm.latency.roofline import is_cpu, rooflines
+from ofa_tvm.models import read_model, tables_array, tables_of, write_model
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import (
     BlockStructure,
@@ -360,8 +358,6 @@ class GeneralizedLatency:
         return self
 
     def _validate(self, members: Sequence[Series], family: str, fitted: Family) -> Family:
-        from ofa_tvm.latency.regression import errors
-
         gaps = []
         for device in sorted({s.platform.device.identity for s in members}):
             rest = [s for s in members if s.platform.device.identity != device]
@@ -461,8 +457,8 @@ class GeneralizedLatency:
         device = device * slopes[at, :1]
         kernels = device[:, -1] + host * slopes[at, 1]
         columns = [*device[:, :-1].T, kernels]
-        parts = [_tables(structure, column) for column in columns]
-        return _tables(structure, np.sum(columns, axis=0)), parts
+        parts = [structure.unstacked(column) for column in columns]
+        return structure.unstacked(np.sum(columns, axis=0)), parts
 
     def spread(self, platform: Platform, source: str | None = None) -> float:
         """Standard deviation of the logarithm of an unseen device's latency around `zero_shot`.
@@ -554,8 +550,6 @@ class GeneralizedLatency:
             If the file cannot be written.
         """
         header = {
-            "format": FORMAT,
-            "kind": KIND,
             "features": list(KERNEL_CLASSES),
             "families": {
                 name: {
@@ -583,15 +577,8 @@ class GeneralizedLatency:
             "validation": self.validation_,
             "data_sha256": self.data_sha256_,
         }
-        arrays = {f"reference{i}": _flat(r.tables) for i, r in enumerate(self.references)}
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            allow_pickle=False,
-            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-            **{name: array.astype(np.float32) for name, array in arrays.items()},
-        )
-        write_atomic(path, buffer.getvalue())
+        tables = [tables_array(r.tables).astype(np.float32) for r in self.references]
+        write_model(path, KIND, header, {f"reference{i}": table for i, table in enumerate(tables)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GeneralizedLatency:
@@ -611,10 +598,7 @@ class GeneralizedLatency:
         references = []
         for i, fields in enumerate(header["references"]):
             structure = block_structure(get_layered_space(fields["space"]), fields["n_classes"])
-            flat = arrays[f"reference{i}"].astype(np.float64)
-            if len(flat) != sum(len(block.contexts) for block in structure.blocks) + 1:
-                raise UserError(f"{path} was made for another version of {fields['space']}; fit it again")
-            references.append(Reference(**fields, tables=_tables(structure, flat[:-1], float(flat[-1]))))
+            references.append(Reference(**fields, tables=tables_of(structure, arrays[f"reference{i}"], path)))
         model.references = tuple(references)
         model.validation_, model.data_sha256_ = header["validation"], header["data_sha256"]
         return model
@@ -643,12 +627,3 @@ def reference_of(s: Series, rows_used: int = _MOST_ROWS) -> Reference:
         model.validation_.get("rmse", 0.0),
         model.tables,
     )
-
-
-def _tables(structure: BlockStructure, stacked: np.ndarray, constant: float = 0.0) -> BlockTables:
-    ends = np.cumsum([len(block.contexts) for block in structure.blocks])[:-1]
-    return BlockTables(structure, np.split(stacked, ends), constant)
-
-
-def _flat(tables: BlockTables) -> np.ndarray:
-    return np.append(np.concatenate(tables.tables), tables.constant)

@@ -8,14 +8,14 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.latency.regression import as_genes
+from ofa_tvm.models import SubnetModel, as_genes
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace
 from ofa_tvm.spaces.blocks import block_structure
 
 _PULL = 0.1
 
 
-class KernelSum:
+class KernelSum(SubnetModel):
     """Sum of kernel times; `fit` adds the overhead seen in a few whole networks.
 
     latency = factor * sum + per_kernel * kernels + per_mb * weights + constant, none of them negative: a
@@ -106,10 +106,6 @@ class KernelSum:
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Latency of a population, (n, n_genes) -> (n,)."""
         return self.tables(genes)
-
-    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-        """Latency of n architectures or genes, in the unit."""
-        return self(as_genes(self.space, archs))
 
 
 def _convolution_mb(layers: tuple[Layer, ...]) -> float:

@@ -10,23 +10,29 @@ which other targets differ from one another, come before all that where they are
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.stats import kendalltau, spearmanr
 
-from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.files import write_atomic
+from ofa_tvm.errors import UserError
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
+from ofa_tvm.models import (
+    Predictor,
+    UncertainSubnetModel,
+    as_genes,
+    check_fit,
+    data_sha256,
+    read_model,
+    tables_array,
+    tables_of,
+    write_model,
+)
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import (
     BlockStructure,
@@ -36,7 +42,7 @@ from ofa_tvm.spaces.blocks import (
     stacked_contexts,
 )
 
-FORMAT = 1
+KIND = "latency_regressor"
 GROUPS = ("variations", "network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
 
 # Log variances expected of each group, in units of the latencies' variance; the last is the noise's.
@@ -49,8 +55,6 @@ _VARIATION = 0.25
 
 # Subnets that suggestions are chosen from.
 _POOL = 800
-
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 def _kind(layers: Sequence[Layer]) -> tuple[tuple[object, ...], ...]:
@@ -125,12 +129,7 @@ def _incidence(structure: BlockStructure, genes: np.ndarray) -> sparse.csr_matri
     )
 
 
-def as_genes(space: LayeredSpace, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-    """A population as genes, whichever way it came: (n, n_genes)."""
-    return archs if isinstance(archs, np.ndarray) else space.encode(archs)
-
-
-class LatencyRegressor:
+class LatencyRegressor(UncertainSubnetModel):
     """Estimator of a target's latency (scikit-learn's `fit`/`predict`).
 
     Parameters
@@ -234,8 +233,8 @@ class LatencyRegressor:
         matrices = _context_matrices(structure)
         network, constant, factor = network[:-2], network[-2], network[-1]
         flat = sum(matrix @ weights for matrix, weights in zip(matrices, (network, *others), strict=True))
-        pieces = np.split(flat * self._scale, np.cumsum([len(b.contexts) for b in structure.blocks])[:-1])
-        residual = BlockTables(structure, pieces, self._offset + self._scale * _CONSTANT * float(constant))
+        shift = self._offset + self._scale * _CONSTANT * float(constant)
+        residual = structure.unstacked(flat * self._scale, shift)
         for weight, variation in zip(variations, self.variations, strict=False):
             residual = residual + variation.scaled(float(weight) * self._scale / _VARIATION)
         self._residual = residual
@@ -336,33 +335,6 @@ class LatencyRegressor:
 
     # ---- predicting ----
 
-    @overload
-    def predict(self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[False] = ...) -> np.ndarray: ...
-
-    @overload
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[True]
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Latency of a population, in the estimator's unit.
-
-        Parameters
-        ----------
-        archs : n architectures, or their genes (n, n_genes)
-        return_std : bool
-            Also return the standard deviation of a measurement around the prediction.
-
-        Returns
-        -------
-        (n,) array, or two of them
-        """
-        genes = as_genes(self.space, archs)
-        mean = self(genes)
-        return (mean, self._std(genes)) if return_std else mean
-
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
         values = self.tables(genes)
@@ -414,8 +386,6 @@ class LatencyRegressor:
                 "a latency model whose prior is a function cannot be saved; give it as BlockTables"
             )
         header = {
-            "format": FORMAT,
-            "kind": "latency_regressor",
             "space": self.space.name,
             "target": self.target,
             "unit": self.unit,
@@ -423,28 +393,20 @@ class LatencyRegressor:
             "features": list(GROUPS),
             "robust": self.robust,
             "noise": self.noise_,
-            "data_sha256": self._data_hash(),
+            "data_sha256": data_sha256(self.genes_, self.latency_),
             "validation": self.validation_,
         }
         arrays: dict[str, np.ndarray] = {
-            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             "genes": self.genes_.astype(np.int16),
             "latency": self.latency_,
             "log_variances": self._log_variances,
-            "tables": _flat(self.tables),
+            "tables": tables_array(self.tables),
         }
         if isinstance(self.prior, BlockTables):
-            arrays["prior"] = _flat(self.prior)
+            arrays["prior"] = tables_array(self.prior)
         if self.variations:
-            arrays["variations"] = np.array([_flat(variation) for variation in self.variations])
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_atomic(path, buffer.getvalue())
-
-    def _data_hash(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.genes_, dtype="<i2").tobytes())
-        digest.update(np.ascontiguousarray(self.latency_, dtype="<f8").tobytes())
-        return digest.hexdigest()
+            arrays["variations"] = np.array([tables_array(variation) for variation in self.variations])
+        write_model(path, KIND, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatencyRegressor:
@@ -455,7 +417,7 @@ class LatencyRegressor:
         UserError
             If the file is missing or is no such model.
         """
-        header, arrays = read_model(path, "latency_regressor")
+        header, arrays = read_model(path, KIND)
         space = get_layered_space(header["space"])
         model = cls(
             space,
@@ -467,70 +429,14 @@ class LatencyRegressor:
         structure = block_structure(space, model.n_classes)
         for name in ("tables", "prior"):
             if name in arrays:
-                setattr(model, name, _unflat(structure, arrays[name], path))
-        model.variations = tuple(_unflat(structure, flat, path) for flat in arrays.get("variations", ()))
+                setattr(model, name, tables_of(structure, arrays[name], path))
+        model.variations = tuple(tables_of(structure, array, path) for array in arrays.get("variations", ()))
         model.genes_, model.latency_ = arrays["genes"].astype(np.int64), arrays["latency"]
-        if model._data_hash() != header["data_sha256"]:
-            raise UserError(f"{path} is damaged: its data do not match its checksum")
         model._log_variances = arrays["log_variances"]
-        if len(model._log_variances) != len(_EXPECTED if model.prior is None else _EXPECTED_PRIOR):
-            raise UserError(f"{path} was fitted by another version of ofa-tvm; remove it and fit it again")
+        groups = len(_EXPECTED if model.prior is None else _EXPECTED_PRIOR) - 1
+        check_fit(path, header, model.genes_, model.latency_, model._log_variances, groups)
         model.noise_, model.validation_ = header["noise"], header["validation"]
         return model
-
-
-def _flat(tables: BlockTables) -> np.ndarray:
-    return np.append(np.concatenate(tables.tables), tables.constant)
-
-
-def _unflat(structure: BlockStructure, flat: np.ndarray, path: str | os.PathLike[str]) -> BlockTables:
-    ends = np.cumsum([len(block.contexts) for block in structure.blocks])
-    if flat.shape != (ends[-1] + 1,):
-        raise UserError(f"{path} was made for another version of {structure.space.name}; fit it again")
-    return BlockTables(structure, np.split(flat[:-1], ends[:-1]), float(flat[-1]))
-
-
-def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a saved model.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, no npz file, of another kind or of a newer format.
-    """
-    header, arrays = _header(path)
-    found = header["kind"]
-    if found != kind:
-        raise UsageError(f"{path} holds a {found}, not a {kind}")
-    if header.get("format") != FORMAT:
-        raise UserError(
-            f"{path} has format {header.get('format')}, this version reads {FORMAT}; fit it again"
-        )
-    return header, arrays
-
-
-def model_kind(path: str | os.PathLike[str]) -> str:
-    """What a saved model is, by its header.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or no model file.
-    """
-    return str(_header(path)[0]["kind"])
-
-
-def _header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        with np.load(Path(path), allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
-        header["kind"]
-    except OSError as error:
-        raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
-    except Exception as error:  # zipfile, numpy and json each have their own for a damaged file
-        raise UserError(f"{path} is not a model file of ofa-tvm, or it is damaged") from error
-    return header, arrays
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:

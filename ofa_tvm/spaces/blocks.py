@@ -72,6 +72,11 @@ class BlockStructure:
             constant,
         )
 
+    def unstacked(self, entries: np.ndarray, constant: float = 0.0) -> BlockTables:
+        """Tables from the entries of all blocks, one after the other."""
+        ends = np.cumsum([len(block.contexts) for block in self.blocks])[:-1]
+        return BlockTables(self, np.split(entries, ends), constant)
+
 
 class BlockTables:
     """A function of a subnet that is a constant plus one table entry a block.
@@ -82,6 +87,11 @@ class BlockTables:
     tables : sequence of (n_contexts,) arrays
         One for each block, zero where the block is switched off.
     constant : float
+
+    Attributes
+    ----------
+    stacked : array
+        The entries of all tables, one after the other.
     """
 
     def __init__(
@@ -90,7 +100,7 @@ class BlockTables:
         self.structure = structure
         self.tables = tuple(np.asarray(table, dtype=np.float64) for table in tables)
         self.constant = float(constant)
-        self._flat = np.concatenate(self.tables)
+        self.stacked = np.concatenate(self.tables)
         self._offsets = np.cumsum([0, *(len(table) for table in self.tables[:-1])])
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
@@ -100,7 +110,7 @@ class BlockTables:
         for start in range(0, len(genes), _ROWS):
             index = self.structure.contexts(genes[start : start + _ROWS])
             index += self._offsets
-            values[start : start + _ROWS] = self._flat.take(index).sum(axis=1)
+            values[start : start + _ROWS] = self.stacked.take(index).sum(axis=1)
         values += self.constant
         return values
 

@@ -19,7 +19,8 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
-from ofa_tvm.latency.regression import LatencyRegressor, model_kind
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.models import model_kind
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Function

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
+from ofa_tvm.models import read_model, write_model
 from ofa_tvm.spaces import Arch, get_space, list_spaces
 from ofa_tvm.spaces.space import Space
 
@@ -63,6 +64,16 @@ def test_saved_predictors_predict_the_same(tmp_path: Path, rng: np.random.Genera
     (tmp_path / "a.model").write_bytes((tmp_path / "a.model").read_bytes()[:-200])
     with pytest.raises(UserError, match="not a model file"):
         AccuracyPredictor.load(tmp_path / "a.model")
+
+
+def test_a_predictor_of_another_version_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    space, path = get_space("ofa_digits"), tmp_path / "a.model"
+    genes = space.sample_genes(rng, 20)
+    AccuracyPredictor(space).fit(genes, made_up(space, genes, rng)).save(path)
+    header, arrays = read_model(path, "accuracy_predictor")
+    write_model(path, header["kind"], header, arrays | {"log_variances": arrays["log_variances"][1:]})
+    with pytest.raises(UserError, match=r"a\.model was fitted by another version"):
+        AccuracyPredictor.load(path)
 
 
 def test_bad_data_are_refused(rng: np.random.Generator) -> None:
