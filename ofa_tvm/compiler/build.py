@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 import tvm
 from tvm import relax, te
@@ -26,6 +25,7 @@ from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.compiler.transfer import Transfer
+from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
@@ -227,7 +227,10 @@ def compile(
         if profile and driver is not None:
             named = {kernel.symbol: use.name for kernel, use in zip(scheduled.values(), uses, strict=True)}
             metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
-        main = _ExternalKernels(mod, scheduled).main() if driver is None else _call_driver(mod, driver)
+        if driver is None:
+            main = main_calling(mod["main"], lambda call: _call_external(call, scheduled))
+        else:
+            main = _call_driver(mod, driver)
         executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
         _link(executable, objects, driver.source if driver else "", target, Path(path))
     fraction = _tuned_fraction(list(kernels.values()), uses)
@@ -306,27 +309,10 @@ def _executable(
     main: relax.Function, metadata: bytes, tvm_target: tvm.target.Target
 ) -> tvm.runtime.Executable:
     """The network's VM code; its kernels stay external and are linked from object files."""
-    builder = relax.BlockBuilder()
-    with builder.function("metadata", []):
-        builder.emit_func_output(builder.emit(relax.const(np.frombuffer(metadata, np.uint8).copy())))
-    module = builder.finalize()
+    module = metadata_builder(metadata).finalize()
     module["main"] = main
     module["placeholder"] = _placeholder()
-    passes = tvm.transform.Sequential(
-        [
-            relax.transform.ToNonDataflow(),
-            relax.transform.RemovePurityChecking(),
-            relax.transform.CallTIRRewrite(),
-            relax.transform.StaticPlanBlockMemory(),
-            relax.transform.LowerAllocTensor(),
-            relax.transform.KillAfterLastUse(),
-            relax.transform.LowerRuntimeBuiltin(),
-            relax.transform.ComputePrimValue(),
-            relax.transform.VMShapeLower(),
-            relax.transform.AttachGlobalSymbol(),
-        ]
-    )
-    return relax.build(module, tvm_target, relax_pipeline=passes)
+    return relax.build(module, tvm_target, relax_pipeline=vm_passes())
 
 
 def _placeholder() -> tvm.tirx.PrimFunc:
@@ -341,26 +327,11 @@ def _placeholder() -> tvm.tirx.PrimFunc:
     )
 
 
-@relax.expr_functor.mutator
-class _ExternalKernels(relax.PyExprMutator):
-    """Replaces calls of PrimFuncs by calls of external functions with the kernels' symbols."""
-
-    def __init__(self, mod: tvm.IRModule, scheduled: dict[str, ScheduledKernel]) -> None:
-        super().__init__()
-        self._function = mod["main"]
-        self._scheduled = scheduled
-
-    def main(self) -> relax.Function:
-        return self.visit_expr(self._function).with_attr("global_symbol", "main")
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = super().visit_call_(call)
-        if call.op != tvm.ir.Op.get("relax.call_tir"):
-            return call
-        kernel = self._scheduled[call.args[0].name_hint]
-        (result,) = call.ty_args
-        outputs = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-        return relax.op.call_dps_packed(kernel.symbol, call.args[1], outputs)
+def _call_external(call: relax.Call, scheduled: dict[str, ScheduledKernel]) -> relax.Expr:
+    """A call of a PrimFunc as one of the external function with the kernel's symbol."""
+    (result,) = call.ty_args
+    outputs = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    return relax.op.call_dps_packed(scheduled[call.args[0].name_hint].symbol, call.args[1], outputs)
 
 
 def _link(

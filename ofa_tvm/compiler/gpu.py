@@ -9,13 +9,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import tvm
 from tvm import relax
 
 from ofa_tvm.compiler.gpu_schedules import is_scheduled
 from ofa_tvm.compiler.nvrtc import binary_kind, compiling_cuda, on_cuda
 from ofa_tvm.compiler.objects import ScheduledKernel
+from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 from ofa_tvm.errors import UserError
 
 
@@ -50,33 +50,23 @@ def gpu_executable(
     for name, kernel in scheduled.items():
         if not is_scheduled(kernel.function):
             raise UserError(f"kernel {name} has no schedule for {target.kind.name}: it would run on the host")
-    builder = relax.BlockBuilder()
-    with builder.function("metadata", []):
-        builder.emit_func_output(builder.emit(relax.const(np.frombuffer(metadata, np.uint8).copy())))
+    builder = metadata_builder(metadata)
     symbols = {
         kernel.symbol: builder.add_func(kernel.function, kernel.symbol)
         for kernel in {kernel.symbol: kernel for kernel in scheduled.values()}.values()
     }
     names = {name: symbols[kernel.symbol] for name, kernel in scheduled.items()}
     module = builder.finalize()
-    module["main"] = _RenamedKernels(mod["main"], names).main()
-    passes = [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        *([relax.transform.RewriteCUDAGraph()] if cuda_graph else []),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
+    module["main"] = main_calling(
+        mod["main"],
+        lambda call: relax.Call(
+            call.op, [names[call.args[0].name_hint], *call.args[1:]], call.attrs, call.ty_args
+        ),
+    )
     settings = {"relax.backend.use_cuda_graph": cuda_graph}
     compiler = compiling_cuda(str(target.attrs["arch"])) if on_cuda(target) else nullcontext()
     with compiler, tvm.transform.PassContext(config=settings):
-        executable = relax.build(module, target, relax_pipeline=tvm.transform.Sequential(passes))
+        executable = relax.build(module, target, relax_pipeline=vm_passes(cuda_graph=cuda_graph))
     if symbols and not device_modules(executable.mod, str(target.kind.name)):
         raise UserError(f"TVM made no device code for {target.kind.name}")
     return executable
@@ -100,23 +90,3 @@ def device_modules(module: tvm.runtime.Module, kind: str) -> list[tvm.runtime.Mo
     for imported in module.imports:
         found += device_modules(imported, kind)
     return found
-
-
-@relax.expr_functor.mutator
-class _RenamedKernels(relax.PyExprMutator):
-    """Lets `main` call its kernels by their symbols."""
-
-    def __init__(self, function: relax.Function, names: dict[str, tvm.ir.GlobalVar]) -> None:
-        super().__init__()
-        self._function = function
-        self._names = names
-
-    def main(self) -> relax.Function:
-        return self.visit_expr(self._function).with_attr("global_symbol", "main")
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = super().visit_call_(call)
-        if call.op != tvm.ir.Op.get("relax.call_tir"):
-            return call
-        kernel = self._names[call.args[0].name_hint]
-        return relax.Call(call.op, [kernel, *call.args[1:]], call.attrs, call.ty_args)
