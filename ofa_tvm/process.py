@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ofa_tvm.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 _START_LIMIT_S = 60.0
@@ -185,3 +187,15 @@ def requests() -> Iterator[dict[str, Any]]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for line in sys.stdin:
         yield dict(json.loads(line))
+
+
+def answer_requests(answer: Callable[[dict[str, Any], Link], dict[str, Any]]) -> None:
+    """Answer each request by one event: "done" with what `answer` returns, or "failed" with its UserError."""
+    link = Link()
+    for request in requests():
+        try:
+            fields = answer(request, link)
+        except UserError as error:
+            link.send(event="failed", message=str(error))
+        else:
+            link.send(event="done", **fields)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NOISY = 0.03  # a pass whose MAD exceeds this share of its median is measured again
 PASSES = 3
@@ -130,6 +131,17 @@ def interleave_timers(
         if not waiting:
             break
     return [result for result in results if result is not None]
+
+
+def requested_timings(
+    request: dict[str, Any], timers: Sequence[Timer], alive: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """`interleave_timers` as a measuring process is asked for it and answers (JSON)."""
+    settings = {name: request[name] for name in ("repeats", "sample_ms", "seconds", "seed")}
+    return [
+        {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
+        for timing in interleave_timers(timers, **settings, alive=alive)
+    ]
 
 
 def _calls(run: Timer, sample_ms: float, alive: Callable[[], None]) -> int:

@@ -24,8 +24,8 @@ from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
 from ofa_tvm.measurement.module import LoadedModule, elf_arch, load_module, loaded_module, output_arrays
-from ofa_tvm.measurement.protocol import Timer, interleave_timers
-from ofa_tvm.process import Link, requests, use_runtime_only
+from ofa_tvm.measurement.protocol import requested_timings
+from ofa_tvm.process import Link, answer_requests, use_runtime_only
 from ofa_tvm.targets import Target, load_target
 from ofa_tvm.targets.load import ALIASES
 from ofa_tvm.targets.readiness import missing_emulator
@@ -212,19 +212,7 @@ def _measure(request: dict[str, Any], session: Session, threads: int, link: Link
             subjects.append(subject)
     if subjects:
         link.send(event="timing")
-        timers: list[Timer] = [subject.timer for subject in subjects]
-        timings = interleave_timers(
-            timers,
-            repeats=request["repeats"],
-            sample_ms=request["sample_ms"],
-            seconds=request["seconds"],
-            seed=request["seed"],
-            alive=link.beat,
-        )
-        results = [
-            {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
-            for timing in timings
-        ]
+        results = requested_timings(request, [subject.timer for subject in subjects], link.beat)
     return {"timings": results, "device": session.address}
 
 
@@ -232,14 +220,7 @@ def main() -> None:
     """Serve until standard input closes; arguments: the place of devices, the threads, the kind of device."""
     use_runtime_only()
     place, threads, emulated = Place.parse(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "emulated"
-    link = Link()
-    for request in requests():
-        try:
-            answer = _serve(request, place, threads, emulated, link)
-        except UserError as error:
-            link.send(event="failed", message=str(error))
-        else:
-            link.send(event="done", **answer)
+    answer_requests(lambda request, link: _serve(request, place, threads, emulated, link))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from ofa_tvm.measurement.module import (
     random_input,
 )
 from ofa_tvm.measurement.pinning import pin
-from ofa_tvm.measurement.protocol import Timer, interleave_timers, timer
-from ofa_tvm.process import Link, requests, use_runtime_only
+from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
+from ofa_tvm.process import Link, answer_requests, use_runtime_only
 
 
 def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
@@ -96,20 +96,7 @@ def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
             timers[-1](1)  # a crash while it runs is then its own, too
     link.send(event="timing")
     with _blaming(" or ".join(request["paths"])):
-        timings = interleave_timers(
-            timers,
-            repeats=request["repeats"],
-            sample_ms=request["sample_ms"],
-            seconds=request["seconds"],
-            seed=request["seed"],
-            alive=link.beat,
-        )
-    return {
-        "timings": [
-            {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
-            for timing in timings
-        ]
-    }
+        return {"timings": requested_timings(request, timers, link.beat)}
 
 
 def main() -> None:
@@ -117,12 +104,7 @@ def main() -> None:
     cpus = tuple(int(cpu) for cpu in sys.argv[1].split(","))
     pin(cpus)
     use_runtime_only()
-    link = Link()
-    for request in requests():
-        try:
-            link.send(event="done", **_serve(request, len(cpus), link))
-        except UserError as error:
-            link.send(event="failed", message=str(error))
+    answer_requests(lambda request, link: _serve(request, len(cpus), link))
 
 
 if __name__ == "__main__":
