@@ -125,16 +125,7 @@ def tune_kernels(
             deadline = None if seconds is None else time.monotonic() + seconds
             campaign = _Campaign(table, log, task, target, wanted, seed, deadline, transfer, None, progress)
             campaign.run(_by_weight(waiting, weights))
-    return TuningResult(
-        kernels=len(kernels),
-        tuned=sum(table.best(kernel.key) is not None for kernel in kernels),
-        trials=campaign.done,
-        failed=campaign.failed,
-        seconds=time.monotonic() - start_s,
-        workers=campaign.workers,
-        complete=not campaign.out_of_time,
-        records=table,
-    )
+    return campaign.result(kernels, start_s)
 
 
 def time_again(
@@ -179,16 +170,7 @@ def time_again(
         with progress.task("timing kernels", len(waiting)) as task:
             campaign = _Campaign(table, log, task, target, {}, 0, None, Transfer(table), records, progress)
             campaign.run(_by_weight(waiting, weights))
-    return TuningResult(
-        kernels=len(kernels),
-        tuned=sum(table.best(kernel.key) is not None for kernel in kernels),
-        trials=campaign.done,
-        failed=campaign.failed,
-        seconds=time.monotonic() - start_s,
-        workers=campaign.workers,
-        complete=True,
-        records=table,
-    )
+    return campaign.result(kernels, start_s)
 
 
 def _open_log(target: Target, root: Path) -> LogWriter:
@@ -300,6 +282,19 @@ class _Campaign:
                 self._deadline += time.monotonic() - start_s
             self._progress.say(f"{self._fleet.size} devices of {self._fleet.place}")
             self._run()
+
+    def result(self, kernels: Sequence[Kernel], start_s: float) -> TuningResult:
+        """What was done for these kernels since `start_s`."""
+        return TuningResult(
+            kernels=len(kernels),
+            tuned=sum(self._table.best(kernel.key) is not None for kernel in kernels),
+            trials=self.done,
+            failed=self.failed,
+            seconds=time.monotonic() - start_s,
+            workers=self.workers,
+            complete=not self.out_of_time,
+            records=self._table,
+        )
 
     def _run(self) -> None:
         threads = self._target.threads
