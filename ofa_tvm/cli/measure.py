@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option
+from ofa_tvm.cli.options import dtype_option, target_option, threads_option
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Time one compiled module on its target.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-t", "--target", default="x86", show_default=True, help="A target's name or YAML file.")
-@click.option("--threads", type=click.IntRange(min=1), help="By default the target's (1).")
+@target_option
+@threads_option
 @dtype_option
 @click.option("--repeats", type=click.IntRange(min=5), help="Samples to take; by default the target's.")
 @click.option(

@@ -217,9 +217,7 @@ def eval_command(
                 predicted = predictor.zero_shot(s.space, s.platform, source, s.n_classes)(s.genes)
             rows[s.name] = _with_unit(errors(predicted, s.ms), "ms")
     else:
-        table = read_table(data, predictor.space if space is None else space)
-        if table.space.name != predictor.space.name:
-            raise UsageError(f"{model} is for {predictor.space.name}, {data} for {table.space.name}")
+        table = _table_for(predictor, model, data, space)
         if target_column is None and len(table.columns) > 1:
             target_column = next((c.name for c in table.columns if c.series == predictor.target), None)
         column, values = table.column(target_column)
@@ -274,9 +272,7 @@ def adapt_command(
         platform = _platform(column.target, column.batch, targets_dir)
         estimator = predictor.prior(table.space, platform, source, table.n_classes)
     else:
-        table = read_table(data, predictor.space if space is None else space)
-        if table.space.name != predictor.space.name:
-            raise UsageError(f"{model} is for {predictor.space.name}, {data} for {table.space.name}")
+        table = _table_for(predictor, model, data, space)
         column, values = table.column(target_column)
         estimator = LatencyRegressor(predictor.space, predictor.tables, n_classes=predictor.n_classes)
     estimator.target, estimator.unit = column.series, column.unit
@@ -289,9 +285,7 @@ def adapt_command(
 @command.command("suggest")
 @_model_option
 @click.option("-t", "--target", help="Device or target to be measured; for a generalized model.")
-@click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
-)
+@_batch_option
 @threads_option
 @_space_of_table
 @resolutions_option
@@ -333,9 +327,7 @@ def suggest_command(
 @_model_option
 @click.option("--archs", required=True, type=_FILE, help="One architecture (JSON) a line.")
 @click.option("-t", "--target", help="Device or target; for a generalized model.")
-@click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
-)
+@_batch_option
 @threads_option
 @_space_of_table
 @_targets_dir_option
@@ -475,6 +467,18 @@ def _load(model: Path | None) -> LatencyRegressor | GeneralizedLatency:
     if model_kind(model) == generalized.KIND:
         return generalized.GeneralizedLatency.load(model)
     return regression.LatencyRegressor.load(model)
+
+
+def _table_for(
+    predictor: LatencyRegressor, model: Path | None, data: Path, space: str | None
+) -> LatencyTable:
+    """A table of the predictor's space."""
+    from ofa_tvm.latency.dataset import read_table
+
+    table = read_table(data, predictor.space if space is None else space)
+    if table.space.name != predictor.space.name:
+        raise UsageError(f"{model} is for {predictor.space.name}, {data} for {table.space.name}")
+    return table
 
 
 def _named(model: Path | None) -> str:
