@@ -74,8 +74,6 @@ class Driver:
         Types of its outputs.
     tuple_result
         Whether the network returns a tuple.
-    workspace_bytes
-        Size of the planned workspace.
     calls
         Symbols of the kernels in order of execution.
     """
@@ -84,7 +82,6 @@ class Driver:
     constants: tuple[relax.Expr, ...]
     outputs: tuple[relax.TensorType, ...]
     tuple_result: bool
-    workspace_bytes: int
     calls: tuple[str, ...]
 
 
@@ -150,7 +147,6 @@ def make_driver(
         constants=tuple(plan.constants),
         outputs=tuple(ty for _, ty in outputs),
         tuple_result=isinstance(result, relax.Tuple),
-        workspace_bytes=size,
         calls=tuple(symbol for symbol, _ in plan.steps),
     )
 

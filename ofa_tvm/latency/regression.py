@@ -237,7 +237,6 @@ class LatencyRegressor(UncertainSubnetModel):
         residual = structure.unstacked(flat * self._scale, shift)
         for weight, variation in zip(variations, self.variations, strict=False):
             residual = residual + variation.scaled(float(weight) * self._scale / _VARIATION)
-        self._residual = residual
         if self.prior is not None:
             self._factor += self._scale * float(factor) / self._guess_spread
         self.tables = residual
@@ -352,24 +351,6 @@ class LatencyRegressor(UncertainSubnetModel):
             piece = slice(start, start + 1024)
             out[piece] = p.spread(self._features(genes[piece])) + noise[piece]
         return np.sqrt(out) * self._scale * p.inflation
-
-    def updated(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
-        """A model fitted to these measurements as well; a subnet measured again counts with its new
-        latency."""
-        genes = np.concatenate([as_genes(self.space, archs), self.genes_])
-        values = np.concatenate([np.asarray(latency, dtype=np.float64), self.latency_])
-        _, first = np.unique(self.space.canonical(genes), axis=0, return_index=True)
-        keep = np.sort(first)
-        new = LatencyRegressor(
-            self.space,
-            self.prior,
-            target=self.target,
-            unit=self.unit,
-            n_classes=self.n_classes,
-            robust=self.robust,
-            variations=self.variations,
-        )
-        return new.fit(genes[keep], values[keep])
 
     # ---- files ----
 

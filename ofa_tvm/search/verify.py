@@ -392,28 +392,3 @@ class _Pool:
         """Measure the accuracy of whatever leads, until a measured one does."""
         while self._check and (leader := self.leader) and leader.measured_accuracy is None:
             self.check([leader.arch])
-
-
-def known_subnets(
-    archs: Sequence[Arch],
-    accuracy: np.ndarray,
-    predicted: np.ndarray,
-    measured: np.ndarray,
-    noise: np.ndarray,
-    budget: Budget | float,
-) -> list[Checked]:
-    """Subnets that were measured before the search, for `search_verified`'s `known`.
-
-    Parameters
-    ----------
-    archs : n architectures
-    accuracy : (n,) array
-    predicted, measured, noise : (n,) arrays
-        In the budget's unit.
-    """
-    limit = budget.value if isinstance(budget, Budget) else float(budget)
-    costs = [Cost(*map(float, row)) for row in zip(predicted, measured, noise, strict=True)]
-    return [
-        candidate(arch, float(acc), [cost], [limit], 0)
-        for arch, acc, cost in zip(archs, accuracy, costs, strict=True)
-    ]

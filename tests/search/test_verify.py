@@ -9,7 +9,7 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import Evolution, search
-from ofa_tvm.search.verify import Checked, Promise, known_subnets, search_verified
+from ofa_tvm.search.verify import Checked, Cost, Promise, candidate, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
@@ -78,9 +78,8 @@ def test_nothing_within_the_budget_is_an_answer(
 
 def test_subnets_measured_earlier_can_win(space: Space, latency: BlockTables, accuracy: BlockTables) -> None:
     truth = search(space, accuracy, latency, 15.0, settings=Evolution(generations=300), k=1)
-    known = known_subnets(
-        truth.archs, truth.accuracy + 1.0, truth.latency, truth.latency - 0.1, np.full(1, 0.01), Budget(15.0)
-    )
+    ms = float(truth.latency[0])
+    known = [candidate(truth.archs[0], float(truth.accuracy[0]) + 1.0, [Cost(ms, ms - 0.1, 0.01)], [15.0], 0)]
     device = Device(space, latency)
     result = search_verified(space, accuracy, latency, Budget(15.0), device, known=known, settings=QUICK)
     assert result.winner == known[0]

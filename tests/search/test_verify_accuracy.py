@@ -10,7 +10,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Function
 from ofa_tvm.search.evolution import Evolution
-from ofa_tvm.search.verify import known_subnets, search_verified
+from ofa_tvm.search.verify import Cost, candidate, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.blocks import BlockTables
 from ofa_tvm.spaces.space import Space
@@ -45,8 +45,10 @@ def test_measured_accuracies_decide(space: Space, latency: BlockTables, accuracy
     bench = Bench(space, latency, accuracy, wrong)
     known_archs = space.decode(genes[latency(genes) <= 14.0])
     encoded = space.encode(known_archs)
-    costs = latency(encoded)
-    known = known_subnets(known_archs, wrong(encoded), costs, costs, 0.01 * costs, BUDGET)
+    known = [
+        candidate(arch, float(value), [Cost(ms, ms, 0.01 * ms)], [BUDGET.value], 0)
+        for arch, value, ms in zip(known_archs, wrong(encoded), latency(encoded).tolist(), strict=True)
+    ]
     result = search_verified(
         space, wrong, latency, BUDGET, bench.costs, check_accuracy=bench.check, known=known, settings=QUICK
     )

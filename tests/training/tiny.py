@@ -29,7 +29,6 @@ CONFIG = TrainingConfig(
     threads=1,
     checkpoint_every_s=0.0,
 )
-STEPS_PER_PHASE = 9
 FINETUNE = CONFIG.replace(phases=(Phase("finetune", {}, 2, 1, 1e-2),), resolutions=None, distillation=1.0)
 
 
