@@ -21,12 +21,12 @@ class DemoProject:
 
 
 def tiny_settings() -> QuickstartSettings:
-    """One epoch at one resolution, and a handful of everything else."""
+    """One epoch at two resolutions, and a handful of everything else."""
     from ofa_tvm.training.config import Phase, digits_config
     from ofa_tvm.workflow.quickstart import QuickstartSettings
 
     training = digits_config().replace(
-        phases=(Phase("full", {}, 1, 0, 5e-2),), resolutions=(32,), calibration_images=64, threads=1
+        phases=(Phase("full", {}, 1, 0, 5e-2),), resolutions=(32, 40), calibration_images=64, threads=1
     )
     return QuickstartSettings(
         training=training,

@@ -7,19 +7,25 @@ subnets.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.spaces import Layer
+from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import block_structure, covering_population, split_blocks
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
+
+if TYPE_CHECKING:
+    from ofa_tvm.supernet import Supernet
 
 _ANCHORS = ("conv2d", "matmul")
 _SAMPLED = 400  # subnets: a kernel of one block at one of four resolutions is then met several times
@@ -83,9 +89,6 @@ def kernel_union(
     progress
         Told of every lowered subnet.
     """
-    from ofa_tvm.export import to_onnx
-    from ofa_tvm.supernet import build_supernet
-
     structure = block_structure(space, n_classes)
     depths = set(range(*space.columns("d").indices(len(space.cardinalities))))
     # A depth hides blocks, or changes one that is always there (ResNet-50's stem).
@@ -96,23 +99,42 @@ def kernel_union(
     for gene in hiding:
         population[:, gene] = space.cardinalities[gene] - 1  # at full depth no block is hidden
     population = np.unique(population, axis=0)
-    net = build_supernet(space, n_classes).eval()
+    described = json.dumps(target.to_json(), sort_keys=True)
     found: dict[str, Kernel] = {}
     by_block: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     archs = [arch.replace(r=r) for r in resolutions for arch in space.decode(population)]
     with progress.task("enumerating kernels", len(archs)) as task:
         for arch in archs:
-            mod = lower_onnx(to_onnx(net.extract(arch), arch.r, batch), target)
-            kernels = kernels_of(mod)
-            for kernel in kernels.values():
+            kernels, blocks = _lowered(space, arch, described, n_classes, batch)
+            for kernel in kernels:
                 known = found.get(kernel.key)
                 found[kernel.key] = (
                     kernel if known is None else replace(known, calls=known.calls + kernel.calls)
                 )
-            calls = [kernels[name] for name in kernel_calls(mod)]
-            by_block |= _blocks(space.layers(arch, n_classes), calls)
+            by_block |= blocks
             task.advance()
     return KernelUnion(tuple(found.values()), by_block)
+
+
+@lru_cache(maxsize=72)  # a space at eight resolutions: tuning it and learning its latencies both need them
+def _lowered(
+    space: Space, arch: Arch, target: str, n_classes: int, batch: int
+) -> tuple[tuple[Kernel, ...], dict[tuple[Layer, ...], tuple[str, ...]]]:
+    """One subnet's kernels for a target (in JSON), and those of each of its blocks."""
+    from ofa_tvm.export import to_onnx
+
+    net = _any_weights(space, n_classes)
+    mod = lower_onnx(to_onnx(net.extract(arch), arch.r, batch), Target.from_json(json.loads(target)))
+    kernels = kernels_of(mod)
+    calls = [kernels[name] for name in kernel_calls(mod)]
+    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls)
+
+
+@lru_cache(maxsize=1)
+def _any_weights(space: Space, n_classes: int) -> Supernet:
+    from ofa_tvm.supernet import build_supernet
+
+    return build_supernet(space, n_classes).eval()
 
 
 def _nameless(layers: Sequence[Layer]) -> tuple[Layer, ...]:

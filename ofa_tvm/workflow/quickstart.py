@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +80,11 @@ class QuickstartSettings:
     candidates: int = 4
     rounds: int = 3
     images: int = 10
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those that the supernet is trained at, smallest first; all later stages keep to them."""
+        return tuple(sorted(self.training.resolutions or get_space(SPACE).default_resolutions))
 
 
 @dataclass(frozen=True)
@@ -196,22 +201,20 @@ def quickstart(
         require_unit(budget, target)
     stages = _Stages(out / "stages.json", progress)
     net, data = _trained(out, settings, stages, seed, progress)
-    space = net.space
+    space, sides = net.space, settings.resolutions
     with stages.stage("learn accuracy"):
         accuracy = learn_accuracy(
             net,
             data,
             out,
-            space.default_resolutions,
+            sides,
             samples=settings.accuracy_samples,
             calibration_images=settings.training.calibration_images,
             seed=seed,
             progress=progress,
         )
     with stages.stage("tune the space's kernels"):
-        union = kernel_union(
-            space, space.default_resolutions, target, n_classes=data.n_classes, progress=progress
-        )
+        union = kernel_union(space, sides, target, n_classes=data.n_classes, progress=progress)
         tuned = tune(
             union.kernels,
             target,
@@ -229,13 +232,13 @@ def quickstart(
                 bench,
                 union,
                 out,
-                space.default_resolutions,
+                sides,
                 samples=settings.latency_samples,
                 seed=seed + 1,
                 progress=progress,
             )
             if budget is None:
-                budget = _default_budget(bench, out)
+                budget = _default_budget(bench, sides, out)
         with stages.stage("search under the budget"):
             check = AccuracyCheck(
                 net, data, accuracy, out / ACCURACY_CACHE, calibration_images=images, seed=seed
@@ -244,7 +247,7 @@ def quickstart(
             found = find_subnet(
                 targets,
                 accuracy,
-                space.default_resolutions,
+                sides,
                 check=check,
                 candidates=settings.candidates,
                 rounds=settings.rounds,
@@ -310,7 +313,7 @@ def compile_only(
     settings = settings or QuickstartSettings()
     stages = _Stages(out / "stages.json", progress)
     net, data = _trained(out, settings, stages, seed, progress)
-    arch = net.space.median_arch()
+    arch = net.space.median_arch(settings.resolutions[len(settings.resolutions) // 2])
     with stages.stage("compile"), tempfile.TemporaryDirectory(prefix="ofa-tvm-compile-") as name:
         built = build_subnet(
             net,
@@ -346,7 +349,7 @@ def _trained(
             space=SPACE,
             checkpoint=trained.checkpoint.relative_to(out),
             data=data.name,
-            resolutions=space.default_resolutions,
+            resolutions=settings.resolutions,
             accuracy_predictor=Path(ACCURACY_MODEL),
             calibration_images=settings.training.calibration_images,
         )
@@ -354,7 +357,7 @@ def _trained(
     return net, data
 
 
-def _default_budget(bench: SubnetBench, out: Path) -> Budget:
+def _default_budget(bench: SubnetBench, resolutions: Sequence[int], out: Path) -> Budget:
     """Measured latency of the median subnet, kept so that a resumed run has the same budget."""
     emulated = "-emulated" if bench.target.emulated else ""
     dtype = "" if bench.target.dtype == "float32" else f"-{bench.target.dtype}"
@@ -365,7 +368,8 @@ def _default_budget(bench: SubnetBench, out: Path) -> Budget:
             return Budget(float(content["value"]), str(content["unit"]))
         except (ValueError, KeyError, TypeError):
             path.unlink()
-    (result,) = bench.measure([bench.net.space.median_arch()])
+    middle = resolutions[len(resolutions) // 2]
+    (result,) = bench.measure([bench.net.space.median_arch(middle)])
     budget = Budget(float(f"{result.cost:.3g}"), result.unit)
     write_atomic(path, json.dumps({"value": budget.value, "unit": budget.unit}))
     return budget
@@ -402,7 +406,7 @@ def _compare(
 
     space: Space = net.space
     chosen = Arch.from_json(json.dumps(shipped.artefact.manifest["arch"]))
-    resolutions = space.default_resolutions
+    resolutions = settings.resolutions
     subjects = {
         "largest": space.max_arch(resolutions[-1]),
         "smallest": space.min_arch(resolutions[0]),

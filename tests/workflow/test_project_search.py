@@ -117,7 +117,7 @@ def test_an_accuracy_predictor_is_learned_where_there_is_none(demo: DemoProject,
         settings.supernet(),
         settings.data(),
         copy,
-        SPACE.default_resolutions,
+        settings.chosen_resolutions,
         samples=4,
         calibration_images=64,
     )
