@@ -32,7 +32,7 @@ class Images:
     """The options about data."""
 
     source: str | None
-    bad: Literal["refuse", "skip"]
+    bad: Literal["refuse", "skip"] | None
     check: bool
     workers: int | None
 
@@ -45,7 +45,12 @@ class Images:
             return None
         from ofa_tvm.training import load_data
 
-        return load_data(source, bad=self.bad, check=self.check, workers=self.workers, progress=progress)
+        bad = self.policy(project)
+        return load_data(source, bad=bad, check=self.check, workers=self.workers, progress=progress)
+
+    def policy(self, project: Project) -> Literal["refuse", "skip"]:
+        """What to do about bad images: as typed, else as the project says."""
+        return self.bad or project.bad_images
 
 
 def data_options(function: Callable[..., R]) -> Callable[..., R]:
@@ -59,9 +64,8 @@ def data_options(function: Callable[..., R]) -> Callable[..., R]:
     @click.option(
         "--bad-images",
         type=click.Choice(["refuse", "skip"]),
-        default="refuse",
-        show_default=True,
-        help="What to do about files that are truncated or no images.",
+        help="What to do about files that are truncated or no images; by default the nearest ofa-tvm.yaml's "
+        "choice, else refuse.",
     )
     @click.option(
         "--check/--no-check", default=True, show_default=True, help="Decode every file once before the start."
@@ -70,7 +74,7 @@ def data_options(function: Callable[..., R]) -> Callable[..., R]:
     def wrapped(
         *args: Any,
         data: str | None,
-        bad_images: Literal["refuse", "skip"],
+        bad_images: Literal["refuse", "skip"] | None,
         check: bool,
         workers: int | None,
         **kwargs: Any,
@@ -164,7 +168,14 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
     return arch
 
 
-def save_project(folder: Path, space: str, checkpoint: Path, data: str, resolutions: tuple[int, ...]) -> Path:
+def save_project(
+    folder: Path,
+    space: str,
+    checkpoint: Path,
+    data: str,
+    bad_images: Literal["refuse", "skip"],
+    resolutions: tuple[int, ...],
+) -> Path:
     """Write or update `folder/ofa-tvm.yaml` after a training; a predictor of other weights is dropped."""
     from ofa_tvm.workflow.project import NAME, read_project
 
@@ -178,6 +189,7 @@ def save_project(folder: Path, space: str, checkpoint: Path, data: str, resoluti
         space=space,
         checkpoint=checkpoint,
         data=source,
+        bad_images=bad_images,
         resolutions=resolutions,
         accuracy_predictor=old.accuracy_predictor if same else None,
     ).save()

@@ -257,6 +257,7 @@ def _verified(
     import time
     from contextlib import ExitStack
 
+    from ofa_tvm.cli.networks import check_classes
     from ofa_tvm.latency.collect import SubnetBench
     from ofa_tvm.logs import find_records
     from ofa_tvm.workflow.search import (
@@ -275,6 +276,9 @@ def _verified(
     shipped: Sequence[Shipped | None] = [None] * len(every)
     images = settings.project.calibration_images
     net = settings.supernet(random=arch_only)
+    if not arch_only:
+        data = settings.data(progress=console.progress)
+        check_classes(net, settings.checkpoint, data)
     with ExitStack() as stack:
         benches = []
         for s in every:
@@ -282,8 +286,6 @@ def _verified(
             for problem in records.notes:
                 console.say(problem)
             benches.append(stack.enter_context(SubnetBench(net, s.target, records)))
-        if not arch_only:
-            data = settings.data(progress=console.progress)
         if accuracy is None and data is not None:
             accuracy = learn_accuracy(
                 net,

@@ -193,6 +193,7 @@ def _shrink(
         space.name,
         Path("training") / result.checkpoint.name,
         source or "",
+        images.policy(project),
         sides or settings.resolutions or (),
     )
     _show(console, result)

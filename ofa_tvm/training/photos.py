@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import tarfile
@@ -16,12 +17,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ofa_tvm import __version__
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.files import cache_dir, write_atomic
 from ofa_tvm.images import SUFFIXES, Preprocessing, open_image
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, split_name
@@ -211,8 +215,8 @@ def image_folder(
         What to do about files that are no images, or truncated: "refuse" names the first few in an error,
         "skip" leaves them out and lists them in `skipped`.
     check
-        Decode every file once now. Without it, only names are looked at and a damaged picture stops the
-        training that meets it.
+        Decode every file once now; the answers are kept in the cache folder until a file changes. Without
+        it, only names are looked at and a damaged picture stops the training that meets it.
 
     Raises
     ------
@@ -268,7 +272,28 @@ def _tar_members(path: Path) -> list[Photo]:
 def _sound(
     photos: Sequence[Photo], check: bool, workers: int | None, progress: Progress
 ) -> tuple[list[Photo], list[str], list[str]]:
-    """Those that are images, a sentence on each of the others, and the names of those that are not RGB."""
+    """Those that are images, a sentence on each of the others, and the names of those that are not RGB.
+
+    What decoding them all says is kept, and holds as long as the files stay the same.
+    """
+    kept = cache_dir() / "images" / f"{_fingerprint(photos)}.json" if check else None
+    remarks = None if kept is None else _read_remarks(kept)
+    if remarks is None:
+        remarks = _examined(photos, check, workers, progress)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept, json.dumps(remarks))
+    sound = [photo for photo in photos if not remarks.get(photo.name, ("", ""))[0]]
+    problems = [problem for problem, _ in remarks.values() if problem]
+    converted = [f"{name} ({kind})" for name, (_, kind) in remarks.items() if kind]
+    return sound, problems, converted
+
+
+def _examined(
+    photos: Sequence[Photo], check: bool, workers: int | None, progress: Progress
+) -> dict[str, tuple[str, str]]:
+    """Name -> what is wrong with it, and what it is if not RGB; only of those of which there is such a thing
+    to say."""
 
     def examined(photo: Photo) -> tuple[str, str]:
         if not photo.name.lower().endswith(SUFFIXES):
@@ -280,20 +305,34 @@ def _sound(
                 return str(error), ""
         return "", ""
 
-    sound, problems, converted = [], [], []
+    remarks = {}
     with (
         ThreadPoolExecutor(max(1, workers or len(os.sched_getaffinity(0)))) as pool,
         progress.task("check images", total=len(photos)) as bar,
     ):
-        for photo, (problem, kind) in zip(photos, pool.map(examined, photos), strict=True):
-            if problem:
-                problems.append(problem)
-            else:
-                sound.append(photo)
-            if kind:
-                converted.append(f"{photo.name} ({kind})")
+        for photo, remark in zip(photos, pool.map(examined, photos), strict=True):
+            if any(remark):
+                remarks[photo.name] = remark
             bar.advance(1)
-    return sound, problems, converted
+    return remarks
+
+
+def _fingerprint(photos: Sequence[Photo]) -> str:
+    """The same as long as no file is added, removed or changed."""
+    digest = hashlib.sha256(f"{__version__} {PIL.__version__}".encode())
+    for photo in photos:
+        digest.update(f"{photo.name} {photo.offset} {photo.size}\n".encode())
+    for path in sorted({photo.path for photo in photos}):
+        digest.update(f"{Path(path).resolve()} {Path(path).stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_remarks(path: Path) -> dict[str, tuple[str, str]] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): (str(problem), str(kind)) for name, (problem, kind) in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
 
 
 def _split_tree(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.files import write_atomic
@@ -20,6 +20,7 @@ PROJECT_SCHEMA: dict[str, Any] = {
         "space": {"type": "string"},
         "checkpoint": {"type": "string"},
         "data": {"type": "string"},
+        "bad_images": {"enum": ["refuse", "skip"]},
         "resolutions": {"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1},
         "accuracy_predictor": {"type": "string"},
         "tuning_logs": {"type": "string"},
@@ -42,6 +43,9 @@ class Project:
         The trained supernet.
     data
         "digits", or a path to images.
+    bad_images
+        What to do about files there that are no images; part of the project, because the splits are drawn
+        among what is left.
     resolutions
         Those to tune for and search in.
     accuracy_predictor
@@ -56,6 +60,7 @@ class Project:
     space: str = "ofa_mbv3_w1.0"
     checkpoint: Path | None = None
     data: str | None = None
+    bad_images: Literal["refuse", "skip"] = "refuse"
     resolutions: tuple[int, ...] | None = None
     accuracy_predictor: Path | None = None
     tuning_logs: Path = Path("tuning_logs")

@@ -71,9 +71,9 @@ class Settings:
         """
         if self.checkpoint is None:
             return N_CLASSES
-        from ofa_tvm.supernet.checkpoint import read_checkpoint
+        from ofa_tvm.supernet.checkpoint import n_classes
 
-        return int(read_checkpoint(self.checkpoint)[1].get("n_classes", N_CLASSES))
+        return n_classes(self.checkpoint)
 
     def describe(self) -> str:
         """One line for people."""
@@ -125,7 +125,8 @@ class Settings:
         name = self.project.data
         if name is None:
             raise self.missing("data", "the images that the supernet was trained on")
-        return load_data(name if name == "digits" else self.project.path(Path(name)), progress=progress)
+        source = name if name == "digits" else self.project.path(Path(name))
+        return load_data(source, bad=self.project.bad_images, progress=progress)
 
     def missing(self, key: str, what: str) -> UsageError:
         """The error about a key that the project file lacks."""

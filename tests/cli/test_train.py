@@ -22,7 +22,10 @@ import yaml
 from PIL import Image
 
 from ofa_tvm import build_supernet, get_space
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.cli.main import invoke
+from ofa_tvm.deploy import Artefact
+from ofa_tvm.latency.regression import LatencyRegressor
 
 QUICK = """
 phases:
@@ -103,6 +106,7 @@ def test_train_leaves_a_project_for_the_other_verbs(project: tuple[Path, dict]) 
         "space": "ofa_digits",
         "checkpoint": "training/supernet.pt",
         "data": "digits",
+        "bad_images": "refuse",
         "resolutions": [32],
         "tuning_logs": "tuning_logs",
         "calibration_images": 2000,
@@ -274,6 +278,43 @@ def test_other_classes_than_the_supernets_are_refused(project: tuple[Path, dict]
     for verb in (("evaluate", "min"), ("export", "min"), ("train", "--finetune", "min")):
         message = error(ofa(*verb, "--data", tmp_path, cwd=project[0]), 2)
         assert "has 10 classes" in message and "have 2" in message
+
+
+def test_own_pictures_of_which_some_are_bad_are_trained_on_and_searched_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for value, label in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = rng.integers(0, 128, (40, 32, 3), dtype=np.uint8) + np.uint8(127 * value)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.png")
+    (tmp_path / "photos" / "dog" / "torn.png").write_text("no picture")
+    (tmp_path / "quick.yaml").write_text(QUICK.replace("400", "24").replace("200", "24"))
+    words = ["train", "--data", "photos", "--space", "ofa_digits", "--config", "quick.yaml", "-o", "project"]
+    assert "torn.png" in error(ofa(*words, cwd=tmp_path), 1)
+    done = ofa(*words, "--bad-images", "skip", cwd=tmp_path)
+    assert done.returncode == 0 and "skipped: " in done.stderr, done.stderr
+
+    # The other verbs are not told again.
+    folder, space = tmp_path / "project", get_space("ofa_digits")
+    assert yaml.safe_load((folder / "ofa-tvm.yaml").read_text())["bad_images"] == "skip"
+    assert ofa("evaluate", "min", "--calibration-images", 20, cwd=folder).returncode == 0
+    genes = space.sample_genes(np.random.default_rng(0), 8, [32])
+    LatencyRegressor(space, target="x86", n_classes=2).fit(genes, space.macs_batch(genes) / 1e8).save(
+        folder / "x86.model"
+    )
+    AccuracyPredictor(space).fit(genes, space.macs_batch(genes) / 1e10).save(folder / "accuracy.model")
+    words = ["search", "--latency", "50ms", "--latency-predictor", "x86.model", "--rounds", 1]
+    words += ["--accuracy-predictor", "accuracy.model", "--candidates", 1, "-o", "deploy"]
+    done = ofa(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    best = Artefact.open(folder / "deploy").classify([tmp_path / "photos" / "cat" / "0.png"], top_k=2)[0]
+    assert {prediction.label for prediction in best} == {"cat", "dog"}
+
+    (folder / "ofa-tvm.yaml").write_text(
+        (folder / "ofa-tvm.yaml").read_text().replace(str(tmp_path / "photos"), "digits")
+    )
+    message = error(ofa(*words, cwd=folder), 2)
+    assert "has 2 classes, the images in digits have 10" in message
 
 
 def test_a_loss_that_is_not_finite_names_phase_and_step(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ofa_tvm.training import digits, load_data
 from ofa_tvm.training.augment import Augmentation
 from ofa_tvm.training.cifar import cifar10
 from ofa_tvm.training.data import SPLITS
-from ofa_tvm.training.photos import image_folder
+from ofa_tvm.training.photos import Photo, image_folder
 
 
 def test_digits_splits_are_disjoint_and_stratified() -> None:
@@ -133,6 +133,18 @@ def test_bad_files_are_named_and_refused_or_skipped(tree: Path, rng: np.random.G
     assert sum(data.size(s) for s in SPLITS) == 32
     assert len(data.skipped) == 3 and any("cut.jpg" in text for text in data.skipped)
     assert data.converted == ("train/cat/grey.jpg (grey)", "train/dog/cmyk.jpg (CMYK)")
+
+
+def test_pictures_are_checked_once_until_one_changes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = image_folder(tree, bad="skip", workers=0)
+    opened: list[str] = []
+    monkeypatch.setattr(Photo, "check", lambda photo: opened.append(photo.name) or "")
+    again = image_folder(tree, bad="skip", workers=0)
+    assert not opened and again.converted == first.converted and again.skipped == first.skipped
+    new = next(tree.rglob("*.png")).with_name("new.png")
+    Image.new("L", (40, 40)).save(new)
+    image_folder(tree, bad="skip", workers=0)
+    assert str(new.relative_to(tree)) in opened
 
 
 def test_load_data_knows_each_kind(tree: Path) -> None:
