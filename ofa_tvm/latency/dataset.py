@@ -15,7 +15,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     UserError
         If the file cannot be read, is empty, or any row is bad: a latency that is missing, no number, NaN,
         infinite, not above zero or absurd beside its column's median; a duplicate; an architecture outside
-        the space. The message carries row numbers; no row is ever dropped.
+        the space; an emulated row among real ones. The message carries row numbers; no row is ever dropped.
     UsageError
         If the space is neither given nor recorded.
     """
@@ -275,6 +275,7 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
             values[i, j], problem = _value(text)
             if problem:
                 problems.append(f"row {row}, {header[1 + j]}: {problem}")
+    problems += _other_units(meta, columns[0].unit, seen, space)
     _fail(path, problems)
     medians = np.median(values, axis=0)
     ratios = values / medians
@@ -284,6 +285,21 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
         )
     _fail(path, problems)
     return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), space, str(path), meta)
+
+
+def _other_units(
+    meta: Iterable[dict[str, Any]], unit: str, rows: Mapping[Any, int], space: LayeredSpace
+) -> list[str]:
+    """Emulated rows in a table of real ones, or real ones among emulated, as far as `meta` tells."""
+    problems = []
+    for entry in meta:
+        if "column" in entry and "arch" in entry and Column.parse(entry["column"]).unit != unit:
+            row = rows.get(space.parse(json.dumps(entry["arch"])))
+            if row is not None:
+                problems.append(
+                    f"row {row} was measured as {entry['column']}, and the table's unit is {unit}"
+                )
+    return problems
 
 
 def _resolve_space(

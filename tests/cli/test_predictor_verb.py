@@ -92,6 +92,34 @@ def test_bad_files(ofa: Verbs, folder: Path) -> None:
     assert "is not a model file" in ofa(folder, *broken).error(1)
 
 
+def test_bad_rows_end_in_a_sentence_with_their_numbers(ofa: Verbs, folder: Path) -> None:
+    rows = (folder / "train.csv").read_text().splitlines()
+
+    def fit(lines: list[str], *options: str) -> tuple[str, ...]:
+        (folder / "bad.csv").write_text("".join(f"{line}\n" for line in lines))
+        return ("predictor", "fit", "--data", "bad.csv", "-o", "q.model", "--space", "ofa_digits", *options)
+
+    def changed(row: int, value: str) -> list[str]:
+        return [*rows[: row - 1], f"{rows[row - 1].rpartition(',')[0]},{value}", *rows[row:]]
+
+    for value, says in (("-1", "above 0"), ("0", "above 0"), ("nan", "NaN"), ("1e9", "absurd")):
+        error = ofa(folder, *fit(changed(5, value))).error(1)
+        assert "row 5" in error and says in error
+    assert "row 62 repeats the architecture of row 2" in ofa(folder, *fit([*rows, rows[1]])).error(1)
+    assert "is empty" in ofa(folder, *fit([])).error(1)
+    assert "has a heading but no rows" in ofa(folder, *fit(rows[:1])).error(1)
+    # What is said of a file of another space, and of an emulated row in a real table, says its name or row.
+    (folder / "other.csv").write_text((folder / "train.csv").read_text())
+    (folder / "other.meta.jsonl").write_text('{"space": "ofa_mbv3_w1.0"}\n')
+    other = ("predictor", "fit", "--data", "other.csv", "-o", "q.model")
+    assert "measured in the space ofa_mbv3_w1.0" in ofa(folder, *other, "--space", "ofa_digits").error(1)
+    assert "row 2" in ofa(folder, *other).error(1)
+    assert not (folder / "q.model").exists()
+    # One row is enough, and nothing is claimed about its error.
+    assert "one subnet says nothing about the error" in ofa(folder, *fit(rows[:2])).out
+    assert json.loads(ofa(folder, *fit(rows[:2], "--json")).out)["leave_one_out"] == {}
+
+
 def test_several_columns_make_a_generalized_model(ofa: Verbs, folder: Path) -> None:
     (folder / "targets").mkdir()
     for name, speed in (("one", 1.0), ("two", 2.0), ("three", 4.0)):

@@ -151,6 +151,23 @@ def test_a_file_that_is_no_table_is_explained(tmp_path: Path, content: str, mess
         read_table(path, SPACE)
 
 
+def test_emulated_rows_among_real_ones_are_named(tmp_path: Path) -> None:
+    real, emulated = tmp_path / "real.csv", tmp_path / "emulated.csv"
+    sample = [SPACE.parse(text) for text in archs(5)]
+    for path, column, some in (
+        (real, Column("x86"), sample[:3]),
+        (emulated, Column("a72", "Minstr"), sample[3:]),
+    ):
+        writer = LatencyWriter(path, SPACE, column)
+        for arch in some:
+            writer.append(arch, 2.5)
+    real.write_text(real.read_text() + "".join(emulated.read_text().splitlines(keepends=True)[1:]))
+    meta = real.with_name("real.meta.jsonl")
+    meta.write_text(meta.read_text() + emulated.with_name("emulated.meta.jsonl").read_text())
+    with pytest.raises(UserError, match=r"2 bad rows: row 5 was measured as a72_minstr.* is ms; row 6"):
+        read_table(real)
+
+
 def test_damaged_files_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "lat.csv.gz"
     path.write_bytes(gzip.compress(b"arch,x86_ms\n" * 50)[:30])
