@@ -147,7 +147,7 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
 
 def campaign(options: argparse.Namespace) -> None:
     index, _, count = options.shard.partition("/")
-    runs = [(seed, arm) for seed in options.seeds for arm in ARMS][int(index) :: int(count)]
+    runs = [(seed, arm) for arm in ARMS for seed in options.seeds][int(index) :: int(count)]
     torch.set_num_threads(options.threads)
     data: ArrayData | None = None
     for seed, arm in runs:
