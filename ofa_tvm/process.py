@@ -31,6 +31,15 @@ def leave_torch_out() -> None:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is Python's mark of "not importable"
 
 
+def forget_torch() -> None:
+    """Take `leave_torch_out`'s mark away, after tvm was imported: scipy takes it for the module itself.
+
+    Whatever imports scipy later (XGBoost does, for MetaSchedule's cost model) fails otherwise.
+    """
+    if sys.modules.get("torch", ...) is None:
+        del sys.modules["torch"]
+
+
 def use_runtime_only() -> None:
     """Make this process load the TVM runtime alone and never torch; call it before tvm is imported.
 

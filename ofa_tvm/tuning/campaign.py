@@ -426,6 +426,10 @@ class _Campaign:
                         f"{event['error']}; what was measured so far is in {self._log.folder}, the same "
                         "command goes on from there"
                     )
+                elif event["event"] == "failed":
+                    self._progress.say(
+                        f"{kernel.name.split(' ')[0]}: its search ended early: {event['error']}"
+                    )
         except (WorkerDied, WorkerHung) as error:
             if trying is not None and not self._stop.is_set() and self._to_blame(kernel, trying):
                 self._keep(kernel, trying, [], str(error))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
-from ofa_tvm.process import leave_torch_out
+from ofa_tvm.process import forget_torch, leave_torch_out
 
 leave_torch_out()
 
@@ -40,6 +40,8 @@ from ofa_tvm.process import Link, requests  # noqa: E402
 from ofa_tvm.tuning.gpu_timing import GpuSubject, make_gpu_subject  # noqa: E402
 from ofa_tvm.tuning.remote import RemoteTimer  # noqa: E402
 from ofa_tvm.tuning.timing import Subject, interleaved, make_subject  # noqa: E402
+
+forget_torch()
 
 _SAMPLES = 3
 _FINALISTS, _ROUNDS = 4, 5

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
 from ofa_tvm.native import has_cuda
+from ofa_tvm.progress import SILENT, Task
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.tuning import allot, campaign, time_again, trials_left, tune_kernels
 
@@ -124,6 +126,33 @@ def test_a_campaign_tunes_every_kernel_and_resumes(target: Target, tmp_path: Pat
     np.testing.assert_allclose(
         ofa_tvm.load(tmp_path / "m.so")(x), ofa_tvm.load(tmp_path / "default.so")(x), rtol=1e-5, atol=1e-7
     )
+
+
+@dataclass
+class Notes:
+    """What a campaign says."""
+
+    said: list[str] = field(default_factory=list)
+
+    def task(self, name: str, total: float | None = None) -> AbstractContextManager[Task]:
+        return SILENT.task(name, total)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def assert_the_search_spends_its_trials(kernel: Kernel, target: Target, root: Path) -> None:
+    """Enough trials for MetaSchedule's cost model to learn from, and all of them are made."""
+    notes = Notes()
+    result = tune_kernels([kernel], target, root, trials=20, progress=notes)
+    assert (result.trials, result.complete, notes.said) == (20, True, [])
+    assert_nothing_twice(result.records, [kernel])
+
+
+@pytest.mark.slow
+def test_the_learning_search_spends_its_trials(target: Target, tmp_path: Path) -> None:
+    (kernel,) = (k for k in kernels(target) if k.name.startswith("depthwise"))
+    assert_the_search_spends_its_trials(kernel, target, tmp_path)
 
 
 def test_a_time_limit_ends_a_campaign(target: Target, tmp_path: Path) -> None:
