@@ -17,6 +17,7 @@ Data come from `OFA_TVM_DATA`, else from `../shared/data` beside the checkout.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def claim(data: Path) -> list[dict[str, Any]]:
 def device(data: Path, folder: Path, target_name: str, samples: int) -> dict[str, Any]:
     """Accuracy at the same measured latency, under the lookup table of the log and under a learned predictor.
 
-    Everything measured is kept in the folder, so a stopped run goes on.
+    Everything is kept in the folder, so a stopped run goes on.
     """
     from ofa_tvm.cli.main import invoke
     from ofa_tvm.latency.collect import SubnetBench, collect
@@ -196,14 +197,14 @@ def device(data: Path, folder: Path, target_name: str, samples: int) -> dict[str
         space, kernel_union(space, DEVICE_SIDES, target, n_classes=1000), records
     )
 
-    def find(model: Callable[[np.ndarray], np.ndarray], budget: float) -> tuple[Arch, float]:
+    def find(model: Callable[[np.ndarray], np.ndarray], budget: float) -> tuple[str, float]:
         """The best of a few seeds, so that the searches' own luck does not decide."""
         runs = [
             search(space, accuracy, model, budget, k=1, seed=seed, resolutions=DEVICE_SIDES)
             for seed in range(_DEVICE_SEEDS)
         ]
         best = max(runs, key=lambda run: float(run.accuracy[0]))
-        return best.archs[0], float(best.accuracy[0])
+        return best.archs[0].to_json(), float(best.accuracy[0])
 
     with SubnetBench(build_supernet(space, 1000).eval(), target, records) as bench:
         measured = collect(bench, folder / f"latency-{target.name}.csv", samples, DEVICE_SIDES).measured
@@ -214,7 +215,14 @@ def device(data: Path, folder: Path, target_name: str, samples: int) -> dict[str
         level = float(np.median(ms / table(space.encode(archs))))
         asked = np.geomspace(0.85 * budgets[0], 1.2 * budgets[-1], 10) / level
         arms = {"learned": (learned, budgets), "table": (table, asked)}
-        found = {name: [find(model, float(b)) for b in limits] for name, (model, limits) in arms.items()}
+        kept = folder / "found.json"  # what the searches found, by the predictor that they used
+        if not kept.is_file():
+            said = {name: [find(model, float(b)) for b in limits] for name, (model, limits) in arms.items()}
+            kept.write_text(json.dumps(said, indent=1))
+        found = {
+            name: [(Arch.from_json(text), float(acc)) for text, acc in results]
+            for name, results in json.loads(kept.read_text()).items()
+        }
         every = list(dict.fromkeys(arch for results in found.values() for arch, _ in results))
         path = folder / f"found-{target.name}.csv"
         true = collect(bench, path, len(every), DEVICE_SIDES, archs=every).measured

@@ -17,7 +17,14 @@ from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import pareto_search
-from ofa_tvm.workflow.search import Accuracy, Latency, LearnedLatency, estimate_latency, search_resolutions
+from ofa_tvm.workflow.search import (
+    Accuracy,
+    Latency,
+    LearnedLatency,
+    as_share,
+    estimate_latency,
+    search_resolutions,
+)
 from ofa_tvm.workflow.settings import Settings
 
 _SHOWN = 20
@@ -119,7 +126,7 @@ def find_predicted(console: Console, question: Question) -> None:
         ],
         progress=console.progress,
     )
-    arch = found.archs[0]
+    arch, accuracy = found.archs[0], min(float(found.accuracy[0]), 1.0)
     predicted = {name: float(model(found.genes)[0]) for name, model in question.latency.items()}
     on = [
         f"{predicted[name]:.4g} {budget.unit} of {budget}"
@@ -128,7 +135,7 @@ def find_predicted(console: Console, question: Question) -> None:
         for name, budget in question.budgets.items()
     ]
     console.print(
-        f"predicted accuracy {found.accuracy[0]:.4f}, predicted latency {', '.join(on)} (not verified); best "
+        f"predicted accuracy {accuracy:.4f}, predicted latency {', '.join(on)} (not verified); best "
         f"of {found.evaluations} subnets at resolutions {', '.join(map(str, question.resolutions))} in "
         f"{found.seconds:.1f} s",
         arch.to_json(),
@@ -145,7 +152,7 @@ def find_predicted(console: Console, question: Question) -> None:
         {
             "space": space.name,
             "arch": json.loads(arch.to_json()),
-            "predicted_accuracy": float(found.accuracy[0]),
+            "predicted_accuracy": accuracy,
             **({"targets": costs} if others else costs[0]),
             **_estimates(question),
             "seconds": round(found.seconds, 3),
@@ -165,7 +172,11 @@ def trade_off(console: Console, question: Question, names: Sequence[str], output
     """Print the Pareto front of some objectives, within the budgets if there are any; keep it in a file."""
     space, settings = question.settings.space, question.settings
     objectives = make_objectives(
-        names, space, accuracy=question.accuracy, latency=question.latency, n_classes=settings.n_classes
+        names,
+        space,
+        accuracy=None if question.accuracy is None else as_share(question.accuracy),
+        latency=question.latency,
+        n_classes=settings.n_classes,
     )
     limits = [
         latency_limit(question.latency[name], budget, f"latency on {name}")

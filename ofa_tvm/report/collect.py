@@ -25,6 +25,7 @@ from ofa_tvm.spaces.space import Space
 from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.search import (
     ACCURACY_MODEL,
+    as_share,
     covered_resolutions,
     latency_name,
     load_accuracy,
@@ -316,18 +317,17 @@ def _measured(
         objectives = make_objectives(
             ["latency", "accuracy"],
             space,
-            accuracy=accuracy,
+            accuracy=as_share(accuracy),
             latency={name: model},
             n_classes=model.n_classes,
         )
         sides = covered_resolutions(space, [accuracy, model])
         front = pareto_search(space, objectives, resolutions=sides, settings=_FRONT, progress=progress).values
-    front[:, 1] = np.minimum(front[:, 1], 1.0)
     return Measured(
         target=name,
         unit=model.unit,
         cost=cost,
-        accuracy=None if accuracy is None else np.minimum(accuracy(genes), 1.0),
+        accuracy=None if accuracy is None else as_share(accuracy)(genes),
         loo=model.loo_prediction_,
         groups={
             "resolution": np.array(space.resolutions)[genes[:, -1]],

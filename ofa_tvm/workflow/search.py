@@ -138,6 +138,11 @@ def load_accuracy(path: Path, space: Space) -> Accuracy:
     return predictor
 
 
+def as_share(accuracy: Accuracy) -> Function:
+    """An accuracy predictor that knows that no accuracy is above 1; where it decides alone, ties are ties."""
+    return lambda genes: np.minimum(accuracy(genes), 1.0)
+
+
 def fit_accuracy(
     space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
 ) -> AccuracyPredictor | MLPAccuracyPredictor:

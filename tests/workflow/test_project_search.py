@@ -58,6 +58,14 @@ def test_predictors_of_another_space_are_refused(tmp_path: Path) -> None:
         search.load_accuracy(tmp_path / "latency.model", SPACE)
 
 
+def test_an_accuracy_is_a_share() -> None:
+    genes = SPACE.sample_genes(np.random.default_rng(0), 12)
+    values = 0.95 + SPACE.macs_batch(genes) / 1e8
+    optimist = AccuracyPredictor(SPACE).fit(genes, values)
+    assert optimist(genes).max() > 1.0
+    np.testing.assert_array_equal(search.as_share(optimist)(genes), np.minimum(optimist(genes), 1.0))
+
+
 def test_a_budget_needs_the_targets_unit() -> None:
     search.require_unit(Budget(25.0), get_target("x86"))
     search.require_unit(Budget(25.0, "Minstr"), get_target("cortex-a72"))
