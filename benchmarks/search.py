@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ def quality(data: Path, seeds: int) -> list[dict[str, Any]]:
 
 
 def speed(data: Path) -> list[dict[str, Any]]:
-    """Median seconds of five searches of 100 x 500 on one core, by the predictors that they use."""
+    """Median seconds of five searches of 100 x 500 on one core, by the predictors that they use.
+
+    On a machine that others use as well, the seconds of the CPU are those that count.
+    """
     space, official, table = published(data)
     rng = np.random.default_rng(0)
     genes = space.sample_genes(rng, 500, table.resolutions)
@@ -118,12 +122,24 @@ def speed(data: Path) -> list[dict[str, Any]]:
     }
     rows = []
     for name, (accuracy, latency) in kinds.items():
-        runs = [
-            search(space, accuracy, latency, 25.0, k=1, seed=seed, resolutions=table.resolutions).seconds
-            for seed in range(5)
-        ]
-        rows.append({"predictors": name, "median_seconds": statistics.median(runs), "fastest": min(runs)})
-        print(f"{name:32} {statistics.median(runs):6.2f} s (fastest {min(runs):.2f})")
+        wall, cpu = [], []
+        for seed in range(5):
+            start = time.process_time()
+            found = search(space, accuracy, latency, 25.0, k=1, seed=seed, resolutions=table.resolutions)
+            wall.append(found.seconds)
+            cpu.append(time.process_time() - start)
+        rows.append(
+            {
+                "predictors": name,
+                "median_seconds": statistics.median(wall),
+                "fastest": min(wall),
+                "median_cpu_seconds": statistics.median(cpu),
+            }
+        )
+        print(
+            f"{name:32} {statistics.median(wall):6.2f} s (fastest {min(wall):.2f}; "
+            f"{statistics.median(cpu):.2f} s of the CPU)"
+        )
     return rows
 
 

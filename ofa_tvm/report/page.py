@@ -132,7 +132,7 @@ def sections(content: Content) -> list[Section]:
             found.append(_candidates(shipped))
         if shipped.arch is not None and shipped.space is not None:
             found.append(_architecture(shipped))
-        if figures.kernel_shares(shipped):
+        if 2 * len(figures.kernel_shares(shipped)) > len(shipped.kernels):  # else too little is known
             found.append(_kernels(shipped))
     if len(content.artefacts) > 1:
         found.append(_side_by_side(content))
@@ -170,8 +170,8 @@ def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
     return Section(
         f"trade-off-{measured.target}",
         title,
-        "Accuracy on the validation images against latency. Latencies of dots are measured; accuracies of "
-        "random subnets, and the line of the best that the space can do, are predicted.",
+        f"Accuracy on the validation images against {_cost(measured.unit)}. Dots are measured there; the "
+        "accuracies of random subnets, and the line of the best that the space can do, are predicted.",
         lambda style: figures.trade_off(measured, deployed, style),
         (f"predicted front: {unit}", "accuracy, %"),
         rows,
@@ -196,8 +196,8 @@ def _candidates(shipped: Deployed) -> Section:
     return Section(
         "candidates",
         f"{within} of {len(rows)} measured candidates kept the budget{said}",
-        "Every candidate that the search compiled and measured on the target. After each round the latency "
-        "model learned from them.",
+        "Every candidate that the search compiled and measured on the target. After each round the model of "
+        f"its {_cost(shipped.unit)} learned from them.",
         None,
         ("round", f"predicted {unit}", f"measured {unit}", "accuracy, %", "within budget"),
         rows,
@@ -255,7 +255,7 @@ def _side_by_side(content: Content) -> Section:
     rows = tuple(
         (
             a.name,
-            f"{a.target} ({a.kind})",
+            a.target if a.target.startswith(a.kind) else f"{a.target} ({a.kind})",
             "-" if a.measured is None else f"{a.measured:.4g} {a.unit}",
             "-" if a.budget is None else f"{a.budget:.4g} {a.unit}",
             "-" if a.accuracy is None else f"{100 * a.accuracy:.2f}",
@@ -290,14 +290,15 @@ def _quality(content: Content) -> Section:
         if mape is not None and rank is not None:
             rows.append(
                 (
-                    f"latency on {target.target}",
+                    f"{_cost(target.unit)} on {target.target}",
                     str(int(target.errors["n"])),
                     f"{100 * mape:.2f} %",
                     f"{rank:.3f}",
                 )
             )
             if target is measured:
-                parts.append(f"latency is predicted within {100 * mape:.1f} %")
+                are = "are" if measured.unit == "Minstr" else "is"
+                parts.append(f"{_cost(measured.unit)} {are} predicted within {100 * mape:.1f} %")
     if content.accuracies is not None:
         e = content.accuracies.errors
         rows.append(
@@ -332,7 +333,8 @@ def _errors_by_group(measured: Measured) -> Section:
     worst = float(np.quantile(np.abs(relative), 0.95))
     return Section(
         f"errors-{measured.target}",
-        f"19 of 20 latencies on {measured.target} are predicted within {worst:.1f} %",
+        f"19 of 20 {'counts' if measured.unit == 'Minstr' else 'latencies'} on {measured.target} are "
+        f"predicted within {worst:.1f} %",
         "Error of each measured subnet's prediction by a model of all others: the dot is the median, the "
         "thick line the middle half, the thin one nine of ten.",
         lambda style: error_by_group(measured.cost, measured.loo, measured.groups, style),
@@ -374,7 +376,8 @@ def _training(content: Content) -> Section:
     training = content.training
     if training is None:
         raise ValueError("there is no training to show")
-    title = f"{len(training.phases)} phases of training"
+    n = len(training.phases)
+    title = f"{n} phase{'s' if n > 1 else ''} of training"
     if training.accuracies:
         _, low, high = training.accuracies[-1]
         title += f"; at the end all validated subnets reach {100 * low:.1f} to {100 * high:.1f} %"
@@ -416,7 +419,8 @@ def _lead(shipped: Deployed) -> str:
     if shipped.budget is not None and shipped.measured is not None:
         scale, unit = figures.cost_scale(shipped.budget, shipped.unit)
         kept = "keeps" if shipped.measured <= shipped.budget else "breaks"
-        parts.append(f"Its measured median {kept} the budget of {scale * shipped.budget:.4g} {unit}.")
+        what = "count of instructions" if shipped.unit == "Minstr" else "measured median"
+        parts.append(f"Its {what} {kept} the budget of {scale * shipped.budget:.4g} {unit}.")
     if shipped.data:
         parts.append(f"Accuracy was measured through the compiled module: {shipped.data}.")
     return " ".join(parts)
@@ -428,7 +432,13 @@ def _tiles(shipped: Deployed) -> list[tuple[str, str]]:
     if shipped.measured is not None:
         scale, unit = figures.cost_scale(shipped.measured, shipped.unit)
         spread = "" if not shipped.spread else f" ± {scale * shipped.spread:.2g}"
-        tiles.append((f"{scale * shipped.measured:.3g}{spread} {unit}", "measured median"))
+        counted = shipped.unit == "Minstr"
+        tiles.append(
+            (
+                f"{scale * shipped.measured:.3g}{spread} {unit}",
+                "instructions, emulated" if counted else "measured median",
+            )
+        )
         if shipped.predicted is not None:
             tiles.append((f"{scale * shipped.predicted:.3g} {unit}", "predicted"))
         if shipped.budget is not None:
@@ -448,16 +458,26 @@ def _footer(shipped: Deployed | None) -> str:
     measured = ""
     if how.get("machine"):
         threads = how.get("threads", 1)
-        measured = (
-            f"Latency: median of {how.get('repeats', '?')} samples on {how['machine']}, {threads} "
-            f"thread{'s' if threads != 1 else ''}, {str(how.get('date', ''))[:10]}. "
-        )
+        date = str(how.get("date", ""))[:10]
+        if how.get("instructions"):
+            measured = f"Instructions: counted on {how['machine']}, {date}. "
+        else:
+            measured = (
+                f"Latency: median of {how.get('repeats', '?')} samples on {how['machine']}, {threads} "
+                f"thread{'s' if threads != 1 else ''}, {date}. "
+            )
     return f"{measured}Written by ofa-tvm {__version__}."
 
 
 def _tie(text: str) -> str:
-    """No line break between a number and its unit."""
-    return re.sub(r"(?<=\d) (?=(?:[µmu]?s|M|Minstr|points|x|±|\d)\b|[%±])", "\u00a0", text)
+    """No line break between a number and its unit, nor inside names such as cortex-a72."""
+    text = re.sub(r"(?<=\d) (?=(?:[µmu]?s|M|Minstr|points|x|±|\d)\b|[%±])|(?<=\d x) (?=\d)", "\u00a0", text)
+    return re.sub(r"(?<=[a-z0-9])-(?=[a-z]*\d)", "\u2011", text)
+
+
+def _cost(unit: str) -> str:
+    """What is counted in a unit."""
+    return "instructions" if unit == "Minstr" else "latency"
 
 
 def _svgs(section: Section) -> dict[str, str]:
