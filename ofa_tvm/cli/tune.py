@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from ofa_tvm.compiler.kernels import Kernel
     from ofa_tvm.targets import DType
+    from ofa_tvm.tuning import TuningResult
+    from ofa_tvm.workflow.settings import Settings
     from ofa_tvm.workflow.tune import TuningPlan
 
 _NO_DEVICE = "with one device; the tracker has none now"
@@ -90,29 +92,9 @@ def command(
     limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
     extent = f"{trials} trials a kernel, {limit}, seed {console.seed}"
     if model is None:
-        console.say(f"{settings.describe()}, batch {batch or 1}, {settings.n_classes} classes, {extent}")
-        from ofa_tvm.tuning import kernel_union
-
-        union = kernel_union(
-            settings.space,
-            settings.chosen_resolutions,
-            settings.target,
-            n_classes=settings.n_classes,
-            batch=batch or 1,
-            progress=console.progress,
-        )
-        kernels: Sequence[Kernel] = union.kernels
-        weights: Mapping[str, float] | None = union.mean_calls(
-            settings.space, settings.chosen_resolutions, settings.n_classes
-        )
+        kernels, weights = _space_kernels(console, settings, batch or 1, extent)
     else:
-        console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, {extent}")
-        from ofa_tvm.process import leave_torch_out
-
-        leave_torch_out()
-        from ofa_tvm.workflow.tune import model_kernels
-
-        kernels, weights = model_kernels(model, settings.target, dict(shapes)), None
+        kernels, weights = _model_kernels(console, settings, model, dict(shapes), extent), None
     from ofa_tvm.workflow.tune import plan_tuning, tune
 
     plan = plan_tuning(kernels, settings.target, settings.logs, trials, weights)
@@ -146,6 +128,41 @@ def command(
             weights=weights,
             progress=console.progress,
         )
+    _report(console, answer, result)
+
+
+def _space_kernels(
+    console: Console, settings: Settings, batch: int, extent: str
+) -> tuple[Sequence[Kernel], Mapping[str, float] | None]:
+    """The kernels of a space, and how often a mean subnet calls each."""
+    console.say(f"{settings.describe()}, batch {batch}, {settings.n_classes} classes, {extent}")
+    from ofa_tvm.tuning import kernel_union
+
+    union = kernel_union(
+        settings.space,
+        settings.chosen_resolutions,
+        settings.target,
+        n_classes=settings.n_classes,
+        batch=batch,
+        progress=console.progress,
+    )
+    weights = union.mean_calls(settings.space, settings.chosen_resolutions, settings.n_classes)
+    return union.kernels, weights
+
+
+def _model_kernels(
+    console: Console, settings: Settings, model: Path, shapes: dict[str, tuple[int, ...]], extent: str
+) -> Sequence[Kernel]:
+    console.say(f"{model}, {settings.describe_target()}, tuning logs in {settings.logs}, {extent}")
+    from ofa_tvm.process import leave_torch_out
+
+    leave_torch_out()
+    from ofa_tvm.workflow.tune import model_kernels
+
+    return model_kernels(model, settings.target, shapes)
+
+
+def _report(console: Console, answer: dict[str, object], result: TuningResult) -> None:
     for problem in result.records.notes:
         console.say(problem)
     console.print(

@@ -256,16 +256,22 @@ def _learn(
         condition(*found[:2])
     theta, weights, residuals, variances = found
     noise = float(np.exp(theta[-1]))
-    inflation = float(np.sqrt(n / max(n - len(theta), 0.25 * n)))
-    # The more rows, the more the widths follow the residuals seen: 95 % of them shall lie inside, and one
-    # standard error more of them, because an interval that is too narrow does the greater harm.
-    rank = min(n, int(np.ceil(0.95 * (n + 1) + np.sqrt(0.95 * 0.05 * n))))
-    seen = float(np.sort(np.abs(residuals) / np.sqrt(variances))[rank - 1]) / 1.96
-    share = n / (n + _ROWS_FOR_INTERVALS)
-    inflation *= float(np.sqrt(1 - share + share * max(seen, 1.0) ** 2))
+    inflation = _inflation(residuals / np.sqrt(variances), len(theta))
     return _Scales(
         np.exp(theta[:-1]), noise, noise * weights, residuals, inflation * np.sqrt(variances), inflation
     )
+
+
+def _inflation(residuals: np.ndarray, n_scales: int) -> float:
+    """What deviations are multiplied by, from the left-out residuals (n,) in units of them."""
+    n = len(residuals)
+    learned = n / max(n - n_scales, 0.25 * n)
+    # The more rows, the more the widths follow the residuals seen: 95 % of them shall lie inside, and one
+    # standard error more of them, because an interval that is too narrow does the greater harm.
+    rank = min(n, int(np.ceil(0.95 * (n + 1) + np.sqrt(0.95 * 0.05 * n))))
+    seen = float(np.sort(np.abs(residuals))[rank - 1]) / 1.96
+    share = n / (n + _ROWS_FOR_INTERVALS)
+    return float(np.sqrt(learned * (1 - share + share * max(seen, 1.0) ** 2)))
 
 
 def fit(
