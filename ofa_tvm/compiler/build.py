@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -196,9 +197,50 @@ def compile(
     """
     if dtype is not None:
         target = target.with_dtype(dtype)
-    in_memory = isinstance(model, onnx.ModelProto)
-    source = "the model" if in_memory else str(model)
+    unlinked = prepare(
+        model,
+        target,
+        Path(path),
+        shape=shape,
+        logs=logs,
+        records=records,
+        profile=profile,
+        cuda_graph=cuda_graph,
+    )
+    unlinked.link()
+    return unlinked.module
+
+
+@dataclass(frozen=True)
+class Unlinked:
+    """A compiled network whose library is not written yet.
+
+    Parameters
+    ----------
+    module
+        What it will be.
+    link
+        Writes the library; another thread may do that, since it is the linker that takes the time.
+    """
+
+    module: CompiledModule
+    link: Callable[[], None]
+
+
+def prepare(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    target: Target,
+    path: Path,
+    *,
+    shape: graph.Shapes | None = None,
+    logs: Iterable[Path] = (),
+    records: KernelTable | None = None,
+    profile: bool = False,
+    cuda_graph: bool = False,
+) -> Unlinked:
+    """`compile` but for the linking; not to be called in two threads at once (TVM's builders are global)."""
     proto = model if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
+    source = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     mod = lower_onnx(proto, target, shape, source)
     table = find_records(target, logs) if records is None else records
     tvm_target = target.tvm_target()
@@ -218,7 +260,7 @@ def compile(
         text = json.dumps(metadata, sort_keys=True).encode()
         executable = gpu_executable(mod, scheduled, text, tvm_target, cuda_graph=cuda_graph)
         check = refuse_source_only if target.kind == "cuda" else None
-        _link(executable, [], "", target, Path(path), check)
+        link = partial(_link, executable, [], "", target, path, check)
     else:
         objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
         driver = make_driver(mod, scheduled, profile=profile)
@@ -232,9 +274,9 @@ def compile(
         else:
             main = _call_driver(mod, driver)
         executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
-        _link(executable, objects, driver.source if driver else "", target, Path(path))
+        link = partial(_link, executable, objects, driver.source if driver else "", target, path)
     fraction = _tuned_fraction(list(kernels.values()), uses)
-    return CompiledModule(Path(path), tuple(uses), fraction)
+    return Unlinked(CompiledModule(path, tuple(uses), fraction), link)
 
 
 def _schedule(

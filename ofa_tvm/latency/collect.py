@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -33,16 +33,6 @@ _DRIFT = 0.05
 # Measured again at most so often.
 _AGAIN = 2
 _MAD_TO_DEVIATION = 1.4826
-
-
-@dataclass(frozen=True)
-class CompiledSubnet:
-    """A subnet's files and how much of it was tuned (0..1)."""
-
-    arch: Arch
-    onnx: Path
-    so: Path
-    tuned_fraction: float
 
 
 class SubnetBench:
@@ -74,31 +64,37 @@ class SubnetBench:
         self._measurer.close()
         self._folder.cleanup()
 
-    def compile(self, arch: Arch) -> CompiledSubnet:
-        """Compile one subnet into this bench's own folder.
+    def measure(self, archs: Sequence[Arch], *, repeats: int | None = None) -> list[Measurement]:
+        """Compile and time subnets, interleaved so that their order holds.
 
         Raises
         ------
         UserError
-            If it cannot be exported or compiled.
+            If one cannot be exported, compiled or measured.
         """
-        from ofa_tvm.compiler import compile as compile_onnx
+        libraries = self._compile(archs)
+        results = self._measurer.measure_many(libraries, repeats=repeats)
+        for library in libraries:
+            library.unlink(missing_ok=True)
+        return results
+
+    def _compile(self, archs: Sequence[Arch]) -> list[Path]:
+        """Libraries of subnets; each is linked while the next is compiled, which takes about as long."""
+        from ofa_tvm.compiler.build import prepare
         from ofa_tvm.export import export_onnx
 
-        name = hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
-        onnx, so = (Path(self._folder.name) / f"{name}.{suffix}" for suffix in ("onnx", "so"))
-        export_onnx(self.net.extract(arch), onnx, resolution=arch.r)
-        compiled = compile_onnx(onnx, self.target, so, records=self.records)
-        return CompiledSubnet(arch, onnx, so, compiled.tuned_fraction)
-
-    def measure(self, archs: Sequence[Arch], *, repeats: int | None = None) -> list[Measurement]:
-        """Compile and time subnets, interleaved so that their order holds."""
-        compiled = [self.compile(arch) for arch in archs]
-        results = self._measurer.measure_many([c.so for c in compiled], repeats=repeats)
-        for files in compiled:
-            files.so.unlink(missing_ok=True)
-            files.onnx.unlink(missing_ok=True)
-        return results
+        libraries, links = [], []
+        with ThreadPoolExecutor(max_workers=1) as linker:
+            for arch in archs:
+                name = hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
+                onnx, library = (Path(self._folder.name) / f"{name}.{suffix}" for suffix in ("onnx", "so"))
+                export_onnx(self.net.extract(arch), onnx, resolution=arch.r)
+                links.append(linker.submit(prepare(onnx, self.target, library, records=self.records).link))
+                libraries.append(library)
+                onnx.unlink()
+        for link in links:
+            link.result()
+        return libraries
 
     def costs(self, archs: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
         """Costs and noise margins (one robust standard deviation of a sample), both (n,), for a search."""
