@@ -37,8 +37,11 @@ def command() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=9090, show_default=True, help="0: any.")
 @click.option("--tracker", metavar="HOST:PORT", help=f"By default the variable {TRACKER}, else none.")
 @click.option("--key", help="Name of this kind of device on the tracker, such as cortex-a72.")
+@click.option("--gpu", type=click.Choice(["opencl", "cuda"]), help="Offer this machine's GPU as well.")
 @common_options
-def serve_command(console: Console, host: str, port: int, tracker: str | None, key: str | None) -> None:
+def serve_command(
+    console: Console, host: str, port: int, tracker: str | None, key: str | None, gpu: str | None
+) -> None:
     """Make this machine a device, one session at a time, until it is interrupted.
 
     A board needs no ofa-tvm for it: `device bundle` writes a folder of a few megabytes that does the same.
@@ -53,7 +56,7 @@ def serve_command(console: Console, host: str, port: int, tracker: str | None, k
             raise UsageError("a tracker tells devices apart by keys: add --key, for example --key cortex-a72")
     if host not in _LOOPBACK:
         console.say(_WARNING.format(host=host, port=port))
-    runtime = device_runtime(platform.machine(), progress=console.progress)
+    runtime = device_runtime(platform.machine(), kind=gpu or "llvm", progress=console.progress)
     arguments = ["--host", host, "--port", str(port), "--key", key or "device"]
     if tracker is not None:
         arguments += ["--tracker", tracker]
@@ -177,6 +180,14 @@ def bundle_command(console: Console, target: str, output: Path) -> None:
     chosen = get_target(target)
     settings = chosen.host or chosen.tvm
     arch = str(settings.get("mtriple", platform.machine())).partition("-")[0]
-    size = write_bundle(output, arch, cxx_of(chosen.link.find()), chosen.name, progress=console.progress)
+    key = chosen.run.key or chosen.name
+    size = write_bundle(
+        output,
+        arch,
+        cxx_of(chosen.link.find()),
+        key,
+        kind=str(chosen.tvm["kind"]),
+        progress=console.progress,
+    )
     console.print(f"{output}: {size / 1e6:.1f} MB for {arch}; copy it to the board and see its README.txt")
     console.result({"path": str(output), "arch": arch, "bytes": size})

@@ -17,17 +17,21 @@ This folder makes a {arch} Linux board a device of ofa-tvm. Copy it there and ru
   ./{server} --host 0.0.0.0 --tracker HOST:PORT --key {key}
 
 with the address of your `ofa-tvm device tracker`. It needs glibc and libstdc++, which every Linux
-distribution for boards has, and nothing else.
+distribution for boards has{gpu}, and nothing else.
 
 TVM's RPC runs whatever it is sent. Only a network that you trust may reach the board's port; without --host
 the server listens on the loopback address alone.
 """
+_GPU = {
+    "opencl": ", the GPU vendor's OpenCL driver (libOpenCL.so.1 or libOpenCL.so)",
+    "cuda": ", CUDA 13 with its driver",
+}
 
 
 def write_bundle(
-    folder: Path, arch: str, cxx: Sequence[str], key: str, *, progress: Progress = SILENT
+    folder: Path, arch: str, cxx: Sequence[str], key: str, *, kind: str = "llvm", progress: Progress = SILENT
 ) -> int:
-    """Write the folder for boards of a processor family; returns its size in bytes.
+    """Write the folder for boards of a processor family, and a kind of GPU; returns its size in bytes.
 
     Raises
     ------
@@ -38,9 +42,11 @@ def write_bundle(
     """
     if folder.exists() and not (folder / SERVER).is_file():
         raise UsageError(f"{folder} is there already and no bundle; name another folder with -o")
-    runtime = device_runtime(arch, cxx, progress=progress)
+    runtime = device_runtime(arch, cxx, kind=kind, progress=progress)
     (folder / LIBRARIES).mkdir(parents=True, exist_ok=True)
     for file in [SERVER, *(f"{LIBRARIES}/{path.name}" for path in (runtime / LIBRARIES).iterdir())]:
         shutil.copy2(runtime / file, folder / file)
-    write_atomic(folder / "README.txt", _README.format(arch=arch, server=SERVER, key=key))
+    write_atomic(
+        folder / "README.txt", _README.format(arch=arch, server=SERVER, key=key, gpu=_GPU.get(kind, ""))
+    )
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

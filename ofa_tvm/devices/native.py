@@ -19,15 +19,19 @@ from filelock import FileLock
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir
+from ofa_tvm.native import library as native_libraries
 from ofa_tvm.progress import SILENT, Progress
 
 SERVER, COUNTER, LIBRARIES = "ofa-tvm-device", "counter.so", "lib"
 _SOURCES = Path(__file__).resolve().parents[1] / "native" / "device"
+_CL_HEADERS = Path("/usr/include/CL")
 _HOST_CXX = ("g++", "c++", "clang++", "zig c++")
 _WHEELS = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 
 
-def device_runtime(arch: str, cxx: Sequence[str] = (), *, progress: Progress = SILENT) -> Path:
+def device_runtime(
+    arch: str, cxx: Sequence[str] = (), *, kind: str = "llvm", progress: Progress = SILENT
+) -> Path:
     """Folder with the RPC server and TVM's runtime for a processor family, made on first use and kept.
 
     Parameters
@@ -36,6 +40,8 @@ def device_runtime(arch: str, cxx: Sequence[str] = (), *, progress: Progress = S
         "aarch64" or "x86_64", as `uname -m` says.
     cxx
         Command of a C++ compiler for it; not needed for this machine's own family.
+    kind
+        "opencl" or "cuda": the device also runs what was compiled for its GPU.
     progress
         Told of a download.
 
@@ -48,7 +54,8 @@ def device_runtime(arch: str, cxx: Sequence[str] = (), *, progress: Progress = S
     command = list(cxx) or (list(_host_cxx()) if native else [])
     if not command:
         raise UserError(f"the device server for {arch} needs a C++ compiler for it")
-    folder = cache_dir() / "devices" / f"{arch}-{_digest(command)}"
+    gpu = "" if kind == "llvm" else f"-{kind}"
+    folder = cache_dir() / "devices" / f"{arch}{gpu}-{_digest(command)}"
     with FileLock(_lock(folder)):
         if not (folder / SERVER).is_file():
             progress.say(f"building the device server for {arch} into {folder}")
@@ -56,9 +63,12 @@ def device_runtime(arch: str, cxx: Sequence[str] = (), *, progress: Progress = S
             with tempfile.TemporaryDirectory(dir=folder.parent) as name:
                 stage = Path(name) / "stage"
                 (stage / LIBRARIES).mkdir(parents=True)
-                for library in runtime_libraries(arch, rpc=True, progress=progress):
+                wheels_have = kind if kind != "opencl" else "llvm"
+                for library in runtime_libraries(arch, wheels_have, rpc=True, progress=progress):
                     shutil.copy2(library, stage / LIBRARIES / library.name)
                 _build_server(command, stage)
+                if kind == "opencl":
+                    _build_opencl(command, stage)
                 shutil.rmtree(folder, ignore_errors=True)
                 stage.rename(folder)
     return folder
@@ -120,7 +130,8 @@ def _package(name: str) -> Path:
 
 def _digest(command: Sequence[str]) -> str:
     text = [*command, *(version(wheel) for wheel in _WHEELS.values())]
-    sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()) if file.is_file())
+    folders = (_SOURCES, native_libraries.FOLDER / "opencl", native_libraries.FOLDER / "common")
+    sources = b"".join(file.read_bytes() for folder in folders for file in sorted(folder.glob("*.*")))
     return hashlib.sha256("\n".join(text).encode() + sources).hexdigest()[:16]
 
 
@@ -136,6 +147,22 @@ def _build_server(cxx: Sequence[str], folder: Path) -> None:
     link = [f"-L{folder / LIBRARIES}", "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,$ORIGIN/{LIBRARIES}"]
     files = [str(_SOURCES / "server.cc"), "-o", str(folder / SERVER)]
     _run([*cxx, "-std=c++17", "-O2", *includes, *files, *link], "building the device server failed")
+
+
+def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
+    library = native_libraries.LIBRARIES["opencl"]
+    if not _CL_HEADERS.is_dir():
+        raise UserError(f"there are no OpenCL headers; {library.needs}")
+    with tempfile.TemporaryDirectory(prefix="ofa-tvm-headers-") as name:
+        # Alone: this machine's other headers are not the device's.
+        (Path(name) / "CL").symlink_to(_CL_HEADERS)
+        includes = [f"-isystem{path}" for path in (name, *(_package(wheel) / "include" for wheel in _WHEELS))]
+        sources = [str(native_libraries.FOLDER / source) for source in library.sources]
+        # The loader is the device's own: the server looks for it there.
+        link = ["-o", str(folder / LIBRARIES / library.file), f"-L{folder / LIBRARIES}"]
+        flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
+        libraries = ["-ltvm_runtime", "-ltvm_ffi"]
+        _run([*cxx, *flags, *includes, *sources, *link, *libraries], "building the OpenCL runtime failed")
 
 
 def _run(command: Sequence[str], problem: str) -> str:

@@ -85,6 +85,24 @@ class Session:
             return False
         return True
 
+    def device(self, kind: str) -> Any:
+        """The device's CPU ("llvm") or first GPU ("opencl", "cuda").
+
+        Raises
+        ------
+        TrackerUnreachable
+            If it offers no GPU of this kind.
+        """
+        if kind == "llvm":
+            return self.cpu
+        gpu = self._rpc.device(kind, 0)
+        if gpu.exist:
+            return gpu
+        raise TrackerUnreachable(
+            f"device {self.address} offers no {kind}; start its server with the runtime for it (`ofa-tvm "
+            f"device serve --gpu {kind}`, or the folder of `ofa-tvm device bundle`) and the vendor's driver"
+        )
+
     def load(self, path: Path) -> Any:
         """Send a shared library and load it there; returns the remote module."""
         # A name of its own each time: a file that is loaded must not be written again.

@@ -149,11 +149,17 @@ def _open_library(file: Path) -> Any:
             return tvm.runtime.load_module(str(own))
         except RuntimeError as error:
             # The library says what is in it only once it is loaded.
-            kind = re.search(r"ffi\.Module\.load_from_bytes\.(opencl|cuda)\b", str(error))
-            if kind is None:
+            kind = lacking_runtime(error)
+            if not kind:
                 raise
-        {"opencl": load_opencl, "cuda": load_cuda}[kind[1]]()
+        {"opencl": load_opencl, "cuda": load_cuda}[kind]()
         return tvm.runtime.load_module(str(own))
+
+
+def lacking_runtime(error: Exception) -> str:
+    """The kind of GPU whose runtime a library needs and TVM lacks, "" if an error says something else."""
+    found = re.search(r"ffi\.Module\.load_from_bytes\.(opencl|cuda)\b", str(error))
+    return found[1] if found else ""
 
 
 def loaded_module(file: Path, vm: Any, device: Any, call: Callable[..., Any]) -> LoadedModule:

@@ -23,7 +23,14 @@ from ofa_tvm.devices.session import Session, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
-from ofa_tvm.measurement.module import LoadedModule, elf_arch, load_module, loaded_module, output_arrays
+from ofa_tvm.measurement.module import (
+    LoadedModule,
+    elf_arch,
+    lacking_runtime,
+    load_module,
+    loaded_module,
+    output_arrays,
+)
 from ofa_tvm.measurement.protocol import requested_timings
 from ofa_tvm.process import Link, answer_requests, use_runtime_only
 from ofa_tvm.targets import Target, load_target
@@ -50,14 +57,37 @@ def load_remote(session: Session, path: Path) -> LoadedModule:
         raise UserError(f"{path} is code for {arch}, but device {session.address} is {session.arch}")
     import tvm.runtime.vm
 
-    vm = tvm.runtime.vm.VirtualMachine(session.load(path), session.cpu)
+    try:
+        library = session.load(path)
+    except Exception as error:
+        if kind := lacking_runtime(error):
+            session.device(kind)  # says what to do
+        raise
+    vm = tvm.runtime.vm.VirtualMachine(library, session.cpu)
 
     def call(name: str, *tensors: Any) -> Any:
         vm.set_input(name, *tensors)
         vm.invoke_stateful(name)
-        return vm.get_outputs(name)
+        return _outputs(vm.module, name)
 
-    return loaded_module(path, vm, session.cpu, call)
+    on_cpu = loaded_module(path, vm, session.cpu, call)
+    kind = str(on_cpu.target.get("tvm", {}).get("kind", "llvm"))
+    if kind == "llvm":
+        return on_cpu
+    device = session.device(kind)
+    vm = tvm.runtime.vm.VirtualMachine(library, device)
+    return dataclasses.replace(on_cpu, vm=vm, device=device)
+
+
+def _outputs(module: Any, name: str, *place: int) -> Any:
+    """What a stateful call returned: a tensor, or a tuple of such.
+
+    TVM's own `get_outputs` leaves a reference cycle, which holds the device until Python looks for cycles.
+    """
+    count = int(module["get_output_arity"](name, *place))
+    if count < 0:
+        return module["get_output"](name, *place)
+    return tuple(_outputs(module, name, *place, index) for index in range(count))
 
 
 def load_for(path: Path, target: Target | None = None) -> LoadedModule:
@@ -121,7 +151,6 @@ class _Subject:
 
     def __init__(self, session: Session, path: Path, seed: int) -> None:
         self.module = load_remote(session, path)
-        self._session = session
         arrays = self.module.random_inputs(seed)
         inputs = [self.module.tensor(array) for array in arrays]
         _check(self.module, arrays, output_arrays(self.module.main(*inputs)))
@@ -131,7 +160,7 @@ class _Subject:
 
     def _samples(self, calls: int, repeat: int = 1) -> list[float]:
         evaluator = self.module.vm.module.time_evaluator(
-            "ofa_tvm_timed", self._session.cpu, number=calls, repeat=repeat
+            "ofa_tvm_timed", self.module.device, number=calls, repeat=repeat
         )
         return [float(value) for value in evaluator().results]
 

@@ -17,7 +17,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, replacing
 
 _COMPILERS = ("g++", "c++", "clang++")
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
             *("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
             *flags,
             *(part for folder in packages for part in ("-isystem", str(folder / "include"))),
-            *(str(_FOLDER / source) for source in library.sources),
+            *(str(FOLDER / source) for source in library.sources),
             *("-o", str(temporary)),
             *(f"-L{folder / 'lib'}" for folder in packages),
             *("-ltvm_runtime", "-ltvm_ffi"),
@@ -113,7 +113,7 @@ def _package_folder(package: str) -> Path:
 
 def _digest(library: _Library, flags: Sequence[str]) -> str:
     texts = [version("apache-tvm"), version("apache-tvm-ffi"), *flags, *library.links]
-    headers = sorted(path for path in _FOLDER.rglob("*.h"))
-    for path in [*headers, *(_FOLDER / source for source in library.sources)]:
+    headers = sorted(path for path in FOLDER.rglob("*.h"))
+    for path in [*headers, *(FOLDER / source for source in library.sources)]:
         texts.append(path.read_text())
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

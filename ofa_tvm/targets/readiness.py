@@ -97,16 +97,20 @@ def _arm_device(target: Target, machine: Machine) -> Check:
         reason = target.runs_on(machine)
         return Check(not reason, reason or f"this machine, {target.threads} thread(s)")
     if target.run.where == "rpc":
-        host, _, port = target.run.tracker.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=2.0).close()
-        except OSError as error:
-            return Check(False, f"no tracker at {target.run.tracker} ({error.strerror or error})",
-                         "start it: ofa-tvm device tracker")  # fmt: skip
-        return Check(True, f"tracker at {target.run.tracker}, key {target.run.key} (ofa-tvm device list)")
+        return _tracker(target)
     if missing := missing_emulator(target):
         return Check(False, missing, target.run.install)
     return Check(True, f"emulated by {target.run.emulator} as {target.run.emulator_cpu}: counts instructions")
+
+
+def _tracker(target: Target) -> Check:
+    host, _, port = target.run.tracker.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except OSError as error:
+        install = "; ".join(filter(None, ["start it: ofa-tvm device tracker", target.run.install]))
+        return Check(False, f"no tracker at {target.run.tracker} ({error.strerror or error})", install)
+    return Check(True, f"tracker at {target.run.tracker}, key {target.run.key} (ofa-tvm device list)")
 
 
 def missing_emulator(target: Target) -> str:
@@ -121,7 +125,7 @@ def missing_emulator(target: Target) -> str:
 
 def _cuda_device(target: Target, machine: Machine) -> Check:
     if target.run.where == "rpc":
-        return Check(False, f"a board: {target.run.tracker}, key {target.run.key}", target.run.install)
+        return _tracker(target)
     if not _library("libcuda.so.1"):
         return Check(False, "no NVIDIA driver (libcuda.so.1)", target.run.install)
     if not list(Path("/dev").glob("nvidia[0-9]*")):
@@ -131,7 +135,7 @@ def _cuda_device(target: Target, machine: Machine) -> Check:
 
 def _opencl_device(target: Target, machine: Machine) -> Check:
     if target.run.where == "rpc":
-        return Check(False, f"a board: {target.run.tracker}, key {target.run.key}", target.run.install)
+        return _tracker(target)
     if not _library("libOpenCL.so.1"):
         return Check(False, "no OpenCL loader (libOpenCL.so.1)", target.run.install)
     vendors = Path(os.environ.get("OCL_ICD_VENDORS", "/etc/OpenCL/vendors"))

@@ -82,6 +82,7 @@ class RemoteTimer:
         ]
         self._expected = _on_this_machine(mod, self._arrays)
         self._session: Session | None = None
+        self._device: Any = None
         self._tensors: list[Any] = []
         self._numbers = itertools.count()
         self._folder = tempfile.TemporaryDirectory(prefix="ofa-tvm-trials-")
@@ -119,7 +120,7 @@ class RemoteTimer:
 
     def close(self) -> None:
         """Give the device back."""
-        self._tensors = []
+        self._tensors, self._device = [], None
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -145,7 +146,11 @@ class RemoteTimer:
             require_kind(session, self._emulated)
             try:
                 session.set_threads(int(self._target.attrs.get("num-cores", 1)))
-                self._tensors = [tvm.runtime.tensor(array, device=session.cpu) for array in self._arrays]
+                self._device = session.device(str(self._target.kind.name))
+                self._tensors = [tvm.runtime.tensor(array, device=self._device) for array in self._arrays]
+            except TrackerUnreachable:
+                session.close()
+                raise
             except Exception:  # a device that ends at once is passed over
                 self._tensors = []
                 session.close()
@@ -159,18 +164,18 @@ class RemoteTimer:
         module["main"](*self._tensors)
         self._check()
         if session.emulated:
-            return [self._seconds(session, module, 1)]
-        once = self._seconds(session, module, 1)
+            return [self._seconds(module, 1)]
+        once = self._seconds(module, 1)
         if once > _HOPELESS * self.best_s and once > 50e-6:
             return [once]
         calls = max(1, round(_SAMPLE_S / max(once, 1e-7)))
-        samples = [self._seconds(session, module, calls) for _ in range(_REPEATS)]
+        samples = [self._seconds(module, calls) for _ in range(_REPEATS)]
         if time.monotonic() - start > _SESSION_LIMIT_S:
             raise SessionLost("the trial outlasted its session")
         return samples
 
-    def _seconds(self, session: Session, module: Any, calls: int) -> float:
-        evaluator = module.time_evaluator("main", session.cpu, number=calls, repeat=1)
+    def _seconds(self, module: Any, calls: int) -> float:
+        evaluator = module.time_evaluator("main", self._device, number=calls, repeat=1)
         return float(evaluator(*self._tensors).mean)
 
     def _check(self) -> None:

@@ -178,10 +178,16 @@ class _RemoteTrials:
 @contextmanager
 def _trials(job: _Job, request: dict[str, Any], link: Link) -> Iterator[_Trials | _RemoteTrials]:
     """On this process's CPU, or on a device of the place that the request names."""
-    if "place" not in request:
-        with compiling_cuda(str(job.target.attrs["arch"])) if on_cuda(job.target) else nullcontext():
+    with compiling_cuda(str(job.target.attrs["arch"])) if on_cuda(job.target) else nullcontext():
+        if "place" in request:
+            with _remote_trials(job, request, link) as trials:
+                yield trials
+        else:
             yield _Trials(job, link)
-        return
+
+
+@contextmanager
+def _remote_trials(job: _Job, request: dict[str, Any], link: Link) -> Iterator[_RemoteTrials]:
     timer = RemoteTimer(
         job.mod,
         job.target,

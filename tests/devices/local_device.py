@@ -21,16 +21,16 @@ def devices(place: Place) -> int:
 
 @contextmanager
 def local_device(
-    place: Place, folder: Path, *, disk_bytes: int | None = None
+    place: Place, folder: Path, *, disk_bytes: int | None = None, kind: str = "llvm"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Offer this machine to a tracker; with `disk_bytes`, no file there can be larger."""
+    """Offer this machine, and its GPU of a kind, to a tracker; with `disk_bytes`, no file can be larger."""
 
     def limit() -> None:
         if disk_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
 
     process = subprocess.Popen(
-        [str(device_runtime(platform.machine()) / SERVER), "--port", "0", "--tracker",
+        [str(device_runtime(platform.machine(), kind=kind) / SERVER), "--port", "0", "--tracker",
          f"{place.host}:{place.port}", "--key", place.key, "--folder", str(folder), "--with-parent", "1"],
         stdout=subprocess.PIPE,
         preexec_fn=limit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from local_device import devices, local_device
 from small_module import SmallModule, write_small_onnx
 
+import ofa_tvm
 from ofa_tvm.devices import Place, TrackerUnreachable
 from ofa_tvm.devices.place import split_address
 from ofa_tvm.devices.session import open_session
@@ -50,6 +53,22 @@ def test_a_board_is_measured_in_milliseconds(small: SmallModule, place: Place, t
     assert remote.unit == "ms" and remote.instructions is None and remote.median_ms
     assert 0.1 < remote.median_ms / local.cost < 10, "the same CPU"
     assert not list(tmp_path.glob("ofa-tvm-session-*")), "a session leaves no files"
+
+
+def test_a_module_that_is_let_go_frees_its_device(small: SmallModule, place: Place, tmp_path: Path) -> None:
+    target = small.target.on_tracker(f"{place.host}:{place.port}", place.key)
+    with local_device(place, tmp_path):
+        assert wait_until(lambda: devices(place) == 1, 20)
+        gc.disable()  # by itself, not when Python happens to look for cycles
+        try:
+            for _ in range(2):
+                run = ofa_tvm.load(small.so, target)
+                assert run(np.zeros(run.inputs[0].shape, np.float32)).shape == run.outputs[0].shape
+                del run
+        finally:
+            gc.enable()
+        with open_session(place, wait_s=10) as session:
+            assert session.alive
 
 
 def test_a_tracker_that_restarts_gets_its_devices_back(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 // A device's end of TVM's RPC: offers itself to a tracker, or waits for clients, and serves one session at a
-// time, each in a child process with a folder of its own. It needs the TVM runtime and nothing else.
+// time, each in a child process with a folder of its own. It needs the TVM runtime and nothing else; with a GPU's
+// runtime among its libraries, a session has that kind of device, too.
 //
 // TVM's RPC runs whatever it is sent, so the server listens on the loopback address unless told otherwise.
 //
@@ -7,6 +8,7 @@
 // guest instructions: one instruction reads as one nanosecond.
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -307,9 +309,30 @@ void register_functions(const std::string& folder) {
   }
 }
 
+// Libraries that make GPUs TVM's devices, where the folder beside the server has them. Drivers do not survive a
+// fork, so they are loaded by the session.
+void load_gpu_runtimes() {
+  char own[4096];
+  ssize_t size = readlink("/proc/self/exe", own, sizeof own - 1);
+  if (size < 0) return;
+  std::string path(own, static_cast<size_t>(size));
+  std::string folder = path.substr(0, path.rfind('/')) + "/lib/";
+  for (const char* kind : {"opencl", "cuda"}) {
+    std::string library = folder + "libtvm_runtime_" + kind + ".so";
+    if (access(library.c_str(), R_OK)) continue;
+    if (!strcmp(kind, "opencl") && !dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_GLOBAL)) {
+      dlopen("libOpenCL.so", RTLD_NOW | RTLD_GLOBAL);  // boards' vendors leave the version out
+    }
+    if (!dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
+      fprintf(stderr, "no %s in this session: %s\n", kind, dlerror());
+    }
+  }
+}
+
 [[noreturn]] void serve_session(int fd, const std::string& folder) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   try {
+    load_gpu_runtimes();
     if (chdir(folder.c_str())) refuse("cannot enter " + folder);
     register_functions(folder);
     ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
