@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
-from ofa_tvm.compiler.schedules import Anatomy, analyse, divisors
+from ofa_tvm.compiler.schedules import Anatomy, analyse, divisors, unroll_and_vectorize, unroll_reduction
 
-_UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
 _BOUND_LOOPS = 3  # of a tiled kernel: blocks, threads down, threads across
 _OTHER_FORM = (tvm.s_tir.ScheduleError, RuntimeError)  # the kernel is not what its anatomy promised
 
@@ -181,22 +180,10 @@ def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, tiling: GpuTiling) -> S
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
     sch.reorder(*reduce, *spatial)
     for tile in ([row1, channel1], spatial):
-        for loop in tile[:-1]:
-            sch.unroll(loop)
-        if tiling.width > 1:
-            sch.vectorize(tile[-1])
-    straight = tiling.rows
-    for loop in reversed(reduce):
-        straight *= int(sch.get(loop).extent)
-        if straight > _UNROLL_LIMIT:
-            break
-        sch.unroll(loop)
+        unroll_and_vectorize(sch, tile, tiling.width)
+    unroll_reduction(sch, reduce, tiling.rows)
     initial = sch.decompose_reduction(reduction, reduce[0])
-    *rows, channels = list(sch.get_loops(initial))[_BOUND_LOOPS:]
-    for loop in rows:
-        sch.unroll(loop)
-    if tiling.width > 1:
-        sch.vectorize(channels)
+    unroll_and_vectorize(sch, list(sch.get_loops(initial))[_BOUND_LOOPS:], tiling.width)
     return sch
 
 

@@ -20,7 +20,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 _KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
-_UNROLL_LIMIT = 256  # vector multiply-adds in straight-line code
+_UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
 _PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
 _DATA_PARALLEL, _REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
@@ -353,17 +353,13 @@ def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options:
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
     sch.reorder(*reduce, *spatial)
     vector = mach.vector(width)
-    _unroll_and_vectorize(sch, [row1, channel1], vector)
-    _unroll_and_vectorize(sch, spatial, vector)
+    unroll_and_vectorize(sch, [row1, channel1], vector)
+    unroll_and_vectorize(sch, spatial, vector)
     if anatomy.padding is not None:
         straight = max(option.rows for option in options) * (width // vector)
-        for loop in reversed(reduce):
-            straight *= int(sch.get(loop).extent)
-            if straight > _UNROLL_LIMIT:
-                break
-            sch.unroll(loop)
+        unroll_reduction(sch, reduce, straight)
     initial = sch.decompose_reduction(reduction, reduce[0])
-    _unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:], vector)
+    unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:], vector)
     return sch
 
 
@@ -374,7 +370,16 @@ def _choice(sch: Schedule, values: list[int]) -> tvm.tirx.Var:
     return sch.sample_categorical(distinct, [w / sum(weights) for w in weights], decision=0)
 
 
-def _unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> None:
+def unroll_reduction(sch: Schedule, loops: list[LoopRV], straight: int) -> None:
+    """Unroll reductions from the innermost outwards around `straight` multiply-adds, up to the limit."""
+    for loop in reversed(loops):
+        straight *= int(sch.get(loop).extent)
+        if straight > _UNROLL_LIMIT:
+            break
+        sch.unroll(loop)
+
+
+def unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> None:
     """Innermost loop in vectors of `vector` values, all others unrolled."""
     if not loops:
         return
