@@ -12,6 +12,7 @@ from ofa_tvm.cli.options import dtype_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
+    from ofa_tvm.deploy import Artefact
     from ofa_tvm.measurement import Measurement
     from ofa_tvm.targets import DType, Target
     from ofa_tvm.workflow.quickstart import QuickstartResult
@@ -89,10 +90,35 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
     artefact = compile_only(out, target, seed=console.seed, progress=console.progress)
     console.print(
         f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
+        f"{artefact.module_path.name}: {_product(artefact)}",
+        f"the network's test accuracy in ONNX Runtime is {artefact.manifest['accuracy']['float32']:.2%}",
         f"where the device is: ofa-tvm tune --target {target.name} --seconds 600, then "
         f"ofa-tvm search --target {target.name} --latency ... -o deploy (both in {out})",
     )
-    console.result({"artefact": str(artefact.folder), "target": target.name, "measured": False})
+    console.result(
+        {
+            "artefact": str(artefact.folder),
+            "target": target.name,
+            "product": _product(artefact),
+            "accuracy_in_onnxruntime": artefact.manifest["accuracy"]["float32"],
+            "measured": False,
+        }
+    )
+
+
+def _product(artefact: Artefact) -> str:
+    """What a compiled module is, as found in the file."""
+    from ofa_tvm.compiler.nvrtc import binary_kind
+    from ofa_tvm.measurement.module import elf_arch
+
+    content, tvm = artefact.module_path.read_bytes(), artefact.manifest["target"]["tvm"]
+    kernels = len(artefact.manifest["kernels"])
+    parts = [f"{elf_arch(artefact.module_path)} code", f"{len(content) / 1e6:.1f} MB"]
+    if tvm["kind"] == "cuda":
+        parts.insert(1, f"{kernels} kernels as a {binary_kind(content)} for {tvm['arch']}")
+    else:
+        parts.insert(1, f"{kernels} kernels" + (" as OpenCL source" if tvm["kind"] == "opencl" else ""))
+    return ", ".join(parts)
 
 
 def _check_folder(out: Path) -> None:

@@ -62,7 +62,8 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "predicted": _NUMBER_OR_NONE,
                 "measured": _NUMBER_OR_NONE,
                 "data": {"type": "string"},
-                # of a module in another dtype: the network's on the same images in float32, and the change
+                # of a module in another dtype: the network's on the same images in float32, and the change;
+                # of one that was not run: the first alone
                 "float32": {"type": "number"},
                 "change": {"type": "number"},
             },

@@ -45,7 +45,7 @@ from ofa_tvm.workflow.search import (
     require_unit,
     ship_best,
 )
-from ofa_tvm.workflow.ship import Shipped, build_subnet
+from ofa_tvm.workflow.ship import Shipped, accuracy_in_float32, build_subnet, kernel_list
 from ofa_tvm.workflow.tune import tune
 
 SPACE = "ofa_digits"
@@ -292,7 +292,8 @@ def compile_only(
 ) -> Artefact:
     """Train on the digits and compile the median subnet for a device that is not here.
 
-    The artefact in `out/deploy` says nothing of latency, because nothing was measured.
+    The artefact in `out/deploy` says nothing of latency, because nothing was measured, and of accuracy what
+    the network has in ONNX Runtime.
 
     Parameters
     ----------
@@ -329,6 +330,11 @@ def compile_only(
             "space": net.space.name,
             "arch": json.loads(arch.to_json()),
             "target": target.to_json(),
+            "accuracy": {
+                "float32": accuracy_in_float32(built.onnx, data),
+                "data": f"{data.name}, test split, {data.size('test')} images",
+            },
+            "kernels": kernel_list(built.compiled, {}),
             "check": {"dtype": target.dtype, "tuned_fraction": built.compiled.tuned_fraction},
         }
         return write_artefact(out / "deploy", built.so, built.onnx, manifest)

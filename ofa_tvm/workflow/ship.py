@@ -93,17 +93,17 @@ def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = 
     return _accuracy(artefact.classifier.logits, data, split, artefact.runner.inputs[0].shape[-1])
 
 
-def accuracy_in_float32(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
-    """The same share by ONNX Runtime on the artefact's network in float32, where other dtypes start from."""
+def accuracy_in_float32(onnx: Path, data: ImageData, split: Split = "test") -> float:
+    """The same share by ONNX Runtime on the network in float32: what it is before it is compiled."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(artefact.onnx_path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
 
     def logits(x: np.ndarray) -> np.ndarray:
         return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in x])
 
-    return _accuracy(logits, data, split, artefact.runner.inputs[0].shape[-1])
+    return _accuracy(logits, data, split, entry.shape[-1])
 
 
 def _accuracy(
@@ -116,6 +116,15 @@ def _accuracy(
         answers = logits(data.batch(split, chosen, resolution).numpy()).argmax(axis=1)
         correct += int((answers == targets[chosen]).sum())
     return correct / len(targets)
+
+
+def kernel_list(compiled: CompiledModule, inside_us: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The kernels of a module for its manifest, with their times inside the network where they are known."""
+    return [
+        {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
+        | ({"inside_us": inside_us[use.name]} if use.name in inside_us else {})
+        for use in compiled.kernels
+    ]
 
 
 @dataclass(frozen=True)
@@ -218,11 +227,7 @@ def ready_to_ship(
     if search is not None:
         manifest["search"] = dict(search)
     inside_us = _times_inside(built, target, records, folder)
-    manifest["kernels"] = [
-        {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
-        | ({"inside_us": inside_us[use.name]} if use.name in inside_us else {})
-        for use in built.compiled.kernels
-    ]
+    manifest["kernels"] = kernel_list(built.compiled, inside_us)
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
     difference = check_against_onnxruntime(trial)
@@ -239,7 +244,7 @@ def ready_to_ship(
     }
     accuracy_change = None
     if target.dtype != "float32":
-        before = accuracy_in_float32(trial, data, split)
+        before = accuracy_in_float32(trial.onnx_path, data, split)
         accuracy_change = accuracy - before
         manifest["accuracy"] |= {"float32": before, "change": accuracy_change}
     manifest["check"] = {

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from demo_project import DemoProject, tiny_settings
+from emulated import arm_target
 
+from ofa_tvm.compiler import nvrtc
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.project import read_project
-from ofa_tvm.workflow.quickstart import quickstart, summary
+from ofa_tvm.workflow.quickstart import compile_only, quickstart, summary
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +49,26 @@ def test_the_same_call_goes_on_and_repeats_nothing(demo: DemoProject, tmp_path: 
     assert {name: (copy / name).read_text() for name in before} == before
     added = again.stages["train the supernet"] - demo.result.stages["train the supernet"]
     assert 0 < added < 0.5 * demo.result.stages["train the supernet"]
+
+
+@pytest.mark.parametrize("name", ["cuda-sm90", "opencl-mali", "cortex-a72"])
+def test_for_a_device_that_is_not_here_it_compiles(demo: DemoProject, tmp_path: Path, name: str) -> None:
+    target = get_target(name)
+    if target.kind == "cuda" and nvrtc.find_nvrtc("sm_90") is None and nvrtc.find_nvcc() is None:
+        pytest.skip(f"no compiler for sm_90: {nvrtc.install_hint('sm_90')}")
+    if name != "cuda-sm90":
+        arm_target()  # skips without a cross compiler
+    copy = tmp_path / "demo"
+    shutil.copytree(demo.folder, copy, ignore=shutil.ignore_patterns("deploy", "tuning_logs"))
+    artefact = compile_only(copy, target, settings=tiny_settings())
+    manifest = artefact.manifest
+    assert "latency" not in manifest and "measured" not in manifest["accuracy"], "nothing was measured"
+    assert 0.1 < manifest["accuracy"]["float32"] <= 1.0 and len(manifest["kernels"]) > 5
+    host = target.tvm if target.host is None else target.host
+    assert elf_arch(artefact.module_path) == str(host["mtriple"]).split("-")[0]
+    content = artefact.module_path.read_bytes()
+    assert nvrtc.binary_kind(content) == ("cubin" if target.kind == "cuda" else "")
+    assert (b"__kernel void" in content) == (target.kind == "opencl")
 
 
 def test_a_budget_in_another_unit_is_refused_before_any_work(tmp_path: Path) -> None:
