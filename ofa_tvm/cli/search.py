@@ -147,28 +147,16 @@ def command(
     from ofa_tvm.workflow.settings import resolve
 
     budgets = [parse_budget(text) for text in latencies]
-    if not budgets and pareto is None:
-        raise UsageError("Missing option '--latency': the budget, for example --latency 25ms")
-    if len(targets) != len(budgets) and not (pareto is not None and not budgets):
-        raise UsageError(
-            f"{len(targets)} target{'s' if len(targets) > 1 else ''} but {len(budgets)} budgets; type one "
-            "--latency for each --target"
-        )
+    _check_budgets(len(targets), len(budgets), pareto)
     every = [
         resolve(name, threads=threads, dtype=dtype, space=space, resolutions=resolutions) for name in targets
     ]
     settings = every[0]
-    if len({s.target.name for s in every}) < len(every):
-        raise UsageError("a target is named twice; give each target once, with its budget")
-    if tables and predictors:
-        raise UsageError("give a --latency-table or a --latency-predictor, not both")
-    given = tables or predictors
-    if given and len(given) != len(every):
-        raise UsageError(f"{len(every)} targets but {len(given)} latency models; give one for each, in order")
+    _check_models([s.target.name for s in every], tables, predictors)
     no_verify = no_verify or pareto is not None
     if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
-    if not (no_verify and given):
+    if not (no_verify and (tables or predictors)):
         for budget, s in zip(budgets, every, strict=False):
             require_unit(budget, s.target)
     if not no_verify and not arch_only:
@@ -207,6 +195,30 @@ def command(
     effort = _Effort(candidates, rounds, latency_samples)
     shipment = None if output is None else _Shipment(output, with_runtime)
     _verified(console, every, budgets, accuracy, models, arch_only, effort, shipment)
+
+
+def _check_budgets(n_targets: int, n_budgets: int, pareto: str | None) -> None:
+    """One budget a target; a Pareto front may do without."""
+    if not n_budgets and pareto is None:
+        raise UsageError("Missing option '--latency': the budget, for example --latency 25ms")
+    if n_targets != n_budgets and not (pareto is not None and not n_budgets):
+        raise UsageError(
+            f"{n_targets} target{'s' if n_targets > 1 else ''} but {n_budgets} budgets; type one "
+            "--latency for each --target"
+        )
+
+
+def _check_models(targets: Sequence[str], tables: Sequence[Path], predictors: Sequence[Path]) -> None:
+    """Each target once, with one latency model or none."""
+    if len(set(targets)) < len(targets):
+        raise UsageError("a target is named twice; give each target once, with its budget")
+    if tables and predictors:
+        raise UsageError("give a --latency-table or a --latency-predictor, not both")
+    given = tables or predictors
+    if given and len(given) != len(targets):
+        raise UsageError(
+            f"{len(targets)} targets but {len(given)} latency models; give one for each, in order"
+        )
 
 
 def _require_project(settings: Settings) -> None:
