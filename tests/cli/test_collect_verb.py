@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from emulated import arm_target
 from verbs import Verbs
 
+from ofa_tvm.files import data_dir
 from ofa_tvm.latency.collect import draw_subnets
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.spaces import Arch, get_space
@@ -70,6 +72,15 @@ def test_what_cannot_be_measured_is_said(ofa: Verbs, tmp_path: Path) -> None:
     space = ("collect", "--space", "ofa_digits", "-n", 1, "-o", "lat.csv")
     (tmp_path / "lat.csv").write_text("something else\n")
     assert "has the heading 'something else'" in ofa(tmp_path, *space).error(1)
+
+
+def test_a_linker_that_fails_ends_it_in_a_sentence(ofa: Verbs, tmp_path: Path) -> None:
+    """Libraries are linked in a thread of their own, whose failure is the command's."""
+    text = (data_dir("targets") / "x86-64-v2.yaml").read_text().replace("name: x86-64-v2", "name: mine")
+    text = re.sub(r"compilers: \[.*\]", 'compilers: ["false"]', text)
+    (tmp_path / "mine.yaml").write_text(text)
+    collect = ("collect", "--target", "mine.yaml", "--space", "ofa_digits", "-n", 1, "-o", "lat.csv")
+    assert "/false failed" in ofa(tmp_path, *collect, "--resolutions", "32").error(1)
 
 
 def test_subnets_are_spread_over_their_cost() -> None:
