@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ofa_tvm.accuracy.official import feed_forward
 from ofa_tvm.accuracy.predictor import check_accuracies, rank_correlation
 from ofa_tvm.errors import UserError
 from ofa_tvm.models import SubnetModel, as_genes, read_model, write_model
@@ -101,10 +102,7 @@ class MLPAccuracyPredictor(SubnetModel):
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
-        x = self.encode(genes)
-        for weight, bias in zip(self.weights_[:-1], self.biases_[:-1], strict=True):
-            x = np.maximum(x @ weight + bias, 0.0)
-        return self._mean + self._scale * (x @ self.weights_[-1] + self.biases_[-1])[:, 0].astype(np.float64)
+        return self._mean + self._scale * feed_forward(self.encode(genes), self.weights_, self.biases_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the predictor and its data as an npz file without pickles.

@@ -8,6 +8,7 @@ switches off, and a one-hot of the resolution.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -79,10 +80,14 @@ class OfficialPredictor(SubnetModel):
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Top-1 accuracy (0..1) of a population: (n, n_genes) -> (n,)."""
-        x = self.encode(genes)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = np.maximum(x @ weight + bias, 0.0)
-        return (x @ self.weights[-1] + self.biases[-1])[:, 0].astype(np.float64) + self.base
+        return feed_forward(self.encode(genes), self.weights, self.biases) + self.base
+
+
+def feed_forward(x: np.ndarray, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray]) -> np.ndarray:
+    """Output (n,) of linear layers with ReLU between them for inputs (n, n_inputs)."""
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = np.maximum(x @ weight + bias, 0.0)
+    return (x @ weights[-1] + biases[-1])[:, 0].astype(np.float64)
 
 
 def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredictor:
