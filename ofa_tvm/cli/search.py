@@ -172,6 +172,8 @@ def command(
         f"budget {wanted or 'none'}, {settings.describe()}, checkpoint {settings.checkpoint or 'none'}, "
         f"accuracy predictor {accuracy_path or 'to be learned'}, seed {console.seed}"
     )
+    for other in every[1:]:
+        console.say(f"and {other.describe_target()}")
     from ofa_tvm.workflow.search import load_accuracy
 
     accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
