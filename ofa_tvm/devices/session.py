@@ -125,6 +125,11 @@ class Session:
         gc.collect()  # what lies in reference cycles keeps the session open, too
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether a device could not store what was sent: its own fault, not that of the module."""
+    return "the device cannot store" in str(error)
+
+
 def require_kind(session: Session, emulated: bool) -> None:
     """Keep instruction counts and times apart.
 

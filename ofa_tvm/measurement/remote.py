@@ -19,7 +19,7 @@ import numpy as np
 
 from ofa_tvm.devices import Fleet
 from ofa_tvm.devices.place import Place
-from ofa_tvm.devices.session import Session, open_session, require_kind
+from ofa_tvm.devices.session import Session, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
@@ -206,9 +206,11 @@ def _serve(request: dict[str, Any], place: Place, threads: int, emulated: bool, 
         except UserError:
             raise
         except Exception as error:
-            if session.alive:
-                raise UserError((str(error).strip() or repr(error)).splitlines()[-1]) from error
-            problem = "took its device's session down, or the device is gone"
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+            if session.alive and not disk_is_full(error):
+                raise UserError(reason) from error
+            gone = "took its device's session down, or the device is gone"
+            problem = reason if disk_is_full(error) else gone
         finally:
             session.close()
         link.send(event="note", message=f"device {address}: {problem}; trying once more")

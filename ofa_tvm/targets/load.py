@@ -15,7 +15,7 @@ from ofa_tvm.targets.target import Hardware, Link, Target
 from ofa_tvm.yamlfile import read_yaml
 
 PROBED = "x86"  # the one name that has no file: it is this machine
-TRACKER = "OFA_TVM_TRACKER"  # host:port; targets that ship emulated run on its boards instead
+TRACKER = "OFA_TVM_TRACKER"  # host:port; the targets of boards that ship run on its devices then
 ALIASES = {"arm": "cortex-a72", "cuda": "cuda-sm90"}  # the short names stand for the device that most have
 
 
@@ -54,8 +54,8 @@ def get_target(name_or_path: str | os.PathLike[str]) -> Target:
             f"unknown target {text!r}{hint}; known are {', '.join(names)}, or give a descriptor file's path"
         )
     target = load_target(data_dir("targets") / f"{text}.yaml")
-    if target.emulated and (tracker := os.environ.get(TRACKER)):
-        return target.on_tracker(tracker, target.name)
+    if target.run.where != "local" and (tracker := os.environ.get(TRACKER)):
+        return target.on_tracker(tracker, target.run.key or target.name)
     return target
 
 

@@ -232,6 +232,10 @@ def trials_left(kernel: Kernel, table: KernelTable, target: Target, trials: int)
     )
 
 
+class _NoDevice(UserError):
+    """A worker had no device for as long as it waits."""
+
+
 class _Campaign:
     """Threads that each feed one worker process; shared state is touched under one lock."""
 
@@ -264,6 +268,7 @@ class _Campaign:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
+        self._no_device: UserError | None = None
 
     def run(self, kernels: Sequence[Kernel]) -> None:
         """Work the kernels off in order, with as many workers as there are CPUs for, or devices."""
@@ -319,6 +324,9 @@ class _Campaign:
                 feeder.join()
         if self._error is not None:
             raise self._error
+        # Without a device a worker leaves its kernel to the others; these have not come round to it.
+        if self._no_device is not None and not self.out_of_time and not self._jobs.empty():
+            raise self._no_device
 
     def _guarded(self, cpus: Sequence[int]) -> None:
         try:
@@ -347,6 +355,11 @@ class _Campaign:
                     except (WorkerDied, WorkerHung):
                         self._discard(worker)
                         worker, crashes = None, crashes + 1
+                    except _NoDevice as error:
+                        self._jobs.put(kernel)
+                        self._no_device = error
+                        self._progress.say(str(error))
+                        return
                 with self._lock:
                     self.out_of_time |= self._time_is_up() and self._left(kernel) > 0
                     self._task.advance(1, kernel.name.split(" ")[0])
@@ -420,7 +433,7 @@ class _Campaign:
                 elif event["event"] == "note":
                     self._progress.say(event["message"])
                 elif event.get("no_device"):
-                    raise UserError(
+                    raise _NoDevice(
                         f"{event['error']}; what was measured so far is in {self._log.folder}, the same "
                         "command goes on from there"
                     )

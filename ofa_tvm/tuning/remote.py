@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import shapes
 from ofa_tvm.devices.place import Place
-from ofa_tvm.devices.session import Session, SessionLost, open_session, require_kind
+from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 
@@ -95,10 +95,10 @@ class RemoteTimer:
         UserError
             If the schedule cannot be built, crashes its device or computes wrongly.
         TrackerUnreachable
-            If there is no device to be had.
+            If there is no device to be had, or none that has room for a schedule.
         """
         library = self._build(sch)
-        problem = ""
+        problem, full = "", False
         for _ in range(_TRIES):
             session = self._connected()
             device = session.address
@@ -107,15 +107,18 @@ class RemoteTimer:
             except _WrongAnswer as wrong:
                 problem = str(wrong)
             except Exception as error:
-                if session.alive:
+                full = disk_is_full(error)
+                if session.alive and not full:
                     raise UserError(_reason(error)) from error
-                problem = "its session ended"
+                problem = _reason(error) if full else "its session ended"
             else:
                 self.best_s = min(self.best_s, statistics.median(samples))
                 return samples
             self._note(f"device {device}: {problem}; trying once more")
             del session
             self.close()
+        if full:
+            raise TrackerUnreachable(problem)
         raise UserError(f"twice on a device: {problem}")
 
     def close(self) -> None:

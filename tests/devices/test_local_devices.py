@@ -94,6 +94,24 @@ def test_a_full_disk_is_said(small: SmallModule, place: Place, tmp_path: Path) -
             assert session.alive, "the device is still there"
 
 
+@pytest.mark.slow
+def test_a_full_disk_is_the_devices_fault(small: SmallModule, place: Place, tmp_path: Path) -> None:
+    """No schedule is blamed for it: another device tunes all, and without one nothing counts as failed."""
+    target = small.target.on_tracker(f"{place.host}:{place.port}", place.key)
+    found = kernels(get_target("x86"))[1:4]
+    with local_device(place, tmp_path, disk_bytes=4096):
+        assert wait_until(lambda: devices(place) == 1, 20)
+        with Measurer(target) as measurer, pytest.raises(UserError, match="the device cannot store"):
+            measurer.measure(small.so, repeats=5)
+        with pytest.raises(UserError, match=r"the device cannot store .*the same command goes on"):
+            tune_kernels(found, target, tmp_path / "logs", trials=1)
+        with local_device(place, tmp_path):
+            assert wait_until(lambda: devices(place) == 2, 20)
+            result = tune_kernels(found, target, tmp_path / "logs", trials=1)
+    assert (result.tuned, result.failed, result.workers) == (len(found), 0, 2)
+    assert not result.records.failures
+
+
 def test_sessions_are_ended_when_their_time_is_up(place: Place, tmp_path: Path) -> None:
     with local_device(place, tmp_path):
         assert wait_until(lambda: devices(place) == 1, 20)

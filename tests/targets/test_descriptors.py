@@ -20,6 +20,7 @@ from ofa_tvm.files import write_atomic
 from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.native import has_cuda
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
+from ofa_tvm.targets.load import TRACKER
 from ofa_tvm.yamlfile import write_yaml
 
 NAMES = target_names()
@@ -154,6 +155,15 @@ def test_with_threads_changes_what_is_compiled_and_nothing_else() -> None:
 
 def test_short_names_stand_for_devices() -> None:
     assert get_target("arm") == get_target("cortex-a72")
+
+
+def test_a_tracker_in_the_environment_has_the_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRACKER, "10.0.0.1:9190")
+    for name, key in (("arm", "cortex-a72"), ("opencl-mali", "mali"), ("cuda-sm87", "jetson-orin")):
+        target = get_target(name)
+        assert (target.run.where, target.run.tracker, target.run.key) == ("rpc", "10.0.0.1:9190", key)
+        assert target.unit == "ms"
+    assert get_target("opencl").run.where == get_target("cuda").run.where == "local"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("x87", "x86"), ("cortex-a722", "cortex-a72")])
