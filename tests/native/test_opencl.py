@@ -203,6 +203,43 @@ def test_threads_share_a_kernel(device: Any) -> None:
     assert not wrong
 
 
+TWO_DEVICES = f"""
+import sys
+sys.modules["torch"] = None
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
+import numpy as np
+from test_opencl import opencl_devices, scaled, tvm
+
+assert [device.index for device in opencl_devices()] == [0, 1]
+first, second = tvm.device("opencl", 0), tvm.device("opencl", 1)
+values = np.arange(64, dtype="float32")
+x = tvm.runtime.tensor(values, device=first)
+y, z = (tvm.runtime.empty((64,), "float32", device=second) for _ in range(2))
+x.copyto(y)
+np.testing.assert_array_equal(y.numpy(), values)
+library = scaled(3.0)
+library["main"](y, z)  # on the second, then on the first
+np.testing.assert_array_equal(z.numpy(), 3 * values)
+w = tvm.runtime.empty((64,), "float32", device=first)
+library["main"](x, w)
+np.testing.assert_array_equal(w.numpy(), 3 * values)
+assert min(library.jit().time_evaluator("main", second, number=3)(y, z).results) > 0
+"""
+
+
+def test_several_devices(device: Any) -> None:
+    if "PoCL" not in device.compute_version:
+        pytest.skip("only PoCL shows as many devices as it is asked for: apt-get install pocl-opencl-icd")
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ | {"POCL_DEVICES": "basic pthread"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_ten_thousand_runs_leak_nothing(device: Any) -> None:
     library = scaled(2.0, 1 << 12)
