@@ -163,7 +163,7 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
             for row in result.rows
         ],
         title="accuracy on the test scans through the compiled module; one image, "
-        + ("times by medians" if unit == "ms" else "instructions counted by the emulator, not times"),
+        + ("medians of shared rounds" if unit == "ms" else "instructions counted by the emulator, not times"),
     )
     shipped, quality = result.shipped, result.quality
     console.print(
