@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -194,7 +195,7 @@ def quickstart(
     UsageError
         If the budget has another unit than the target, or is below what the space can reach.
     UserError
-        If the folder holds something else, or nothing within the budget was found.
+        If the folder holds something else, no kernel could be tuned, or nothing within the budget was found.
     """
     settings = settings or QuickstartSettings()
     if budget is not None:
@@ -224,6 +225,11 @@ def quickstart(
             seed=seed,
             progress=progress,
         )
+        if not tuned.tuned:
+            raise UserError(
+                f"not one kernel was timed in {settings.tuning_seconds:.0f} s of tuning: the machine or the "
+                "device was busy with something else; the same command goes on from here"
+            )
         records = find_records(target, [out / "tuning_logs"])
     images = settings.training.calibration_images
     with SubnetBench(net, target, records) as bench:

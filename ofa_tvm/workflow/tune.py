@@ -12,6 +12,7 @@ from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.graph import Shapes, read_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.devices import TrackerUnreachable, fleet_size
+from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.logs import find_records, log_name, read_folder
 from ofa_tvm.progress import SILENT, Progress
@@ -179,7 +180,13 @@ def tune(
     weights: Mapping[str, float] | None = None,
     progress: Progress = SILENT,
 ) -> TuningResult:
-    """`tune_kernels`, started from what other logs know, and noting how long trials take, for estimates."""
+    """`tune_kernels`, started from what other logs know, and noting how long trials take, for estimates.
+
+    Raises
+    ------
+    UserError
+        As `tune_kernels`, and if every trial there ever was of these kernels failed.
+    """
     result = tune_kernels(
         kernels,
         target,
@@ -199,6 +206,12 @@ def tune(
             "worker_seconds": before[1] + result.seconds * result.workers,
         }
         write_atomic(folder / _PACE, json.dumps(pace))
+    failures = [record for kernel in kernels for record in result.records.failures.get(kernel.key, ())]
+    if failures and not result.tuned:
+        raise UserError(
+            f"no trial on target {target.name} worked, of {len(failures)}; {failures[-1].name} ended with: "
+            f"{failures[-1].error}; see {root / log_name(target)}"
+        )
     return result
 
 

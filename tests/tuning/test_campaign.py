@@ -29,6 +29,7 @@ from ofa_tvm.native import has_cuda
 from ofa_tvm.progress import SILENT, Task
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.tuning import allot, campaign, time_again, trials_left, tune_kernels
+from ofa_tvm.workflow.tune import tune
 
 HERE = Path(__file__).resolve().parent
 
@@ -263,6 +264,13 @@ def test_candidates_that_do_not_build_are_recorded(target: Target, tmp_path: Pat
     assert result.tuned == 3
     assert result.failed >= 1
     assert result.records.failures[found[0].key][0].error
+
+
+def test_a_campaign_without_one_time_says_what_the_trials_failed_with(target: Target, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no trial on target x86 worked, of 1; links to nothing.*; see"):
+        tune([broken("links to nothing")], target, tmp_path, trials=1)
+    with pytest.raises(UserError, match="no trial"):  # nor does the next call, which has none left to make
+        tune([broken("links to nothing")], target, tmp_path, trials=1)
 
 
 def test_plain_loops_are_a_candidate_where_no_template_fits(target: Target, tmp_path: Path) -> None:

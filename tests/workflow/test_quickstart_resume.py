@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +118,22 @@ def test_run_needs_no_torch(demo: DemoProject) -> None:
 
 @pytest.mark.slow
 def test_an_impossible_budget_says_what_is_possible(demo: DemoProject, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "demo"
     shutil.copytree(demo.folder, copy)
     digest = ofa_tvm.load(copy / "deploy").metadata
     with pytest.raises(ofa_tvm.UsageError, match="smallest"):
         quickstart(copy, ofa_tvm.get_target("x86"), budget=Budget(1e-5), settings=tiny_settings())
     assert ofa_tvm.load(copy / "deploy").metadata == digest, "what was shipped before must stay"
+
+
+@pytest.mark.slow
+def test_a_tuning_without_one_trial_is_said_to_be_one(demo: DemoProject, tmp_path: Path) -> None:
+    """And not as a missing `ofa-tvm tune`, which is what this run has just done."""
+    copy = tmp_path / "demo"
+    shutil.copytree(demo.folder, copy)
+    shutil.rmtree(copy / "tuning_logs")
+    with pytest.raises(ofa_tvm.UserError, match="not one kernel was timed in 0 s"):
+        quickstart(copy, ofa_tvm.get_target("x86"), settings=replace(tiny_settings(), tuning_seconds=0.0))
 
 
 @pytest.mark.parametrize(
