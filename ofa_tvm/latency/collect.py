@@ -18,6 +18,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.latency.dataset import Column, LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.measurement.protocol import best_pass
 from ofa_tvm.models import Predictor
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
@@ -241,7 +242,7 @@ def _drifted(pace: float | None, usual: float | None) -> bool:
 
 
 def _quieter(bench: SubnetBench, group: Sequence[Arch], results: Sequence[Measurement]) -> list[Measurement]:
-    """Noisy subnets measured again, the quietest measurement of each."""
+    """Noisy subnets measured again, the most believable measurement of each."""
     best = list(results)
     for _ in range(_AGAIN):
         noisy = [i for i, result in enumerate(best) if result.noisy]
@@ -249,8 +250,8 @@ def _quieter(bench: SubnetBench, group: Sequence[Arch], results: Sequence[Measur
             break
         again = bench.measure([group[i] for i in noisy])
         for i, result in zip(noisy, again, strict=True):
-            if (result.noisy, result.mad_ms or 0.0) < (best[i].noisy, best[i].mad_ms or 0.0):
-                best[i] = result
+            passes = [best[i], result]
+            best[i] = passes[best_pass([(one.cost, one.mad_ms or 0.0) for one in passes])]
     return best
 
 

@@ -2,7 +2,7 @@
 
 A sample is the mean of as many calls as fill `sample_ms`, after one call that is not timed. In each round
 every subject gives one sample, in an order drawn anew, so that a slow phase of the machine hits all of them
-alike and ratios hold. A subject whose samples scatter is measured again and its quietest pass is kept.
+alike and ratios hold. A subject whose samples scatter is measured again, see `best_pass` for what is kept.
 """
 
 from __future__ import annotations
@@ -119,18 +119,34 @@ def interleave_timers(
     """
     order = random.Random(seed)
     calls = [_calls(run, sample_ms, alive) for run in timers]
-    results: list[Timing | None] = [None] * len(timers)
+    passes: list[list[Timing]] = [[] for _ in timers]
     waiting = list(range(len(timers)))
     for attempt in range(1, PASSES + 1):
         samples = _rounds(timers, calls, waiting, repeats, seconds, order, alive)
         for index in waiting:
-            new, old = Timing(tuple(samples[index]), calls[index], attempt), results[index]
-            if old is None or new.mad_ms / new.median_ms < old.mad_ms / old.median_ms:
-                results[index] = new
-        waiting = [index for index, result in enumerate(results) if result is not None and result.noisy]
+            passes[index].append(Timing(tuple(samples[index]), calls[index], attempt))
+        waiting = [index for index in waiting if _kept(passes[index]).noisy]
         if not waiting:
             break
-    return [result for result in results if result is not None]
+    return [_kept(of_subject) for of_subject in passes]
+
+
+def best_pass(passes: Sequence[tuple[float, float]]) -> int:
+    """Which of several passes of one subject to believe, by their medians and median absolute deviations.
+
+    Other work on the machine only ever adds time, and where it lasts for a whole pass it adds the same to every
+    sample. So of the passes within `NOISY` of the fastest, the one that scatters least: a steady pass in a slow
+    phase loses against a restless one that was twice as fast.
+    """
+    limit = (1 + NOISY) * min(middle for middle, _ in passes)
+    return min(
+        (index for index, (middle, _) in enumerate(passes) if middle <= limit),
+        key=lambda index: passes[index][1] / passes[index][0],
+    )
+
+
+def _kept(passes: Sequence[Timing]) -> Timing:
+    return passes[best_pass([(timing.median_ms, timing.mad_ms) for timing in passes])]
 
 
 def requested_timings(

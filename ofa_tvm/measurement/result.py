@@ -30,7 +30,7 @@ class Measurement:
     threads, cpus
         Threads of the module and the CPUs that they were pinned to.
     noisy
-        The samples scattered even in the quietest of `passes` passes: compare with care.
+        The samples scattered even in the best of `passes` passes: compare with care.
     target, machine, date
         Target's name, processor's name, and UTC time in ISO format.
     """

@@ -7,9 +7,11 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ofa_tvm.measurement import Timing, interleave, ratio
-from ofa_tvm.measurement.protocol import PASSES, Timer, interleave_timers
+from ofa_tvm.measurement.protocol import NOISY, PASSES, Timer, best_pass, interleave_timers
 from ofa_tvm.measurement.result import Measurement
 from ofa_tvm.targets import detect_machine
 
@@ -65,6 +67,29 @@ def test_a_noisy_pass_is_repeated_and_the_quietest_kept() -> None:
     (timing,) = interleave_timers([run], repeats=20)
     assert timing.passes > 1 and not timing.noisy
     assert timing.median_ms == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_steady_pass_in_a_slow_phase_is_not_believed() -> None:
+    """Restless at 1 ms, then 20 steady samples at 3.5 ms, then restless again."""
+    noise = random.Random(0)
+    calls_made = itertools.count()
+
+    def run(calls: int) -> float:
+        slow = 50 <= next(calls_made) < 90  # the second pass: 20 samples of two runs each
+        return 1e-3 * calls * (3.5 if slow else 1 + 0.2 * noise.random())
+
+    (timing,) = interleave_timers([run], repeats=20)
+    assert 1.0 < timing.median_ms < 1.2 and timing.noisy
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10.0), st.floats(0.0, 1.0)), min_size=1, max_size=5),
+)
+def test_the_kept_pass_is_fast_and_no_other_fast_one_is_steadier(passes: list[tuple[float, float]]) -> None:
+    middle, spread = passes[best_pass(passes)]
+    fastest = min(one for one, _ in passes)
+    assert middle <= (1 + NOISY) * fastest
+    assert not any(m <= (1 + NOISY) * fastest and d / m < spread / middle for m, d in passes)
 
 
 def test_noise_that_does_not_end_is_said() -> None:
