@@ -134,9 +134,9 @@ def interleave_timers(
 def best_pass(passes: Sequence[tuple[float, float]]) -> int:
     """Which of several passes of one subject to believe, by their medians and median absolute deviations.
 
-    Other work on the machine only ever adds time, and where it lasts for a whole pass it adds the same to every
-    sample. So of the passes within `NOISY` of the fastest, the one that scatters least: a steady pass in a slow
-    phase loses against a restless one that was twice as fast.
+    Other work on the machine only ever adds time, and where it lasts for a whole pass it adds the same to
+    every sample. So of the passes within `NOISY` of the fastest the one that scatters least: a steady pass in
+    a slow phase loses against a restless one that was twice as fast.
     """
     limit = (1 + NOISY) * min(middle for middle, _ in passes)
     return min(
