@@ -224,7 +224,7 @@ class TrainingLoop(ABC):
         if state is None:
             self._keep_metrics(0, 0)
             return 0, 0, None
-        if state["identity"] != self.identity:
+        if json.loads(state["identity"]) != json.loads(self.identity):  # as values: 0 is 0.0
             raise UsageError(
                 f"{self.out} holds a training with other settings, data or seed; "
                 "choose another folder or delete it"

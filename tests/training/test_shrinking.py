@@ -107,6 +107,8 @@ def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, TrainingResul
     out, result = unbroken
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.pt")}
     assert train(tiny.CONFIG, tiny.tiny_digits(), out) == result
+    assert repr(tiny.CONFIG.distillation) == "1.0"  # as in a YAML file, where it may be 1 the next time
+    assert train(tiny.CONFIG.replace(distillation=1), tiny.tiny_digits(), out) == result
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.pt")} == before
 
 
