@@ -554,7 +554,7 @@ def ship_best(
                     budget=target.budget,
                     predicted=checked.predicted,
                     predicted_accuracy=min(checked.accuracy, 1.0),
-                    search=search_record(result),
+                    search=search_record(result, checked.arch),
                     calibration_images=calibration_images,
                     seed=seed,
                 )
@@ -573,8 +573,14 @@ def ship_best(
     )
 
 
-def search_record(found: VerifiedResult) -> dict[str, Any]:
-    """What a verified search predicted and measured, as plain data: rounds, and candidates in order."""
+def search_record(found: VerifiedResult, shipped: Arch) -> dict[str, Any]:
+    """What a verified search predicted and measured, as plain data: rounds, and candidates in order.
+
+    Of the subnets that were measured before the search, those whose accuracy it measured, and what ships.
+    """
+    earlier = [
+        c for c in found.ranked if c.round == 0 and (c.measured_accuracy is not None or c.arch == shipped)
+    ]
     return {
         "rounds": found.rounds,
         "candidates": [
@@ -588,6 +594,6 @@ def search_record(found: VerifiedResult) -> dict[str, Any]:
                 "noise": c.noise,
                 "within": c.within,
             }
-            for c in (*(c for c in found.ranked if c.round == 0 and c.measured_accuracy), *found.record)
+            for c in (*earlier, *found.record)
         ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.verify import Checked, VerifiedResult
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.targets import get_target
@@ -73,6 +75,19 @@ def test_a_budget_needs_the_targets_unit() -> None:
         search.require_unit(Budget(25.0), get_target("cortex-a72"))
     with pytest.raises(UsageError, match="in ms"):
         search.require_unit(Budget(25.0, "Minstr"), get_target("x86"))
+
+
+def test_what_ships_is_among_the_candidates_of_its_record() -> None:
+    """Also where it was measured before the search, and the search's choice failed its last measurement."""
+    space = get_space("ofa_digits")
+    rng = np.random.default_rng(0)
+    best, other, fallback, new = (
+        Checked(space.sample(rng), 0.99 - 0.01 * i, 1.0, 1.0, 0.02, round=int(i == 3), within=True,
+                measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
+    )  # fmt: skip
+    found = VerifiedResult((best, other, fallback, new), (new,), 1, (), ())
+    recorded = [c["arch"] for c in search.search_record(found, fallback.arch)["candidates"]]
+    assert recorded == [json.loads(c.arch.to_json()) for c in (best, fallback, new)]
 
 
 def test_threads_have_latencies_of_their_own(tmp_path: Path) -> None:
