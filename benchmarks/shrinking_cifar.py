@@ -154,7 +154,7 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
 
 def campaign(options: argparse.Namespace) -> None:
     index, _, count = options.shard.partition("/")
-    runs = [(seed, arm) for arm in ARMS for seed in options.seeds][int(index) :: int(count)]
+    runs = [(seed, arm) for seed in options.seeds for arm in options.arms][int(index) :: int(count)]
     torch.set_num_threads(options.threads)
     data: ArrayData | None = None
     for seed, arm in runs:
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("shrinking_cifar"), help="folder of the runs")
     parser.add_argument("--data", type=Path, default=images, help="CIFAR-10 as an .npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, from the I-th")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="for a trial run")

@@ -3,10 +3,10 @@
 Four sampled subnets of ofa_mbv3_w1.0 on one batch of 32 images at 128 pixels: forward, backward, update; once
 without a teacher, once with the full net as one. `make_step` returns a function that takes a batch, and
 `time_steps` times several of them in turns, so that another implementation can be timed beside this one:
-`--peer module:function` does that, where `function(threads)` returns a step of (images, targets).
+`--peer MODULE` does that with the module's own `make_step`; `--peer official` is the official code's.
 
 Without a peer the ratio is to what is known of the official code on another machine, and the output says so.
-Our four subnets are the same in every step; at 128 pixels they have 91.1 M MACs on average, the space 91.9 M.
+The four subnets are the same in every step; at 128 pixels they have 91.1 M MACs on average, the space 91.9 M.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--freed-memory", choices=["keep", "return"], default="keep",
                         help="what malloc does with it; training keeps it")  # fmt: skip
-    parser.add_argument("--peer", help="module:function of another implementation")
+    parser.add_argument("--peer", help="module of another implementation, with a make_step of its own")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -100,24 +100,34 @@ def main() -> None:
     if torch.cuda.is_available():
         steps["4 subnets, bfloat16"] = make_step(resolution=options.resolution, precision="bfloat16")
     if options.peer:
-        module, _, function = options.peer.partition(":")
-        steps["peer"] = getattr(importlib.import_module(module), function)(options.threads)
+        peer = importlib.import_module(options.peer)
+        for variant, settings in getattr(peer, "VARIANTS", {"as it is": {}}).items():
+            for name, teacher in (("4 subnets", False), ("4 subnets, teacher", True)):
+                step = peer.make_step(resolution=options.resolution, teacher=teacher, **settings)
+                steps[f"{options.peer}, {variant}: {name}"] = step
     seconds = time_steps(steps, batch, options.repeats)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else detect_machine().model
     print(f"{device}, {options.threads} threads, batch {options.batch} at {options.resolution}")
-    official = statistics.median(seconds["peer"]) if options.peer else OFFICIAL_S
-    whose = "the peer's" if options.peer else f"{official:.1f} s, the official code's on one core of a Zen 4"
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
-        rows.append({"step": name, "median_s": median, "least_s": min(times), "samples_s": times,
-                     "of_official": median / official})  # fmt: skip
-        print(f"{name:24} {median:7.3f} s  least {min(times):7.3f} s  {median / official:5.2f} of {whose}")
+        row = {"step": name, "median_s": median, "least_s": min(times), "samples_s": times}
+        line = f"{name:45} {median:7.3f} s  least {min(times):7.3f} s"
+        for other, theirs in seconds.items():
+            if other.endswith(f": {name}"):
+                variant = other.partition(":")[0]
+                row[f"of {variant}"] = median / statistics.median(theirs)
+                line += f"  {row[f'of {variant}']:5.2f} of {variant}"
+        if not options.peer:
+            row["of_official"] = median / OFFICIAL_S
+            line += f"  {median / OFFICIAL_S:5.2f} of the official code's {OFFICIAL_S} s on a core of a Zen 4"
+        rows.append(row)
+        print(line)
     if options.json:
         record = {
             "device": device, "threads": options.threads,
             "batch": options.batch, "resolution": options.resolution, "freed_memory": options.freed_memory,
-            "official_s": official, "official_measured_in_this_run": bool(options.peer), "rows": rows,
+            "peer_measured_in_this_run": bool(options.peer), "rows": rows,
         }  # fmt: skip
         save(options.json, record)
 

@@ -1,4 +1,4 @@
-"""Building the C++ libraries on first use, and loading them into a process that has TVM loaded."""
+"""Building the C++ libraries on first use, and loading them into a process that has their runtime loaded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class _Library:
-    """One library: its sources, what it links to besides TVM, and what to install for its headers."""
+    """One library: its sources, what it links to, and what to install for its headers."""
 
     file: str
     sources: tuple[str, ...]
     links: tuple[str, ...] = ()
-    needs: str = ""
+    needs: str = "apt-get install g++"
+    flags: tuple[str, ...] = ("-O2",)
+    tvm: bool = True
 
 
 LIBRARIES = {
@@ -38,21 +40,29 @@ LIBRARIES = {
         ("-l:libOpenCL.so.1",),
         "apt-get install g++ ocl-icd-libopencl1 opencl-headers",
     ),
-    "cuda-code": _Library("libofa_tvm_cuda_code.so", ("cuda/cuda_code.cc",), (), "apt-get install g++"),
+    "cuda-code": _Library("libofa_tvm_cuda_code.so", ("cuda/cuda_code.cc",)),
+    "depthwise": _Library(
+        "libofa_tvm_depthwise.so",
+        ("training/weight_gradient.cc",),
+        # OpenMP for the compiler, not the linker: PyTorch has loaded its own, and two would compete.
+        flags=("-O3", "-Xpreprocessor", "-fopenmp"),
+        tvm=False,
+    ),
 }
 
 
 def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False) -> Path:
     """Path of a library, compiled now unless the cache has it.
 
-    The cache is keyed by the sources, the flags and TVM's version, so that nothing stale is ever loaded.
+    The cache is keyed by the sources, the flags and, where it is linked, TVM's version, so that nothing stale
+    is ever loaded.
 
     Parameters
     ----------
     name
-        "opencl" or "cuda-code".
+        "opencl", "cuda-code" or "depthwise".
     flags
-        More flags for the compiler, such as those of a sanitizer.
+        More flags for the compiler, such as those of a sanitizer or of the processor.
     rebuild
         Compile although the cache has it.
 
@@ -62,7 +72,7 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
         If there is no C++ compiler, or it fails; the sentence says what to install.
     """
     library = LIBRARIES[name]
-    packages = [_package_folder("tvm"), _package_folder("tvm_ffi")]
+    packages = [_package_folder("tvm"), _package_folder("tvm_ffi")] if library.tvm else []
     path = cache_dir() / "native" / _digest(library, flags) / library.file
     if path.is_file() and not rebuild:
         return path
@@ -72,13 +82,14 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
     with replacing(path) as temporary:
         command = [
             compiler,
-            *("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
+            *("-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden"),
+            *library.flags,
             *flags,
             *(part for folder in packages for part in ("-isystem", str(folder / "include"))),
             *(str(FOLDER / source) for source in library.sources),
             *("-o", str(temporary)),
             *(f"-L{folder / 'lib'}" for folder in packages),
-            *("-ltvm_runtime", "-ltvm_ffi"),
+            *(("-ltvm_runtime", "-ltvm_ffi") if library.tvm else ()),
             *library.links,
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -89,17 +100,17 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
     return path
 
 
-def load_library(name: str) -> None:
-    """Build a library if need be and load it; TVM's runtime must be loaded (`import tvm`).
+def load_library(name: str, *, flags: Sequence[str] = ()) -> ctypes.CDLL:
+    """Build a library if need be and load it; what it calls must be loaded (`import tvm`, or torch).
 
     Raises
     ------
     UserError
         If it cannot be built, or one of its own libraries is missing.
     """
-    path = build_library(name)
+    path = build_library(name, flags=flags)
     try:
-        ctypes.CDLL(os.fspath(path))
+        return ctypes.CDLL(os.fspath(path))
     except OSError as error:
         raise UserError(f"{path.name} cannot be loaded: {error}; {LIBRARIES[name].needs}") from error
 
@@ -112,7 +123,8 @@ def _package_folder(package: str) -> Path:
 
 
 def _digest(library: _Library, flags: Sequence[str]) -> str:
-    texts = [version("apache-tvm"), version("apache-tvm-ffi"), *flags, *library.links]
+    versions = [version("apache-tvm"), version("apache-tvm-ffi")] if library.tvm else []
+    texts = [*versions, *library.flags, *flags, *library.links]
     headers = sorted(path for path in FOLDER.rglob("*.h"))
     for path in [*headers, *(FOLDER / source for source in library.sources)]:
         texts.append(path.read_text())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ofa_tvm.spaces import BottleneckSpec, MBConvSpec
 from ofa_tvm.spaces.network import Activation, se_channels
+from ofa_tvm.supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
 from ofa_tvm.supernet.layers import SqueezeExcite, activate, shortcut_pool
 
 State = dict[str, Tensor]
@@ -49,7 +50,7 @@ class ElasticDepthwise(nn.Module):
         super().__init__()
         self.kernels = tuple(sorted(kernels))
         largest = self.kernels[-1]
-        self.conv = nn.Conv2d(channels, channels, largest, stride, largest // 2, groups=channels, bias=False)
+        self.conv = DepthwiseConv2d(channels, largest, stride)
         for small, large in pairwise(self.kernels):
             self.register_parameter(f"{large}to{small}_matrix", nn.Parameter(torch.eye(small**2)))
 
@@ -67,10 +68,7 @@ class ElasticDepthwise(nn.Module):
         return weight
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
-        channels = x.shape[1]
-        return F.conv2d(
-            x, self.weight(channels, kernel), None, self.conv.stride, kernel // 2, groups=channels
-        )
+        return depthwise_conv2d(x, self.weight(x.shape[1], kernel), self.conv.stride[0])
 
 
 class ElasticBatchNorm(nn.Module):

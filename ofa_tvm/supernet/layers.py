@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.spaces.network import Activation, BottleneckSpec, ConvSpec, MBConvSpec, se_channels
+from ofa_tvm.supernet.depthwise import DepthwiseConv2d
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -80,8 +81,11 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
-        groups = c_in if depthwise else 1
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.conv: nn.Conv2d = (
+            DepthwiseConv2d(c_in, kernel, stride)
+            if depthwise
+            else nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        )
         self.bn = nn.BatchNorm2d(c_out, eps, momentum) if norm else None
         self.se = SqueezeExcite(c_out) if se else None
 

@@ -21,6 +21,7 @@ from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.progress import Progress
 from ofa_tvm.spaces import Arch, Space
+from ofa_tvm.supernet.depthwise import weight_gradient
 from ofa_tvm.training import sampling
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
@@ -81,6 +82,8 @@ def run_training(
         rank, world = stack.enter_context(process_group(device))
         if rank == 0:
             stack.enter_context(only_one(out))
+            if device.type == "cpu" and (problem := weight_gradient()[1]):
+                progress.say(f"training without the fast depthwise gradients: {problem}")
         if config.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)

@@ -1,0 +1,118 @@
+// Gradient of a depthwise convolution by its weights, float32, images in channels-last order.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+
+struct Shape {
+  int64_t images, height, width, channels, out_height, out_width;
+};
+
+// One image's channels [first, first + n), n <= kLanes, into rows of whole vectors with `pad` zeros around.
+void pack(const float* image, int64_t height, int64_t width, int64_t channels, int64_t first, int64_t n,
+          int64_t pad, Lanes* packed) {
+  const int64_t row = width + 2 * pad;
+  for (int64_t y = 0; y < height; ++y) {
+    const float* from = image + y * width * channels + first;
+    Lanes* to = packed + (y + pad) * row + pad;
+    if (n == kLanes) {
+      for (int64_t x = 0; x < width; ++x) std::memcpy(to + x, from + x * channels, sizeof(Lanes));
+    } else {  // the other lanes were cleared before
+      for (int64_t x = 0; x < width; ++x) std::memcpy(to + x, from + x * channels, n * sizeof(float));
+    }
+  }
+}
+
+// sums[i * K + j] += sum over positions of gradient (y, x) times input (y * S + i, x * S + j).
+template <int K, int S>
+void correlate(const Lanes* input, const Lanes* gradient, int64_t out_height, int64_t out_width, int64_t row,
+               Lanes* sums) {
+  for (int64_t y = 0; y < out_height; ++y) {
+    const Lanes* g = gradient + y * out_width;
+    for (int i = 0; i < K; ++i) {
+      const Lanes* from = input + (y * S + i) * row;
+      Lanes even[K], odd[K];  // two chains of additions for each tap hide the latency of one
+      for (int j = 0; j < K; ++j) even[j] = sums[i * K + j], odd[j] = Lanes{};
+      int64_t x = 0;
+      for (; x + 1 < out_width; x += 2) {
+        const Lanes g0 = g[x], g1 = g[x + 1];
+        const Lanes* at = from + x * S;
+#pragma GCC unroll 8
+        for (int j = 0; j < K; ++j) even[j] += g0 * at[j], odd[j] += g1 * at[j + S];
+      }
+      if (x < out_width) {
+#pragma GCC unroll 8
+        for (int j = 0; j < K; ++j) even[j] += g[x] * from[x * S + j];
+      }
+      for (int j = 0; j < K; ++j) sums[i * K + j] = even[j] + odd[j];
+    }
+  }
+}
+
+template <int K, int S>
+void weight_gradient(const float* input, const float* gradient, float* weights, const Shape& shape) {
+  constexpr int64_t kPad = K / 2, kImages = 4;  // images a task
+  const int64_t blocks = (shape.channels + kLanes - 1) / kLanes;
+  const int64_t chunks = (shape.images + kImages - 1) / kImages;
+  const int64_t row = shape.width + 2 * kPad;
+  std::vector<Lanes> sums(blocks * chunks * K * K, Lanes{});
+#pragma omp parallel
+  {
+    std::vector<Lanes> x(row * (shape.height + 2 * kPad)), g(shape.out_height * shape.out_width);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < blocks * chunks; ++task) {
+      const int64_t first = task % blocks * kLanes, n = std::min<int64_t>(kLanes, shape.channels - first);
+      if (n < kLanes) {
+        std::fill(x.begin(), x.end(), Lanes{});
+        std::fill(g.begin(), g.end(), Lanes{});
+      }
+      const int64_t image = task / blocks * kImages;
+      for (int64_t i = image; i < std::min(image + kImages, shape.images); ++i) {
+        pack(input + i * shape.height * shape.width * shape.channels, shape.height, shape.width,
+             shape.channels, first, n, kPad, x.data());
+        pack(gradient + i * shape.out_height * shape.out_width * shape.channels, shape.out_height,
+             shape.out_width, shape.channels, first, n, 0, g.data());
+        correlate<K, S>(x.data(), g.data(), shape.out_height, shape.out_width, row, &sums[task * K * K]);
+      }
+    }
+  }
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    for (int tap = 0; tap < K * K; ++tap) {
+      float sum = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        sum += sums[(chunk * blocks + c / kLanes) * K * K + tap][c % kLanes];
+      }
+      weights[c * K * K + tap] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+// 0, or 1 where this kernel size and stride are not served.
+extern "C" __attribute__((visibility("default"))) int ofa_tvm_depthwise_weight_gradient(
+    const float* input, const float* gradient, float* weights, int64_t images, int64_t height, int64_t width,
+    int64_t channels, int64_t out_height, int64_t out_width, int kernel, int stride) {
+  const Shape shape{images, height, width, channels, out_height, out_width};
+  switch (kernel * 10 + stride) {
+    case 31: weight_gradient<3, 1>(input, gradient, weights, shape); return 0;
+    case 32: weight_gradient<3, 2>(input, gradient, weights, shape); return 0;
+    case 51: weight_gradient<5, 1>(input, gradient, weights, shape); return 0;
+    case 52: weight_gradient<5, 2>(input, gradient, weights, shape); return 0;
+    case 71: weight_gradient<7, 1>(input, gradient, weights, shape); return 0;
+    case 72: weight_gradient<7, 2>(input, gradient, weights, shape); return 0;
+    default: return 1;
+  }
+}
