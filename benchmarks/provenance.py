@@ -12,7 +12,7 @@ from typing import Any
 from ofa_tvm.files import write_atomic
 from ofa_tvm.targets import detect_machine
 
-_PACKAGES = ("ofa-tvm", "apache-tvm", "onnxruntime", "openvino", "torch", "numpy", "scikit-learn")
+_PACKAGES = ("ofa-tvm", "apache-tvm", "onnxruntime", "openvino", "torch", "numpy", "scikit-learn", "ofa")
 
 
 def provenance() -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import build_supernet
+from ofa_tvm.supernet.depthwise import weight_gradient
 from ofa_tvm.training import Phase, TrainingResult, digits, train
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.loop import only_one
@@ -101,6 +102,23 @@ def test_ctrl_c_leaves_a_state_to_continue(tmp_path: Path, unbroken: tuple[Path,
     with pytest.raises(KeyboardInterrupt):
         train(tiny.CONFIG, tiny.tiny_digits(), tmp_path, progress=tiny.AfterSteps(5, signal.SIGINT))
     assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
+
+
+def test_a_training_without_a_compiler_says_so_and_goes_on(
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path))
+    weight_gradient.cache_clear()
+    progress = tiny.AfterSteps(-1, signal.SIGINT)  # never
+    try:
+        result = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path / "out", progress=progress)
+    finally:
+        weight_gradient.cache_clear()
+    (said,) = progress.said
+    assert "needs a C++ compiler" in said and "apt-get install g++" in said
+    assert records(tmp_path / "out")[0]["loss"] == pytest.approx(records(unbroken[0])[0]["loss"], rel=1e-4)
+    assert not same(result.checkpoint, unbroken[0] / "supernet.pt")  # else it was not another way
 
 
 def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, TrainingResult]) -> None:

@@ -46,6 +46,7 @@ class AfterSteps:
 
     def __init__(self, steps: int, how: int) -> None:
         self.left, self.how = steps, how
+        self.said: list[str] = []
 
     @contextmanager
     def task(self, name: str, total: float | None = None) -> Iterator[AfterSteps]:
@@ -58,7 +59,7 @@ class AfterSteps:
             os.kill(os.getpid(), self.how)
 
     def say(self, message: str) -> None:
-        pass
+        self.said.append(message)
 
 
 def finetune_tiny(out: Path, every_s: float = 0.0, progress: Progress = SILENT) -> TrainingResult:
