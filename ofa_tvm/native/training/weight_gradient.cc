@@ -63,9 +63,12 @@ void correlate(const Lanes* input, const Lanes* gradient, int64_t out_height, in
 
 template <int K, int S>
 void weight_gradient(const float* input, const float* gradient, float* weights, const Shape& shape) {
-  constexpr int64_t kPad = K / 2, kImages = 4;  // images a task
+  constexpr int64_t kPad = K / 2;
+  // Tasks are blocks of channels times chunks of images; the chunks depend on the images alone, so that the
+  // order of additions, and with it the result, does not depend on the threads.
   const int64_t blocks = (shape.channels + kLanes - 1) / kLanes;
-  const int64_t chunks = (shape.images + kImages - 1) / kImages;
+  const int64_t chunk = std::max<int64_t>(4, (shape.images + 15) / 16);
+  const int64_t chunks = (shape.images + chunk - 1) / chunk;
   const int64_t row = shape.width + 2 * kPad;
   std::vector<Lanes> sums(blocks * chunks * K * K, Lanes{});
 #pragma omp parallel
@@ -78,8 +81,8 @@ void weight_gradient(const float* input, const float* gradient, float* weights, 
         std::fill(x.begin(), x.end(), Lanes{});
         std::fill(g.begin(), g.end(), Lanes{});
       }
-      const int64_t image = task / blocks * kImages;
-      for (int64_t i = image; i < std::min(image + kImages, shape.images); ++i) {
+      const int64_t image = task / blocks * chunk;
+      for (int64_t i = image; i < std::min(image + chunk, shape.images); ++i) {
         pack(input + i * shape.height * shape.width * shape.channels, shape.height, shape.width,
              shape.channels, first, n, kPad, x.data());
         pack(gradient + i * shape.out_height * shape.out_width * shape.channels, shape.out_height,
@@ -91,8 +94,8 @@ void weight_gradient(const float* input, const float* gradient, float* weights, 
   for (int64_t c = 0; c < shape.channels; ++c) {
     for (int tap = 0; tap < K * K; ++tap) {
       float sum = 0;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        sum += sums[(chunk * blocks + c / kLanes) * K * K + tap][c % kLanes];
+      for (int64_t part = 0; part < chunks; ++part) {
+        sum += sums[(part * blocks + c / kLanes) * K * K + tap][c % kLanes];
       }
       weights[c * K * K + tap] = sum;
     }
