@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,20 @@ from ofa_tvm.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 _START_LIMIT_S = 60.0
+
+
+def installed_command(lines: Sequence[str]) -> tuple[str, ...] | None:
+    """The first of these command lines whose program is installed, ready to be followed by its arguments.
+
+    `zig` is also found as the Python package `ziglang`. None if there is none of them.
+    """
+    for line in lines:
+        program, *arguments = line.split()
+        if path := shutil.which(program):
+            return (path, *arguments)
+        if program == "zig" and importlib.util.find_spec("ziglang") is not None:
+            return (sys.executable, "-m", "ziglang", *arguments)
+    return None
 
 
 def leave_torch_out() -> None:

@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir
 from ofa_tvm.native import library as native_libraries
+from ofa_tvm.process import installed_command
 from ofa_tvm.progress import SILENT, Progress
 
 SERVER, COUNTER, LIBRARIES = "ofa-tvm-device", "counter.so", "lib"
@@ -112,12 +112,8 @@ def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
 
 
 def _host_cxx() -> tuple[str, ...]:
-    for line in _HOST_CXX:
-        program, *arguments = line.split()
-        if path := shutil.which(program):
-            return (path, *arguments)
-        if program == "zig" and importlib.util.find_spec("ziglang") is not None:
-            return (sys.executable, "-m", "ziglang", *arguments)
+    if command := installed_command(_HOST_CXX):
+        return command
     raise UserError("no C++ compiler for this machine; apt-get install g++ (or pip install ziglang)")
 
 

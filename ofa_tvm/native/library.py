@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from pathlib import Path
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, replacing
+from ofa_tvm.process import installed_command
 
 _COMPILERS = ("g++", "c++", "clang++")
+_ANY_COMPILER = (*_COMPILERS, "zig c++")  # zig has a C++ library of its own, which TVM's cannot do with
 FOLDER = Path(__file__).parent
 
 
@@ -44,8 +45,8 @@ LIBRARIES = {
     "depthwise": _Library(
         "libofa_tvm_depthwise.so",
         ("training/weight_gradient.cc",),
-        # OpenMP for the compiler, not the linker: PyTorch has loaded its own, and two would compete.
-        flags=("-O3", "-Xpreprocessor", "-fopenmp"),
+        needs="apt-get install g++ (or pip install ziglang)",
+        flags=("-O3",),
         tvm=False,
     ),
 }
@@ -76,12 +77,12 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
     path = cache_dir() / "native" / _digest(library, flags) / library.file
     if path.is_file() and not rebuild:
         return path
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    compiler = installed_command(_COMPILERS if library.tvm else _ANY_COMPILER)
     if compiler is None:
         raise UserError(f"building {library.file} needs a C++ compiler; {library.needs}")
     with replacing(path) as temporary:
         command = [
-            compiler,
+            *compiler,
             *("-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden"),
             *library.flags,
             *flags,
@@ -96,7 +97,9 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             reason = next((line for line in lines if "error" in line or "cannot find" in line), lines[-1])
-            raise UserError(f"building {library.file} with {compiler} failed: {reason}; {library.needs}")
+            raise UserError(
+                f"building {library.file} with {' '.join(compiler)} failed: {reason}; {library.needs}"
+            )
     return path
 
 

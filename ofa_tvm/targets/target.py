@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.process import installed_command
 from ofa_tvm.targets.machine import Machine
 
 if TYPE_CHECKING:
@@ -44,12 +42,8 @@ class Link:
         UserError
             If none is installed; the sentence says what to install.
         """
-        for line in self.compilers:
-            program, *arguments = line.split()
-            if path := shutil.which(program):
-                return (path, *arguments)
-            if program == "zig" and importlib.util.find_spec("ziglang") is not None:
-                return (sys.executable, "-m", "ziglang", *arguments)
+        if command := installed_command(self.compilers):
+            return command
         raise UserError(f"no linker: {' or '.join(self.compilers)} is not installed; {self.install}")
 
 

@@ -227,8 +227,8 @@ def quickstart(
         )
         if not tuned.tuned:
             raise UserError(
-                f"not one kernel was timed in {settings.tuning_seconds:.0f} s of tuning, which is too little for "
-                "this device or what else runs on it; the same command goes on from here"
+                f"not one kernel was timed in {settings.tuning_seconds:.0f} s of tuning: too little time for "
+                "this device, or for what else runs on it; the same command goes on from here"
             )
         records = find_records(target, [out / "tuning_logs"])
     images = settings.training.calibration_images

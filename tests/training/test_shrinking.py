@@ -108,6 +108,7 @@ def test_a_training_without_a_compiler_says_so_and_goes_on(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path))
     weight_gradient.cache_clear()
     progress = tiny.AfterSteps(-1, signal.SIGINT)  # never

@@ -5,6 +5,14 @@
 #include <cstring>
 #include <vector>
 
+// PyTorch's threads: it has an OpenMP runtime loaded, and a second one would compete with it. Every runtime has
+// GNU's entry point, so that any compiler will do; where there is none, everything runs on the calling thread.
+extern "C" {
+__attribute__((weak)) void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+__attribute__((weak)) int omp_get_thread_num();
+__attribute__((weak)) int omp_get_num_threads();
+}
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -61,21 +69,23 @@ void correlate(const Lanes* input, const Lanes* gradient, int64_t out_height, in
   }
 }
 
+// The tasks are blocks of channels times chunks of images. Chunks depend on the images alone, so that the order of
+// additions, and with it the result, does not depend on the threads.
 template <int K, int S>
-void weight_gradient(const float* input, const float* gradient, float* weights, const Shape& shape) {
-  constexpr int64_t kPad = K / 2;
-  // Tasks are blocks of channels times chunks of images; the chunks depend on the images alone, so that the
-  // order of additions, and with it the result, does not depend on the threads.
-  const int64_t blocks = (shape.channels + kLanes - 1) / kLanes;
-  const int64_t chunk = std::max<int64_t>(4, (shape.images + 15) / 16);
-  const int64_t chunks = (shape.images + chunk - 1) / chunk;
-  const int64_t row = shape.width + 2 * kPad;
-  std::vector<Lanes> sums(blocks * chunks * K * K, Lanes{});
-#pragma omp parallel
-  {
+struct WeightGradient {
+  static constexpr int64_t kPad = K / 2;
+  const float *input, *gradient;
+  Shape shape;
+  int64_t blocks = (shape.channels + kLanes - 1) / kLanes;
+  int64_t chunk = std::max<int64_t>(4, (shape.images + 15) / 16);
+  int64_t chunks = (shape.images + chunk - 1) / chunk;
+  std::vector<Lanes> sums = std::vector<Lanes>(blocks * chunks * K * K, Lanes{});
+
+  // Every n-th task, for one of n threads.
+  void run(int64_t thread, int64_t threads) {
+    const int64_t row = shape.width + 2 * kPad;
     std::vector<Lanes> x(row * (shape.height + 2 * kPad)), g(shape.out_height * shape.out_width);
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < blocks * chunks; ++task) {
+    for (int64_t task = thread; task < blocks * chunks; task += threads) {
       const int64_t first = task % blocks * kLanes, n = std::min<int64_t>(kLanes, shape.channels - first);
       if (n < kLanes) {
         std::fill(x.begin(), x.end(), Lanes{});
@@ -91,15 +101,33 @@ void weight_gradient(const float* input, const float* gradient, float* weights, 
       }
     }
   }
-  for (int64_t c = 0; c < shape.channels; ++c) {
-    for (int tap = 0; tap < K * K; ++tap) {
-      float sum = 0;
-      for (int64_t part = 0; part < chunks; ++part) {
-        sum += sums[(part * blocks + c / kLanes) * K * K + tap][c % kLanes];
+
+  static void on_thread(void* self) {
+    static_cast<WeightGradient*>(self)->run(omp_get_thread_num(), omp_get_num_threads());
+  }
+
+  void store(float* weights) const {
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      for (int tap = 0; tap < K * K; ++tap) {
+        float sum = 0;
+        for (int64_t part = 0; part < chunks; ++part) {
+          sum += sums[(part * blocks + c / kLanes) * K * K + tap][c % kLanes];
+        }
+        weights[c * K * K + tap] = sum;
       }
-      weights[c * K * K + tap] = sum;
     }
   }
+};
+
+template <int K, int S>
+void weight_gradient(const float* input, const float* gradient, float* weights, const Shape& shape) {
+  WeightGradient<K, S> work{input, gradient, shape};
+  if (GOMP_parallel && omp_get_thread_num && omp_get_num_threads) {
+    GOMP_parallel(WeightGradient<K, S>::on_thread, &work, 0, 0);  // 0: as many threads as PyTorch has set
+  } else {
+    work.run(0, 1);
+  }
+  work.store(weights);
 }
 
 }  // namespace
