@@ -2,6 +2,7 @@
 
     python benchmarks/shrinking_cifar.py                 # all arms and seeds; run it again after a kill
     python benchmarks/shrinking_cifar.py --shard 0/2     # every other run, for two processes side by side
+    python benchmarks/shrinking_cifar.py --spread        # more subnets of the supernets that are trained
     python benchmarks/shrinking_cifar.py --table         # what is done so far, and the results file
 
 Arms, all with the same number of steps, optimiser and batch:
@@ -39,7 +40,7 @@ from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.progress import Task
-from ofa_tvm.spaces import Space, Stage
+from ofa_tvm.spaces import Arch, Space, Stage
 from ofa_tvm.supernet import build_supernet, load_subnet
 from ofa_tvm.training import ArrayData, Phase, TrainingConfig, finetune, load_data, train
 from ofa_tvm.training.validation import accuracy
@@ -69,6 +70,19 @@ SPACE = Space(
     default_resolutions=(24, 28, 32),
 )  # the stem halves the side: 16, 16, 8 and 4 pixels
 CORNERS = {"min": SPACE.min_arch(SIDE), "median": SPACE.median_arch(SIDE), "max": SPACE.max_arch(SIDE)}
+SMALL, LARGE = CORNERS["min"], CORNERS["max"]
+SPREAD = {
+    f"{k} kernels, {d} depth, {e} expansion": Arch(
+        ks=(SMALL if k == "min" else LARGE).ks,
+        e=(SMALL if e == "min" else LARGE).e,
+        d=(SMALL if d == "min" else LARGE).d,
+        r=SIDE,
+    )
+    for k in ("min", "max")
+    for d in ("min", "max")
+    for e in ("min", "max")
+}
+RANDOM = [SPACE.sample(np.random.default_rng(i)).replace(r=SIDE) for i in range(16)]
 ALL = {"ks": 0, "d": 0, "e": 0}
 
 RATE = 8e-2  # per 64 images, in every phase of shrinking
@@ -174,6 +188,55 @@ def campaign(options: argparse.Namespace) -> None:
         lines.say(f"{accuracies} in {seconds / 60:.1f} min")
 
 
+def spread(options: argparse.Namespace) -> None:
+    """Test accuracy of the corners of the space and of 16 random subnets, for each trained supernet."""
+    index, _, count = options.shard.partition("/")
+    folders = sorted(path.parent for path in options.out.glob("seed*/supernet.pt"))
+    data: ArrayData | None = None
+    torch.set_num_threads(options.threads)
+    for folder in folders[int(index) :: int(count)]:
+        done = folder / "spread.json"
+        if done.exists() or not (folder / "result.json").exists():
+            continue
+        if data is None:
+            data = sized(load_data(options.data), options.images)
+        run = json.loads((folder / "result.json").read_text())
+        net = build_supernet(SPACE, data.n_classes)
+        net.load_checkpoint(folder / "supernet.pt")
+        archs = [*SPREAD.values(), *RANDOM]
+        found = evaluate_subnets(
+            net, archs, data, "test", cache_path=folder / "spread.jsonl", seed=run["seed"]
+        )
+        named = dict(zip(SPREAD, found.tolist(), strict=False))
+        record = {"seed": run["seed"], "arm": run["arm"], "corners": named,
+                  "random": found[len(SPREAD) :].tolist()}  # fmt: skip
+        write_atomic(done, json.dumps(record))
+        Lines(folder.name).say(f"random subnets {np.mean(record['random']):.4f}")
+
+
+def spread_table(out: Path) -> list[dict[str, Any]]:
+    """Mean over seeds, and what shrinking gains by seed, of each corner and of the mean of random subnets."""
+    records = [json.loads(path.read_text()) for path in sorted(out.glob("seed*/spread.json"))]
+    by_arm: dict[str, dict[int, dict[str, float]]] = {}
+    for record in records:
+        values = {**record["corners"], "16 random subnets": statistics.mean(record["random"])}
+        by_arm.setdefault(record["arm"], {})[record["seed"]] = values
+    shrunk, start = by_arm.get("shrinking", {}), by_arm.get("from the start", {})
+    seeds = sorted(shrunk.keys() & start.keys())
+    rows = []
+    for name in [*SPREAD, "16 random subnets"] if seeds else []:
+        of = {title: [100 * arm[seed][name] for seed in seeds]
+              for title, arm in (("shrinking", shrunk), ("from the start", start))}  # fmt: skip
+        gains = [a - b for a, b in zip(of["shrinking"], of["from the start"], strict=True)]
+        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+        rows.append({"subnets": name, **of, "gains": gains, "mean_gain": statistics.mean(gains),
+                     "standard_error": error})  # fmt: skip
+        means = " ".join(f"{statistics.mean(values):6.2f}" for values in of.values())
+        each = " ".join(f"{gain:+.2f}" for gain in gains)
+        print(f"{name:42} {means}  gain {statistics.mean(gains):+.2f} +- {error:.2f}:  {each}")
+    return rows
+
+
 def sized(data: Any, images: int | None) -> ArrayData:
     """The data, or for a trial run its first `images` training images."""
     if images is None:
@@ -232,7 +295,8 @@ def table(options: argparse.Namespace) -> None:
     record = {
         "space": {"name": SPACE.name, "subnets": SPACE.size,
                   "macs": {corner: SPACE.macs(arch, 10) for corner, arch in CORNERS.items()}},
-        "epochs": EPOCHS, "gain_on_min_points": gains, "table": rows, "runs": runs, "logs": logs,
+        "epochs": EPOCHS, "gain_on_min_points": gains, "table": rows, "spread": spread_table(options.out),
+        "runs": runs, "logs": logs,
     }  # fmt: skip
     save(options.results, record)
     print(f"written to {options.results}")
@@ -250,11 +314,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="for a trial run")
     parser.add_argument("--images", type=int, help="training images, for a trial run")
+    parser.add_argument("--spread", action="store_true", help="evaluate more subnets of what is trained")
     parser.add_argument("--table", action="store_true", help="show what is done, run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     try:
-        if not options.table:
+        if options.spread:
+            spread(options)
+        elif not options.table:
             campaign(options)
         table(options)
     except UserError as error:
