@@ -46,8 +46,8 @@ _NO_DEVICE = "with one device; the tracker has none now"
 @click.option(
     "--seconds", type=click.FloatRange(min=0), help="Stop after this time; the command goes on there."
 )
+@click.option("--minutes", type=click.FloatRange(min=0), help="The same in minutes.")
 @click.option("--retime", is_flag=True, help="Only time the known best schedules on this machine.")
-@click.option("--minutes", type=click.FloatRange(min=0), help="The same in minutes: a slice of a campaign.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do and how long it takes.")
 @common_options
 def command(
@@ -114,7 +114,13 @@ def command(
 
         records = find_records(settings.target, [settings.logs])
         result = time_again(
-            kernels, settings.target, settings.logs, records, weights=weights, progress=console.progress
+            kernels,
+            settings.target,
+            settings.logs,
+            records,
+            seconds=seconds,
+            weights=weights,
+            progress=console.progress,
         )
     else:
         console.say(_estimate(plan))

@@ -122,7 +122,7 @@ def tune_kernels(
         with progress.task("tuning kernels", len(waiting)) as task:
             transfer = Transfer(table, *([start] if start else []))
             # From here on: reading logs and counting schedules is not tuning.
-            deadline = None if seconds is None else time.monotonic() + seconds
+            deadline = _deadline(seconds)
             campaign = _Campaign(table, log, task, target, wanted, seed, deadline, transfer, None, progress)
             campaign.run(_by_weight(waiting, weights))
     return campaign.result(kernels, start_s)
@@ -134,6 +134,7 @@ def time_again(
     root: Path,
     records: KernelTable,
     *,
+    seconds: float | None = None,
     weights: Mapping[str, float] | None = None,
     progress: Progress = SILENT,
 ) -> TuningResult:
@@ -152,6 +153,8 @@ def time_again(
         Folder of logs; the target's own is made in it.
     records
         The schedules, of this or another target.
+    seconds
+        Wall-clock limit of the timing.
     weights
         As in `tune_kernels`.
     progress
@@ -168,9 +171,14 @@ def time_again(
         table = read_folder(log.folder)
         waiting = [k for k in kernels if table.best(k.key) is None and records.best(k.key) is not None]
         with progress.task("timing kernels", len(waiting)) as task:
-            campaign = _Campaign(table, log, task, target, {}, 0, None, Transfer(table), records, progress)
+            transfer, deadline = Transfer(table), _deadline(seconds)
+            campaign = _Campaign(table, log, task, target, {}, 0, deadline, transfer, records, progress)
             campaign.run(_by_weight(waiting, weights))
     return campaign.result(kernels, start_s)
+
+
+def _deadline(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _open_log(target: Target, root: Path) -> LogWriter:

@@ -185,8 +185,10 @@ def test_timing_again_measures_known_schedules_here(target: Target, tmp_path: Pa
     for records in tune_kernels(found[:3], target, tmp_path / "there", trials=2).records.records.values():
         for record in records:
             known.add(replace(record, times_us=(1e6,)))
+    none = time_again(found, target, tmp_path / "here", known, seconds=0)
+    assert not none.complete and none.trials == 0
     again = time_again(found, target, tmp_path / "here", known)
-    assert again.tuned == len({kernel.key for kernel in found[:3]})
+    assert again.complete and again.tuned == len({kernel.key for kernel in found[:3]})
     table = read_folder(tmp_path / "here" / log_name(target))
     for key, records in known.records.items():
         assert {str(r.trace) for r in table.records[key]} <= {str(r.trace) for r in records}
