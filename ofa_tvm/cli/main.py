@@ -23,7 +23,7 @@ INTERRUPTED = 130
 # The verbs with their short help, in the order of a first day's work. Each has a module `ofa_tvm.cli.<verb>`
 # with a click command named `command` (a test compares the texts).
 VERBS = {
-    "quickstart": "Train, tune, search and ship on handwritten digits, in five minutes.",
+    "quickstart": "Train, tune, search and ship on handwritten digits, in a few minutes.",
     "doctor": "What this machine can do: one line a target, and what to install.",
     "targets": "List, show and probe target descriptors.",
     "runtime": "Build the device runtimes that TVM's wheels lack.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ofa_tvm.workflow.quickstart import QuickstartResult
 
 
-@click.command(short_help="Train, tune, search and ship on handwritten digits, in five minutes.")
+@click.command(short_help="Train, tune, search and ship on handwritten digits, in a few minutes.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder."
 )
@@ -122,7 +122,7 @@ def _product(artefact: Artefact) -> str:
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse a folder with other things in it before five minutes are spent."""
+    """Refuse a folder with other things in it before minutes are spent."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder with -o")
     if out.is_dir() and any(out.iterdir()) and not (out / "stages.json").exists():
