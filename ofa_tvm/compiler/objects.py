@@ -13,6 +13,7 @@ import tvm
 from ofa_tvm.files import cache_dir, replacing
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_LLVM_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def _is_whole(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
 
 
-def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target, threads: int = 2) -> list[Path]:
-    """Object file of every kernel, from the cache or generated now (LLVM runs in `threads` threads)."""
+def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> list[Path]:
+    """Object file of every kernel, from the cache or generated now."""
     digest = hashlib.sha256(f"{tvm.__version__} {target}".encode()).hexdigest()[:16]
     folder = cache_dir() / "kernels" / digest
 
@@ -66,5 +67,5 @@ def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target, thre
                     handle.write(hashlib.sha256(temporary.read_bytes()).digest())
         return path
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_LLVM_THREADS) as pool:
         return list(pool.map(generate, kernels))

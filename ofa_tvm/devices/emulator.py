@@ -86,7 +86,7 @@ def _unpack(folder: Path, install: str) -> None:
 class EmulatedDevice:
     """One emulated device that offers itself to a tracker until `stop`; a context manager."""
 
-    def __init__(self, emulator: Emulator, place: Place, *, folder: Path | None = None) -> None:
+    def __init__(self, emulator: Emulator, place: Place) -> None:
         self._files = tempfile.TemporaryDirectory(prefix="ofa-tvm-emulated-")
         count = Path(self._files.name) / "count"
         count.write_bytes(bytes(8))
@@ -100,7 +100,7 @@ class EmulatedDevice:
         self.process = subprocess.Popen(
             [emulator.command, "-L", str(emulator.root), "-plugin", f"{emulator.counter},count={count}",
              str(emulator.runtime / SERVER), "--port", "0", "--tracker", f"{place.host}:{place.port}",
-             "--key", place.key, "--with-parent", "1", "--folder", str(folder or self._files.name)],
+             "--key", place.key, "--with-parent", "1", "--folder", self._files.name],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.tracker import TrackerClient, TrackerUnreachable
 
 WAIT_S = 60.0  # for a device that other work keeps busy
+_TRIES = 4  # on different devices
 _MACHINE_FILES = (
     "proc/cpuinfo",
     "proc/meminfo",
@@ -144,7 +145,7 @@ def require_kind(session: Session, emulated: bool) -> None:
         raise TrackerUnreachable(f"device {address} is {kind} one, but the target's cost is of another kind")
 
 
-def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S, tries: int = 4) -> Session:
+def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S) -> Session:
     """A session on any device of `place`; one that does not answer is passed over.
 
     Raises
@@ -152,12 +153,12 @@ def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S
     UserError
         If there is no tracker or no device that answers.
     """
-    for _ in range(tries):
+    for _ in range(_TRIES):
         try:
             return Session(place, limit_s=limit_s, wait_s=wait_s)
         except SessionLost:
             continue
     raise TrackerUnreachable(
-        f"no device of key {place.key} answers in {tries} tries through the tracker at "
+        f"no device of key {place.key} answers in {_TRIES} tries through the tracker at "
         f"{place.host}:{place.port}"
     )

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -227,13 +228,13 @@ def main() -> None:
     serve_tracker(listener)
 
 
-def wait_until(condition: Any, limit_s: float, pause_s: float = 0.05) -> bool:
+def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
     """Whether `condition()` becomes true within `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause_s)
+        time.sleep(0.05)
     return True
 
 

@@ -500,14 +500,8 @@ class GeneralizedLatency:
         platform: Platform,
         source: str | None = None,
         n_classes: int = 1000,
-        *,
-        without: str = "",
     ) -> LatencyRegressor:
         """An estimator to be fitted to the first measurements of a target.
-
-        Parameters
-        ----------
-        without : identity of a device whose references shall not be used
 
         Raises
         ------
@@ -522,11 +516,7 @@ class GeneralizedLatency:
         guess = guess.scaled(1 / level)
         free = [_FREE_EFFICIENCY] * (len(parts) - 1) + [_FREE_KERNEL]
         variations = [part.scaled(f / level) for part, f in zip(parts, free, strict=True)]
-        known = [
-            r
-            for r in self.references
-            if r.space == space.name and r.n_classes == n_classes and r.device != (without or None)
-        ]
+        known = [r for r in self.references if r.space == space.name and r.n_classes == n_classes]
         for reference in known:
             values = reference.tables(sample)
             shape = reference.tables.scaled(1 / (float(values.mean()) * np.sqrt(len(known))))

@@ -32,7 +32,6 @@ class KernelSum(SubnetModel):
         each shape.
     n_classes : int
         Of the networks that the records are for.
-    unit : str
 
     Attributes
     ----------
@@ -49,11 +48,9 @@ class KernelSum(SubnetModel):
         block_cost: Callable[[tuple[Layer, ...]], float],
         *,
         n_classes: int = 1000,
-        unit: str = "ms",
     ) -> None:
         self.space = space
         self.n_classes = n_classes
-        self.unit = unit
         structure = block_structure(space, n_classes)
         known: dict[tuple[Layer, ...], float] = {}
 
@@ -69,7 +66,7 @@ class KernelSum(SubnetModel):
         self.tables = self.sum
 
     def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> KernelSum:
-        """Fit factor and overheads to measured whole networks, (n,) in the unit.
+        """Fit factor and overheads to measured whole networks, (n,) in the unit of `block_cost`.
 
         Raises
         ------

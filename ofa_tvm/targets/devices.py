@@ -102,9 +102,7 @@ def list_devices(folder: str | os.PathLike[str] | None = None) -> list[Device]:
     return devices
 
 
-def find_platform(
-    series: str, batch: int = 1, devices: list[Device] | None = None, threads: int | None = None
-) -> Platform:
+def find_platform(series: str, batch: int = 1, devices: list[Device] | None = None) -> Platform:
     """Device and batch behind a column such as `titan_xp_32` or `gold_6226`.
 
     A name that some device claims as it stands is that device; else a number at its end is the batch.
@@ -122,12 +120,12 @@ def find_platform(
     """
     known = {column: device for device in (devices or list_devices()) for column in device.columns}
     if series in known:
-        return Platform(known[series], batch, threads)
+        return Platform(known[series], batch)
     match = re.fullmatch(r"(.+)_([1-9]\d*)", series)
     if match and match[1] in known:
-        return Platform(known[match[1]], int(match[2]), threads)
+        return Platform(known[match[1]], int(match[2]))
     if match is None and series in target_names()[:1]:
-        return replace(Platform.of(get_target(series)), batch=batch, threads=threads)
+        return replace(Platform.of(get_target(series)), batch=batch, threads=None)
     raise UserError(
         f"no descriptor claims the column {series!r}, so its hardware is unknown; write a device file with "
         f"`columns: [{series}]` (see targets/README.md) and name its folder with --targets-dir"

@@ -25,7 +25,7 @@ from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target
-from ofa_tvm.training.data import ImageData, Split
+from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
@@ -88,12 +88,12 @@ def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, fold
     return times
 
 
-def accuracy_through_module(artefact: Artefact, data: ImageData, split: Split = "test") -> float:
-    """Share of a split's images that the compiled module itself classifies correctly, 0..1."""
-    return _accuracy(artefact.classifier.logits, data, split, artefact.runner.inputs[0].shape[-1])
+def accuracy_through_module(artefact: Artefact, data: ImageData) -> float:
+    """Share of the test images that the compiled module itself classifies correctly, 0..1."""
+    return _accuracy(artefact.classifier.logits, data, artefact.runner.inputs[0].shape[-1])
 
 
-def accuracy_in_float32(onnx: Path, data: ImageData, split: Split = "test") -> float:
+def accuracy_in_float32(onnx: Path, data: ImageData) -> float:
     """The same share by ONNX Runtime on the network in float32: what it is before it is compiled."""
     import onnxruntime
 
@@ -103,17 +103,15 @@ def accuracy_in_float32(onnx: Path, data: ImageData, split: Split = "test") -> f
     def logits(x: np.ndarray) -> np.ndarray:
         return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in x])
 
-    return _accuracy(logits, data, split, entry.shape[-1])
+    return _accuracy(logits, data, entry.shape[-1])
 
 
-def _accuracy(
-    logits: Callable[[np.ndarray], np.ndarray], data: ImageData, split: Split, resolution: int
-) -> float:
-    targets = data.targets(split)
+def _accuracy(logits: Callable[[np.ndarray], np.ndarray], data: ImageData, resolution: int) -> float:
+    targets = data.targets("test")
     correct = 0
     for start in range(0, len(targets), _AT_ONCE):
         chosen = np.arange(start, min(start + _AT_ONCE, len(targets)))
-        answers = logits(data.batch(split, chosen, resolution).numpy()).argmax(axis=1)
+        answers = logits(data.batch("test", chosen, resolution).numpy()).argmax(axis=1)
         correct += int((answers == targets[chosen]).sum())
     return correct / len(targets)
 
@@ -174,7 +172,6 @@ def ready_to_ship(
     search: Mapping[str, Any] | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
-    split: Split = "test",
 ) -> ReadyToShip | None:
     """Build a subnet, measure the module that would ship, and check it if it keeps the budget.
 
@@ -192,8 +189,6 @@ def ready_to_ship(
         For the manifest: how the subnet was found.
     calibration_images, seed
         Of the batch-norm statistics.
-    split
-        Images whose accuracy is measured through the module and recorded.
 
     Returns
     -------
@@ -236,15 +231,15 @@ def ready_to_ship(
             f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
             "output; it was not shipped. Please report the architecture: " + arch.to_json()
         )
-    accuracy = accuracy_through_module(trial, data, split)
+    accuracy = accuracy_through_module(trial, data)
     manifest["accuracy"] = {
         "predicted": predicted_accuracy,
         "measured": accuracy,
-        "data": f"{data.name}, {split} split, {data.size(split)} images",
+        "data": f"{data.name}, test split, {data.size('test')} images",
     }
     accuracy_change = None
     if target.dtype != "float32":
-        before = accuracy_in_float32(trial.onnx_path, data, split)
+        before = accuracy_in_float32(trial.onnx_path, data)
         accuracy_change = accuracy - before
         manifest["accuracy"] |= {"float32": before, "change": accuracy_change}
     manifest["check"] = {
