@@ -6,7 +6,7 @@ Reads the public measurements from `OFA_TVM_DATA`, else from `../shared/data` be
 - OFA-MobileNetV3 on GPUs at batch 1, 32 and 64: HELP (arXiv 2106.08630), github.com/HayeonLee/HELP, MIT;
 - OFA-MobileNetV3 on RTX 2080 Ti and Tesla P40, and sums of a Note10's lookup table: arXiv 2101.00732,
   github.com/RhythmSyed/NAS_PerformanceEstimation, Apache-2.0; training rows only;
-- FBNet on 20 devices: HELP and HW-NAS-Bench (arXiv 2103.10584), MIT.
+- FBNet, 20 columns of 12 devices: HELP and HW-NAS-Bench (arXiv 2103.10584), MIT.
 """
 
 from __future__ import annotations
