@@ -10,6 +10,13 @@ from pathlib import Path
 from ofa_tvm.errors import UsageError
 
 
+def allowed_cpus() -> set[int]:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def choose_cpus(threads: int, allowed: set[int] | None = None, sys: Path = Path("/sys")) -> tuple[int, ...]:
     """CPUs for `threads` threads, one a physical core as long as there are cores, the last ones first.
 
@@ -21,9 +28,7 @@ def choose_cpus(threads: int, allowed: set[int] | None = None, sys: Path = Path(
         If this process may use fewer CPUs than that.
     """
     if allowed is None:
-        allowed = (
-            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-        )
+        allowed = allowed_cpus()
     if threads > len(allowed):
         raise UsageError(f"{threads} threads asked for, but this process may use only {len(allowed)} CPUs")
     core_of = {cpu: _core(cpu, sys) for cpu in allowed}

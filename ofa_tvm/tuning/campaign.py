@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
 from ofa_tvm.measurement.devices import device_name
-from ofa_tvm.measurement.pinning import choose_cpus
+from ofa_tvm.measurement.pinning import allowed_cpus, choose_cpus
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
 from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.targets import Machine, Target, detect_machine
@@ -309,7 +308,7 @@ class _Campaign:
 
     def _run(self) -> None:
         threads = self._target.threads
-        cpus = choose_cpus(len(_allowed_cpus()))
+        cpus = choose_cpus(len(allowed_cpus()))
         groups = [cpus[i : i + threads] for i in range(0, len(cpus) - threads + 1, threads)]
         if self._fleet is not None:
             groups = [()] * self._fleet.size  # they build while others measure, wherever there is time
@@ -478,11 +477,3 @@ class _Campaign:
             self._log.append(record)
             self._table.add(record)
             self.failed += not times_us
-
-
-def _allowed_cpus() -> set[int]:
-    import os
-
-    with suppress(AttributeError):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))

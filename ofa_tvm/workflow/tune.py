@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from ofa_tvm.devices import TrackerUnreachable, fleet_size
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.logs import find_records, log_name, read_folder
+from ofa_tvm.measurement.pinning import allowed_cpus
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
 from ofa_tvm.tuning import TuningResult, allot, trials_left, tune_kernels
@@ -217,7 +217,7 @@ def tune(
 
 def _workers(target: Target) -> int:
     if target.run.where == "local":
-        return max(1, len(os.sched_getaffinity(0)) // target.threads)
+        return max(1, len(allowed_cpus()) // target.threads)
     try:
         return fleet_size(target)
     except TrackerUnreachable:  # a plan does without; a campaign says what is wrong
