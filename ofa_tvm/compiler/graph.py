@@ -62,8 +62,8 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
             if None in declared:
                 shown = ", ".join("?" if d is None else str(d) for d in declared)
                 raise UsageError(
-                    f"input {value.name!r} has the dynamic shape ({shown}); give its size, "
-                    f'for example shape={{"{value.name}": (1, 3, 224, 224)}}'
+                    f"input {value.name!r} has the dynamic shape ({shown}); give its size, for example "
+                    f'--shape {value.name}=1x3x224x224, in Python shape={{"{value.name}": (1, 3, 224, 224)}}'
                 )
             result[value.name] = tuple(d for d in declared if d is not None)
             continue
