@@ -24,8 +24,8 @@ from ofa_tvm.spaces.blocks import BlockStructure, BlockTables
 
 FORMAT = 1
 
-# Of genes (n, n_genes) -> (n,).
-Predictor = Callable[[np.ndarray], np.ndarray]
+Function = Callable[[np.ndarray], np.ndarray]
+"""Genes (n, n_genes) -> values (n,)."""
 
 
 def as_genes(space: LayeredSpace, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
 @click.option(
     "--calibration-images", type=click.IntRange(min=1),
     help="Training images behind each subnet's batch statistics; by default the nearest ofa-tvm.yaml's, else "
-    "2000.",
+    "2,000.",
 )  # fmt: skip
 @click.option(
     "--cache",

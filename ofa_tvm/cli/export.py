@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--calibration-images", type=click.IntRange(min=1),
-    help="Training images behind the subnet's batch statistics; by default the nearest ofa-tvm.yaml's, or "
+    help="Training images behind the subnet's batch statistics; by default the nearest ofa-tvm.yaml's, else "
     "2,000.",
 )  # fmt: skip
 @common_options

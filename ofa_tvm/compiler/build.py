@@ -238,7 +238,13 @@ def prepare(
     profile: bool = False,
     cuda_graph: bool = False,
 ) -> Unlinked:
-    """`compile` but for the linking; not to be called in two threads at once (TVM's builders are global)."""
+    """`compile` but for the linking; not to be called in two threads at once (TVM's builders are global).
+
+    Raises
+    ------
+    UsageError, UserError
+        As `compile`, and if `profile` is asked of a network that cannot be profiled.
+    """
     proto = model if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
     source = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     mod = lower_onnx(proto, target, shape, source)

@@ -150,7 +150,7 @@ def open_session(place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S
 
     Raises
     ------
-    UserError
+    TrackerUnreachable
         If there is no tracker or no device that answers.
     """
     for _ in range(_TRIES):

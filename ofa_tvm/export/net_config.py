@@ -43,7 +43,13 @@ def load_net_config(path: str | Path, weights: str | Path | None = None) -> Netw
 
 
 def published_resolution(path: str | Path) -> int | None:
-    """Input side that the `run.config` beside a `net.config` states, if there is one."""
+    """Input side in pixels that the `run.config` beside a `net.config` states, if there is one.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or states no side.
+    """
     file = Path(path)
     file = (file if file.is_dir() else file.parent) / "run.config"
     if not file.is_file():

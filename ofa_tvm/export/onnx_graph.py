@@ -206,7 +206,13 @@ def to_onnx(
     labels: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
-    """The model that `export_onnx` writes."""
+    """The model that `export_onnx` writes.
+
+    Raises
+    ------
+    UsageError
+        If the module is no extracted network, or resolution, batch or labels make no sense.
+    """
     if not isinstance(sub, Network):
         raise UsageError(f"cannot export a {type(sub).__name__}; extract a subnet first: net.extract(arch)")
     if resolution < 32 or batch < 1:

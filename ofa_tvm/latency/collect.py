@@ -19,7 +19,7 @@ from ofa_tvm.latency.dataset import Column, LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.measurement.protocol import best_pass
-from ofa_tvm.models import Predictor
+from ofa_tvm.models import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
@@ -105,7 +105,7 @@ class SubnetBench:
 
 
 def draw_subnets(
-    space: Space, n: int, resolutions: Sequence[int], seed: int, cost: Predictor | None = None
+    space: Space, n: int, resolutions: Sequence[int], seed: int, cost: Function | None = None
 ) -> list[Arch]:
     """Distinct random subnets, fewer than `n` only if the space has no more.
 
@@ -133,7 +133,7 @@ def draw_subnets(
     return [sample[i] for i in chosen]
 
 
-def first_guess(space: Space, target: Target) -> Predictor:
+def first_guess(space: Space, target: Target) -> Function:
     """Latencies in no particular unit: by the target's hardware where it is known, else by MACs."""
     from ofa_tvm.latency.generalized import shipped_model
     from ofa_tvm.targets.devices import Platform

@@ -23,7 +23,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
 from ofa_tvm.models import (
-    Predictor,
+    Function,
     UncertainSubnetModel,
     as_genes,
     check_fit,
@@ -161,7 +161,7 @@ class LatencyRegressor(UncertainSubnetModel):
     def __init__(
         self,
         space: LayeredSpace,
-        prior: BlockTables | Predictor | None = None,
+        prior: BlockTables | Function | None = None,
         *,
         target: str = "",
         unit: str = "ms",
@@ -324,7 +324,7 @@ class LatencyRegressor(UncertainSubnetModel):
         return self.space.decode(rows[chosen])
 
     @property
-    def collapsed(self) -> BlockTables | Predictor:
+    def collapsed(self) -> BlockTables | Function:
         """The fitted model as plain tables where its prior allows, else the model itself."""
         return self if self._opaque_prior else self.tables
 

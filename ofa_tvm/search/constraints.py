@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ofa_tvm.errors import UsageError
+from ofa_tvm.models import Function
 from ofa_tvm.spaces.space import Space
-
-Function = Callable[[np.ndarray], np.ndarray]
-"""Genes (n, n_genes) -> values (n,)."""
 
 
 @dataclass(frozen=True)

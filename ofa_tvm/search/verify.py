@@ -10,10 +10,10 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.models import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.constraints import Function
-from ofa_tvm.search.evolution import RowKeys, SearchResult, latency_limit, search
+from ofa_tvm.search.evolution import RowKeys, latency_limit, search
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
@@ -107,8 +107,6 @@ class VerifiedResult:
     record : tuple of Checked
         Every candidate that was measured for this search, in order.
     rounds : int
-    searches : tuple of SearchResult
-        One a round.
     latencies : tuple of callable
         Each target's latency model after the last correction.
     """
@@ -116,18 +114,12 @@ class VerifiedResult:
     ranked: tuple[Checked, ...]
     record: tuple[Checked, ...]
     rounds: int
-    searches: tuple[SearchResult, ...]
     latencies: tuple[Function, ...]
 
     @property
     def winner(self) -> Checked:
         """The most accurate one within the budget."""
         return self.ranked[0]
-
-    @property
-    def latency(self) -> Function:
-        """The first target's model."""
-        return self.latencies[0]
 
     def on(self, target: int) -> VerifiedResult:
         """What was found, with the costs on one of the targets (by its number)."""
@@ -239,7 +231,7 @@ def search_verified(
         Measured in each round.
     rounds : int
     known : sequence of Checked
-        Subnets measured earlier (see `known_subnets`); they can win as well.
+        Subnets measured earlier (see `candidate`); they can win as well.
     search_options
         `resolutions`, `settings`, `constraints` of `search`.
 
@@ -257,7 +249,6 @@ def search_verified(
     further_limits = tuple(search_options.pop("constraints", ()))
     pool = _Pool(space, accuracy, check_accuracy, list(known))
     pool.check_leader()
-    searches: list[SearchResult] = []
     done = 0
     for round_number in range(1, rounds + 1):
         record = pool.record
@@ -284,7 +275,6 @@ def search_verified(
             if round_number == 1:
                 raise
             break  # corrected by measurements, the model sees no way left
-        searches.append(found)
         best = pool.leader
         new = [
             (arch, float(acc))
@@ -309,7 +299,7 @@ def search_verified(
     if not ranked:
         raise _nothing_within(promises, pool, done)
     latencies = tuple(target.model for target in targets)
-    return VerifiedResult(tuple(ranked), tuple(pool.record), done, tuple(searches), latencies)
+    return VerifiedResult(tuple(ranked), tuple(pool.record), done, latencies)
 
 
 def candidate(

@@ -104,7 +104,13 @@ class Arch:
         return hash(self._key())
 
     def replace(self, **changes: Any) -> Arch:
-        """A copy with some fields changed, e.g. `arch.replace(r=192)`."""
+        """A copy with some fields changed, e.g. `arch.replace(r=192)`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such field.
+        """
         unknown = set(changes) - {"ks", "e", "d", "r", "w"}
         if unknown:
             raise UsageError(f"an architecture has no field {sorted(unknown)[0]!r} (fields: ks, e, d, r, w)")

@@ -20,10 +20,9 @@ from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.models import model_kind
+from ofa_tvm.models import Function, model_kind
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.constraints import Function
 from ofa_tvm.search.verify import Checked, Cost, Promise, VerifiedResult, candidate, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
@@ -128,14 +127,21 @@ def load_accuracy(path: Path, space: Space) -> Accuracy:
     """
     if not path.is_file():
         raise UserError(f"there is no accuracy predictor {path}")
-    own = zipfile.is_zipfile(path) and "header.npy" in zipfile.ZipFile(path).namelist()
-    if not own:
+    if not _is_own_model(path):
         return load_official(path, space)
     kind = model_kind(path)
     predictor = (MLPAccuracyPredictor if kind == "accuracy_mlp" else AccuracyPredictor).load(path)
     if predictor.space.name != space.name:
         raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
     return predictor
+
+
+def _is_own_model(path: Path) -> bool:
+    """PyTorch's files are zip archives, too."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "header.npy" in archive.namelist()
 
 
 def as_share(accuracy: Accuracy) -> Function:
