@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ _KINDS = {
     "array": "a list",
     "string": "text",
     "integer": "a whole number",
-    "number": "a number",
+    "number": "a finite number",
     "boolean": "true or false",
     "null": "null",
 }
@@ -55,7 +56,17 @@ def read_yaml(path: str | os.PathLike[str], schema: Mapping[str, Any]) -> dict[s
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and reads 3e-2 as a number, as YAML 1.2 does; PyYAML wants 3.0e-2."""
+    """Safe, and as YAML 1.2 has it: 3e-2 is a number (PyYAML wants 3.0e-2), and no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -99,11 +110,24 @@ def first_problem(
     """Path of the first key that breaks a schema and a plain sentence about it; None if all is well."""
     import jsonschema  # takes 0.1 s, and --help needs none of it
 
-    validator = jsonschema.Draft202012Validator(schema)
+    # JSON Schema takes 64.0 for an integer; range() and indices do not. YAML's .inf and .nan pass any bound.
+    kinds = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: _is_whole(value),
+            "number": lambda _, value: (
+                _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+            ),
+        }
+    )
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=kinds)(schema)
     found = list(validator.iter_errors(content))
     # A misspelt key is both unknown and missing, and the first says more.
     found.sort(key=lambda error: (error.validator == "required", list(map(str, error.absolute_path))))
     return _explain(found[0]) if found else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check(content: dict[str, Any], tree: yaml.Node | None, file: Path, schema: Mapping[str, Any]) -> None:

@@ -182,7 +182,11 @@ def common_options(function: Callable[..., R]) -> Callable[..., R]:
         "--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on stderr."
     )
     @click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),  # what scikit-learn takes
+        default=0,
+        show_default=True,
+        help="Of everything random.",
     )
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, seed: int, **kwargs: Any) -> R:

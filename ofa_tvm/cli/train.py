@@ -65,9 +65,7 @@ _SHOWN = 10
 @click.option(
     "--finetune", metavar="ARCH", help="Train this subnet of --checkpoint further: min, median, max or JSON."
 )
-@click.option(
-    "--epochs", type=click.Choice(["25", "75"]), default="25", show_default=True, help="Of --finetune."
-)
+@click.option("--epochs", type=click.Choice(["25", "75"]), help="Of --finetune; 25 unless given.")
 @checkpoint_option
 @common_options
 def command(
@@ -80,7 +78,7 @@ def command(
     epochs_scale: float | None,
     init: Path | None,
     finetune: str | None,
-    epochs: str,
+    epochs: str | None,
     checkpoint: Path | None,
 ) -> None:
     """Train a supernet on your images with the paper's phases: full net, kernel size, depth, width.
@@ -96,6 +94,12 @@ def command(
     project = _project(space or given.get("space"), images)
     if init is not None and finetune is not None:
         raise UsageError("--init starts a supernet, --finetune a subnet of --checkpoint; give one of them")
+    if finetune is None and checkpoint is not None:
+        raise UsageError(
+            "--checkpoint names the supernet of --finetune; to start from one, give it as --init"
+        )
+    if finetune is None and epochs is not None:
+        raise UsageError("--epochs is of --finetune; shorten a supernet's phases by --epochs-scale or --set")
     data = images.load(project, console.progress)
     if data is None:
         raise UsageError(
@@ -106,7 +110,7 @@ def command(
     from ofa_tvm.training import TrainingConfig, default_config, finetune_config
 
     found = get_space(project.space)
-    base = default_config(found) if finetune is None else finetune_config(found, int(epochs))
+    base = default_config(found) if finetune is None else finetune_config(found, int(epochs or 25))
     settings = TrainingConfig.from_dict({**base.to_dict(), **given, "space": found.name})
     if epochs_scale is not None:
         settings = settings.with_epochs(epochs_scale)

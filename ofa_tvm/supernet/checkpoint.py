@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -31,9 +32,11 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many types for files that are not its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds something else"  # torch's text recommends loading it unsafely
         raise UserError(
-            f"{path} is not a checkpoint that can be loaded safely (tensors only): "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{path} is not a checkpoint that can be loaded safely (tensors only): {reason}"
         ) from error
     extra: dict[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -70,6 +73,8 @@ def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
         try:
             torch.save(dict(content), temporary)
         except RuntimeError as error:  # torch's writer reports a full disk so
+            if "DataLoader worker" in str(error):  # which a signal may raise anywhere, here too
+                raise
             raise OSError(None, _disk_trouble(temporary.parent, error)) from error
 
 

@@ -179,10 +179,11 @@ class Supernet(nn.Module):
         UserError
             If the file is no checkpoint, is another space's, or its tensors do not fit (it names them).
         """
-        state, extra = read_checkpoint(path)
-        for field, own in (("space", self.space.name), ("n_classes", self.n_classes)):
-            if extra.get(field, own) != own:
-                raise UserError(f"{path} was trained with {field} {extra[field]}, this supernet has {own}")
+        state, extra = read_supernet(path, self.space)
+        if extra.get("n_classes", self.n_classes) != self.n_classes:
+            raise UserError(
+                f"{path} was trained with n_classes {extra['n_classes']}, this supernet has {self.n_classes}"
+            )
         load_weights(self, state, path)
 
     def save_checkpoint(self, path: str | Path) -> None:
@@ -195,6 +196,24 @@ class Supernet(nn.Module):
         """
         content = {"space": self.space.name, "n_classes": self.n_classes, "state_dict": self.state_dict()}
         write_checkpoint(content, path)
+
+
+def read_supernet(path: str | Path, space: Space) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict of a supernet's checkpoint, own or official, and what else its file holds.
+
+    Raises
+    ------
+    UserError
+        If the file is no checkpoint, is another space's, or holds a single subnet.
+    """
+    state, extra = read_checkpoint(path)
+    if extra.get("space", space.name) != space.name:
+        raise UserError(f"{path} was trained with space {extra['space']}, this supernet has {space.name}")
+    if "arch" in extra:
+        raise UserError(
+            f"{path} holds a single subnet, as --finetune leaves it; name a supernet's checkpoint"
+        )
+    return state, extra
 
 
 def initialise(module: nn.Module) -> None:

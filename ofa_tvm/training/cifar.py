@@ -43,7 +43,7 @@ def cifar10(path: str | Path, *, validation: int = 5000, seed: int = 0) -> Array
             f"{path} is not a CIFAR-10 npz (classes; jpeg_, offset_, y_ of train and test): {error}"
         ) from error
     rows = np.arange(len(train))
-    rest, held = hold_out(rows, train_targets, validation / len(rows), seed, "CIFAR-10")
+    rest, held = hold_out(rows, train_targets, validation / len(rows), seed, "CIFAR-10", labels)
     return ArrayData(
         "cifar10",
         labels,

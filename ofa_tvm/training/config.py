@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 import yaml
@@ -161,6 +163,8 @@ class TrainingConfig:
         if len(set(names)) < len(names):
             raise UsageError(f"phase names must differ: {', '.join(names)}")
         for phase in self.phases:
+            if not phase.name or PurePath(phase.name).name != phase.name:
+                raise UsageError(f"phase name {phase.name!r} must do as a file's name: not empty, no slashes")
             if phase.epochs < 1 or phase.warmup_epochs < 0 or phase.subnets < 1 or phase.learning_rate <= 0:
                 raise UsageError(
                     f"phase {phase.name}: epochs, subnets and learning_rate must be positive, "
@@ -184,10 +188,10 @@ class TrainingConfig:
         Raises
         ------
         UsageError
-            If `scale` is not positive.
+            If `scale` is not positive, or infinite.
         """
-        if not scale > 0:
-            raise UsageError(f"epochs cannot be scaled by {scale}; use a number above 0")
+        if not 0 < scale < math.inf:
+            raise UsageError(f"epochs cannot be scaled by {scale}; use a finite number above 0")
         phases = tuple(
             replace(
                 phase,
@@ -206,8 +210,9 @@ class TrainingConfig:
         UsageError
             If one has no "=", names no setting or phase, or its value makes no sense.
         """
-        data = self.to_dict()
+        config = self
         for assignment in assignments:
+            data = config.to_dict()
             key, equals, text = assignment.partition("=")
             if not equals:
                 raise UsageError(f"a setting reads name=value, not {assignment!r}")
@@ -220,7 +225,8 @@ class TrainingConfig:
             if path:
                 where = _phase_table(data, path, key)
             where[last] = value
-        return TrainingConfig.from_dict(data)
+            config = TrainingConfig.from_dict(data)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for YAML and JSON."""
@@ -240,8 +246,8 @@ class TrainingConfig:
         """
         settings = dict(data)
         _refuse_unknown(settings, cls, "training")
-        phases = list(settings.pop("phases", ()) or ())
-        for phase in phases:
+        phases = settings.pop("phases", None) or []
+        for phase in phases if isinstance(phases, list) else ():
             if isinstance(phase, Mapping):
                 _refuse_unknown(phase, Phase, "phase")
         if (problem := first_problem({**settings, "phases": phases}, CONFIG_SCHEMA)) is not None:

@@ -24,6 +24,7 @@ from ofa_tvm.training.augment import Augmentation
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Indices = Sequence[int] | npt.NDArray[np.int64]
+_KEPT_BYTES = 2**30  # of resized pictures; CIFAR-10 at all resolutions of a space for ImageNet takes 100 GB
 BatchPlan = tuple[npt.NDArray[np.int64], int, int]
 
 
@@ -97,7 +98,7 @@ def split_name(split: str) -> Split:
 
 
 class ArrayData(ImageData):
-    """Small pictures of one size, held in memory; every resolution is resized once and kept."""
+    """Small pictures of one size, in memory; resolutions are resized once while there is room for that."""
 
     def __init__(
         self,
@@ -141,12 +142,21 @@ class ArrayData(ImageData):
             )
         return self._resized[key]
 
+    def _pixels(self, split: Split, indices: Indices, resolution: int) -> npt.NDArray[np.uint8]:
+        """Some images at a resolution, (n, resolution, resolution, 3) uint8."""
+        kept = sum(array.nbytes for array in self._resized.values())
+        needed = self.size(split) * resolution * resolution * 3
+        if (split, resolution) in self._resized or kept + needed <= _KEPT_BYTES:
+            return self.resized(split, resolution)[np.asarray(indices)]
+        preprocessing = self.preprocessing.at(resolution)
+        return np.stack([preprocessing.resize(self.image(split, int(i))) for i in indices])
+
     def batch(self, split: Split, indices: Indices, resolution: int) -> Tensor:
-        pixels = self.resized(split, resolution)[np.asarray(indices)]
+        pixels = self._pixels(split, indices, resolution)
         return torch.from_numpy(self.preprocessing.normalise(pixels))
 
     def training_batch(self, indices: Indices, resolution: int, seed: int) -> Tensor:
-        pixels = torch.from_numpy(self.resized("train", resolution)[np.asarray(indices)])
+        pixels = torch.from_numpy(self._pixels("train", indices, resolution))
         scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         scaled = self.augmentation.apply(scaled, torch.Generator().manual_seed(seed))
         mean = torch.tensor(self.preprocessing.mean).view(3, 1, 1)

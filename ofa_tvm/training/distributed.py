@@ -28,7 +28,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}; use auto, cpu or cuda") from error
-    if device.type != "cuda":
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} cannot be trained on; use auto, cpu or cuda")
+    if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
         raise UsageError("this machine has no CUDA device that torch can use; use device cpu")

@@ -225,6 +225,11 @@ class TrainingLoop(ABC):
         """Continue from the newest checkpoint: (phase, step, state)."""
         state = self.checkpoints.load_last(self.progress)
         if state is None:
+            if self.result_path.exists():
+                raise UsageError(
+                    f"{self.result_path} is of a training whose checkpoints are gone; choose another folder "
+                    "or move it away"
+                )
             self._keep_metrics(0, 0)
             return 0, 0, None
         if json.loads(state["identity"]) != json.loads(self.identity):  # as values: 0 is 0.0
@@ -250,7 +255,7 @@ class TrainingLoop(ABC):
     ) -> None:
         if self.setting.rank != 0:
             return
-        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+        if not self._is_finite():
             return  # a diverged step; the next loss will say so
         self.checkpoints.save(
             phase,
@@ -307,6 +312,7 @@ class TrainingLoop(ABC):
         saved_at = started = time.monotonic()
         self.net.train()
         with (
+            _dead_workers_explained(),
             _frozen_statistics(self.net),
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             self.progress.task(f"train {phase.name}", total=steps) as bar,
@@ -326,11 +332,7 @@ class TrainingLoop(ABC):
                     forward=forward,
                 )
                 if not math.isfinite(loss):
-                    raise UserError(
-                        f"the loss became {loss} in phase {phase.name} at step {step + 1} of {steps}; "
-                        f"the last good checkpoint is kept in {self.checkpoints.folder}; "
-                        "lower the phase's learning_rate"
-                    )
+                    raise self._diverged(f"the loss became {loss}", phase, step + 1, steps)
                 loss_sum += loss
                 done = step + 1
                 if done % self.steps_per_epoch == 0:
@@ -349,7 +351,18 @@ class TrainingLoop(ABC):
                     self._save(index, done, optimiser, scaler, loss_sum)
                     saved_at = time.monotonic()
                 bar.advance(1, note=f"loss {loss:.3f}")
+        if not self._is_finite():  # no loss follows that would say so
+            raise self._diverged("the weights stopped being finite", phase, steps, steps)
         self._end_phase(index, steps)
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.net.parameters())
+
+    def _diverged(self, what: str, phase: Phase, step: int, steps: int) -> UserError:
+        return UserError(
+            f"{what} in phase {phase.name} at step {step} of {steps}; the last good checkpoint is kept in "
+            f"{self.checkpoints.folder}; start again in another folder with a lower learning_rate"
+        )
 
     def _compiled(self, net: nn.Module | None) -> Forward | None:
         if net is None or not self.config.compile:
@@ -415,6 +428,20 @@ class TrainingLoop(ABC):
             targets.to(self.device, non_blocking=True),
             sampling.derived_seed(sampling.DROPOUT, self.seed, phase, step, m),
         )
+
+
+@contextmanager
+def _dead_workers_explained() -> Iterator[None]:
+    """Torch raises a RuntimeError, anywhere in a step, when a decoding process was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a decoding process was killed, perhaps for want of memory or of room in /dev/shm; the same "
+            "command goes on, with fewer --workers (0 needs neither)"
+        ) from error
 
 
 @contextmanager

@@ -6,10 +6,13 @@ import hashlib
 import json
 import math
 import os
+import posixpath
+import stat
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -32,6 +35,8 @@ from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_LINKS = 8  # in a chain, at most
 _KINDS = {"1": "black and white", "L": "grey", "I;16": "16-bit grey", "P": "palette", "RGBA": "transparent"}
 
 
@@ -134,12 +139,12 @@ class PhotoData(ImageData):
         converted: Sequence[str] = (),
     ) -> None:
         """`workers` decoding processes; None takes one a CPU, 0 decodes in this process."""
-        digest = hashlib.sha256(name.encode())
+        digest = hashlib.sha256(_encoded(name))
         for split in SPLITS:
             photos, targets = splits[split]
             if not photos:
                 raise UserError(f"the {split} split of {name} holds no images")
-            digest.update("\n".join(f"{p.name} {p.size}" for p in photos).encode())
+            digest.update(_encoded("\n".join(f"{p.name} {p.size}" for p in photos)))
             digest.update(targets.tobytes())
         super().__init__(name, labels, preprocessing, digest.hexdigest())
         self.augmentation = augmentation or PhotoAugmentation()
@@ -173,23 +178,29 @@ class PhotoData(ImageData):
             yield from super().training_batches(plan)
             return
         # A "sample" is a whole batch: workers are handed its indices, resolution and seed.
-        yield from DataLoader(
+        for batch in DataLoader(
             _TrainingBatches(self),
             batch_size=None,
             sampler=plan,
             num_workers=self.workers,
             prefetch_factor=2,
             generator=torch.Generator(),  # its own, or the loader would draw from the training's
-        )
+        ):
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
-class _TrainingBatches(Dataset[Tensor]):
+class _TrainingBatches(Dataset["Tensor | UserError"]):
     def __init__(self, data: PhotoData) -> None:
         self.data = data
 
-    def __getitem__(self, plan: BatchPlan) -> Tensor:
+    def __getitem__(self, plan: BatchPlan) -> Tensor | UserError:
         torch.set_num_threads(1)
-        return self.data.training_batch(*plan)
+        try:
+            return self.data.training_batch(*plan)
+        except UserError as error:
+            return error  # raised here, the loader would make its traceback the message
 
 
 def image_folder(
@@ -226,17 +237,15 @@ def image_folder(
     if bad not in ("refuse", "skip"):
         raise UsageError(f"bad images can be refused or skipped, not {bad!r}")
     source = Path(source)
+    _check_text(str(source), "the path")
     if source.is_dir():
-        photos = [
-            Photo(str(path.relative_to(source)), str(path), 0, path.stat().st_size)
-            for path in sorted(source.rglob("*"))
-            if path.is_file()
-        ]
+        photos = _folder_files(source)
     elif source.is_file():
         photos = _tar_members(source)
     else:
         raise UserError(f"no such data folder or tar file: {source}")
     photos = [p for p in photos if not any(part.startswith(".") for part in PurePosixPath(p.name).parts)]
+    photos.sort(key=lambda photo: PurePosixPath(photo.name).parts)
     photos, problems, converted = _sound(photos, check, workers, progress)
     if problems and bad == "refuse":
         raise UserError(
@@ -256,17 +265,84 @@ def image_folder(
     )
 
 
+def _folder_files(source: Path) -> list[Photo]:
+    """All files under a folder, those behind links to folders and broken links too."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    photos = []
+    above = {str(source): {source.resolve()}}  # of a folder: where it and those above it really lie
+    for where, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        here, inside = Path(where), []
+        for name in folders:
+            real = (here / name).resolve()
+            if real not in above[where]:  # a link to a folder above it would be followed for ever
+                above[str(here / name)] = above[where] | {real}
+                inside.append(name)
+        folders[:] = inside
+        for name in names:
+            path = here / name
+            status = _status(path)
+            if status is None or stat.S_ISREG(status.st_mode):
+                size = 0 if status is None else status.st_size
+                photos.append(Photo(str(path.relative_to(source)), str(path), 0, size))
+    return photos
+
+
 def _tar_members(path: Path) -> list[Photo]:
+    """All files in a tar file; links stand for what they point to."""
     try:
         with tarfile.open(path, "r:") as archive:
-            members = [m for m in archive if m.isfile()]
+            try:
+                members = {_tar_name(m.name): m for m in archive if not m.isdir()}  # of two the later counts
+            except tarfile.ReadError as error:
+                raise UserError(f"{path} is a damaged tar file ({error}); copy it anew") from error
     except tarfile.ReadError as error:
         raise UserError(f"{path} is not an uncompressed tar file; unpack it and name the folder") from error
-    # Names may begin with "./"; PurePosixPath drops that.
-    return sorted(
-        (Photo(str(PurePosixPath(m.name)), str(path), m.offset_data, m.size) for m in members),
-        key=lambda photo: photo.name,
-    )
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    photos = []
+    for name, member in members.items():
+        target: tarfile.TarInfo | None = member
+        for _ in range(_LINKS):
+            if target is None or target.isreg():
+                break
+            folder = "" if target.islnk() else posixpath.dirname(target.name)  # where a link's target starts
+            target = members.get(_tar_name(posixpath.normpath(posixpath.join(folder, target.linkname))))
+        if member.isreg() or member.islnk() or member.issym():
+            whole = target is not None and target.isreg()
+            # A link to nothing is an empty file, which is reported as such.
+            offset, size = (target.offset_data, target.size) if target is not None and whole else (0, 0)
+            photos.append(Photo(name, str(path), offset, size))
+    return photos
+
+
+def _tar_name(name: str) -> str:
+    """Relative, without "./" or "../" before it."""
+    return str(PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", ".."))))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None for a broken link."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _check_text(name: str, what: str) -> None:
+    """Refuse names that are no text, before hours of training end in a file that cannot hold them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode("ascii", "backslashreplace").decode()
+        raise UserError(f"{what} {shown} is not UTF-8; rename it") from None
+
+
+def _encoded(name: str) -> bytes:
+    """A file's name, which need not be text."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _sound(
@@ -281,8 +357,8 @@ def _sound(
     if remarks is None:
         remarks = _examined(photos, check, workers, progress)
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, json.dumps(remarks))
+            with suppress(UserError):  # a cache that cannot be written costs time, no more
+                write_atomic(kept, json.dumps(remarks))
     sound = [photo for photo in photos if not remarks.get(photo.name, ("", ""))[0]]
     problems = [problem for problem, _ in remarks.values() if problem]
     converted = [f"{name} ({kind})" for name, (_, kind) in remarks.items() if kind]
@@ -321,9 +397,12 @@ def _fingerprint(photos: Sequence[Photo]) -> str:
     """The same as long as no file is added, removed or changed."""
     digest = hashlib.sha256(f"{__version__} {PIL.__version__}".encode())
     for photo in photos:
-        digest.update(f"{photo.name} {photo.offset} {photo.size}\n".encode())
-    for path in sorted({photo.path for photo in photos}):
-        digest.update(f"{Path(path).resolve()} {Path(path).stat().st_mtime_ns}\n".encode())
+        digest.update(_encoded(f"{photo.name} {photo.offset} {photo.size}\n"))
+    for path in map(Path, sorted({photo.path for photo in photos})):
+        status = _status(path)
+        # Unlike the time of the last write, this one also moves with permissions and cannot be set back.
+        changed = None if status is None else status.st_ctime_ns
+        digest.update(_encoded(f"{path.resolve()} {changed}\n"))
     return digest.hexdigest()
 
 
@@ -340,7 +419,17 @@ def _split_tree(
 ) -> tuple[list[str], dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]]]:
     parts = [PurePosixPath(photo.name).parts for photo in photos]
     known = {"train", "val", "test"}
-    has_splits = bool(parts) and all(len(p) >= 3 and p[0] in known for p in parts)
+    # One folder around everything, as tar has it, is none of the tree's.
+    while len({p[0] for p in parts}) == 1 and parts[0][0] not in known and all(len(p) > 2 for p in parts):
+        parts = [p[1:] for p in parts]
+    misplaced = [p for p in parts if len(p) < 3 or p[0] not in known]
+    splits = sorted({p[0] for p in parts if len(p) > 2 and p[0].lower() in _SPLIT_FOLDERS})
+    if splits and misplaced:
+        raise UserError(
+            f"{source} has split folders ({', '.join(splits)}), among which {'/'.join(misplaced[0])} has no "
+            "place: they are train, val and test, each with a folder a class"
+        )
+    has_splits = bool(splits)
     depth = 1 if has_splits else 0
     if not parts or any(len(p) < depth + 2 for p in parts):
         raise UserError(
@@ -348,6 +437,8 @@ def _split_tree(
             + ("" if parts else ": it holds no images")
         )
     labels = sorted({p[depth] for p in parts})
+    for label in labels:
+        _check_text(label, f"in {source} the class name")
     if len(labels) < 2:
         raise UserError(f"{source} holds one class only ({labels[0]}); a classifier needs two or more")
     targets = np.array([labels.index(p[depth]) for p in parts], dtype=np.int64)
@@ -355,18 +446,25 @@ def _split_tree(
     rows: dict[Split, npt.NDArray[np.int64]] = {s: np.flatnonzero(where == s) for s in SPLITS}
     if not len(rows["train"]):
         raise UserError(f"{source} has no train folder")
+    if absent := [labels[i] for i in sorted(set(targets) - set(targets[rows["train"]]))]:
+        raise UserError(f"{source} has no training images of {', '.join(absent[:5])}; add some, or remove it")
     if has_splits and not len(rows["test"]):
         rows["test"], rows["val"] = rows["val"], rows["test"]
     if not len(rows["test"]):
-        rows["train"], rows["test"] = hold_out(rows["train"], targets, 0.1, seed, source.name)
+        rows["train"], rows["test"] = hold_out(rows["train"], targets, 0.1, seed, source.name, labels)
     if not len(rows["val"]):
         share = min(0.1, 10_000 / len(rows["train"]))
-        rows["train"], rows["val"] = hold_out(rows["train"], targets, share, seed, source.name)
+        rows["train"], rows["val"] = hold_out(rows["train"], targets, share, seed, source.name, labels)
     return labels, {split: ([photos[i] for i in rows[split]], targets[rows[split]]) for split in SPLITS}
 
 
 def hold_out(
-    rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], share: float, seed: int, name: str
+    rows: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+    share: float,
+    seed: int,
+    name: str,
+    labels: Sequence[str],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Split row numbers in two, stratified by class: the rest, and a share of them.
 
@@ -377,10 +475,12 @@ def hold_out(
     """
     from sklearn.model_selection import train_test_split
 
-    fewest = min(Counter(targets[rows].tolist()).values())
+    rarest, fewest = Counter(targets[rows].tolist()).most_common()[-1]
     classes = len(np.unique(targets[rows]))
     count = max(round(share * len(rows)), classes)
     if fewest < 2 or len(rows) - count < classes:
-        raise UserError(f"{name} has too few images a class to hold some out for validation")
+        raise UserError(
+            f"{name} has too few images of {labels[rarest]} to hold some out for validation; a class needs 3"
+        )
     rest, held = train_test_split(rows, test_size=count, stratify=targets[rows], random_state=seed)
     return np.sort(rest), np.sort(held)

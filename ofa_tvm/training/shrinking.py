@@ -13,7 +13,8 @@ from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.supernet.batchnorm import calibrate
-from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
+from ofa_tvm.supernet.checkpoint import load_weights
+from ofa_tvm.supernet.supernet import read_supernet
 from ofa_tvm.training import sampling
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
@@ -49,7 +50,7 @@ def train(
         A space of one's own; None takes the one that ships under `config.space`.
     init
         A trained supernet to start from, own or official. Its classifier is kept if it has the data's number
-        of classes, else a fresh one is put in its place.
+        of classes, else a fresh one is put in its place, and it cannot teach.
     seed
         Of weights, order, augmentation and subnets.
 
@@ -104,10 +105,16 @@ class _Shrinking(TrainingLoop):
         return self.placed(net)
 
     def _start_from(self, net: Supernet, path: Path) -> None:
-        state, _ = read_checkpoint(path)
+        state, _ = read_supernet(path, self.space)
         classifier = [name for name in net.state_dict() if name.startswith("classifier.")]
         theirs = next((len(t) for name, t in state.items() if name.endswith(classifier[0])), net.n_classes)
         if theirs != net.n_classes:
+            if self.config.phases[0].open and self.config.distillation:
+                raise UsageError(
+                    f"{path} has {theirs} classes and {self.data.name} has {net.n_classes}: it cannot teach "
+                    f"phase {self.config.phases[0].name}; begin with a phase that opens nothing, or set "
+                    "distillation=0"
+                )
             self.progress.say(
                 f"{path} has {theirs} classes and {self.data.name} has {net.n_classes}: "
                 "a fresh classifier takes the place of its own"

@@ -156,11 +156,11 @@ def test_init_starts_from_a_supernet_and_replaces_a_classifier_that_does_not_fit
     other = build_supernet("ofa_digits", n_classes=7)
     other.save_checkpoint(tmp_path / "seven.pt")
     (tmp_path / "quick.yaml").write_text(QUICK)
-    # No learning to speak of, so that the weights can be recognised; no full phase, so that init teaches.
-    done = ofa(
-        "train", "--data", "digits", "--init", "seven.pt", "--config", "quick.yaml", "--set",
-        "phases=[{name: p, open: {ks: 0}, epochs: 1, learning_rate: 1e-9}]", cwd=tmp_path,
-    )  # fmt: skip
+    # No learning to speak of, so that the weights can be recognised; no full phase, so that init would teach.
+    words = ("train", "--data", "digits", "--init", "seven.pt", "--config", "quick.yaml", "--set",
+             "phases=[{name: p, open: {ks: 0}, epochs: 1, learning_rate: 1e-9}]")  # fmt: skip
+    assert "it cannot teach phase p" in error(ofa(*words, cwd=tmp_path), 2)  # by a fresh classifier
+    done = ofa(*words, "--set", "distillation=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seven.pt has 7 classes and digits has 10" in done.stderr
     trained = build_supernet("ofa_digits", 10)
@@ -170,7 +170,7 @@ def test_init_starts_from_a_supernet_and_replaces_a_classifier_that_does_not_fit
     other.save_checkpoint(tmp_path / "training" / "x.pt")
     message = error(ofa("train", "--data", "digits", "--space", "ofa_mbv3_w1.0", "--init", "seven.pt",
                         "-o", "new", cwd=tmp_path), 1)  # fmt: skip
-    assert "do not fit this network" in message and "missing:" in message
+    assert "seven.pt was trained with space ofa_digits, this supernet has ofa_mbv3_w1.0" in message
 
 
 def test_finetune_trains_one_subnet_and_its_file_is_exported(project: tuple[Path, dict]) -> None:
@@ -188,6 +188,8 @@ def test_finetune_trains_one_subnet_and_its_file_is_exported(project: tuple[Path
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["weights"] == result["checkpoint"]
     assert "error" not in done.stderr
+    done = ofa("evaluate", "min", "--checkpoint", result["checkpoint"], cwd=folder)
+    assert "holds a single subnet" in error(done, 1)
     assert "no choices" in error(ofa("train", "--finetune", "min", "--config", "quick.yaml", cwd=folder), 2)
 
 
@@ -258,6 +260,15 @@ def test_bad_requests_in_plain_words(project: tuple[Path, dict], tmp_path: Path)
         ("batch_size", "a setting reads name=value"),
     ):
         assert message in error(ofa("train", "--data", "digits", "--set", setting, cwd=tmp_path), 2)
+    for words, message in (
+        (("--epochs", 75), "--epochs is of --finetune"),
+        (("--checkpoint", "x.pt"), "give it as --init"),
+        (("--seed", 2**32), "is not in the range"),
+    ):
+        assert message in error(ofa("train", "--data", "digits", *words, cwd=tmp_path), 2)
+    (tmp_path / "bad.yaml").write_text("batch_size: 64\ndropout: 0\nbatch_size: 32\n")
+    message = error(ofa("train", "--data", "digits", "--config", "bad.yaml", cwd=tmp_path), 1)
+    assert "bad.yaml, line 3" in message and "'batch_size' is there twice" in message
     (tmp_path / "bad.yaml").write_text("phases:\n- {name: full, lr: 3}\n")
     message = error(ofa("train", "--data", "digits", "--config", "bad.yaml", cwd=tmp_path), 1)
     assert "bad.yaml, line 2" in message and "unknown key" in message
@@ -323,6 +334,24 @@ def test_a_loss_that_is_not_finite_names_phase_and_step(tmp_path: Path) -> None:
     done = ofa("train", "--data", "digits", "--config", "quick.yaml", *wild, cwd=tmp_path)
     message = error(done, 1)
     assert "in phase all at step" in message and "last good checkpoint" in message
+
+
+def test_a_killed_decoding_process_is_explained(tmp_path: Path) -> None:
+    for label, value in (("cat", 10), ("dog", 200)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (32, 32), (value, i, 0)).save(tmp_path / "photos" / label / f"{i}.png")
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    words = ("train", "--data", "photos", "--space", "ofa_digits", "--config", "quick.yaml", "--workers", 2)
+    long = ("--set", "batch_size=4", "--set", "phases.full.epochs=10000")
+    process = ofa_process(*words, *long, cwd=tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while not list(tmp_path.rglob("state-*.pt")) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    message = error(finished(process), 1)
+    assert "a decoding process was killed" in message and "--workers" in message
 
 
 def test_a_full_disk_stops_training_and_keeps_the_last_checkpoints(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -155,6 +156,143 @@ def test_load_data_knows_each_kind(tree: Path) -> None:
 def test_a_tree_without_splits_is_split(tree: Path) -> None:
     data = image_folder(tree / "train", workers=0)
     assert [data.size(s) for s in SPLITS] == [21, 2, 3]
+
+
+def _packed(tree: Path, tar: Path, prefix: str) -> Path:
+    with tarfile.open(tar, "w") as archive:
+        for path in sorted(tree.rglob("*.*")):
+            member = archive.gettarinfo(path)
+            member.name = prefix + str(path.relative_to(tree))
+            with path.open("rb") as handle:
+                archive.addfile(member, handle)
+    return tar
+
+
+@pytest.mark.parametrize("prefix", ["photos/", "./a b/photos/", "/", "../photos/"])
+def test_a_folder_around_the_tree_is_none_of_it(tree: Path, tmp_path: Path, prefix: str) -> None:
+    found = image_folder(_packed(tree, tmp_path / "p.tar", prefix), workers=0)
+    plain = image_folder(tree, workers=0)
+    assert found.labels == ("cat", "dog")
+    assert [found.size(s) for s in SPLITS] == [23, 3, 6]
+    assert torch.equal(found.batch("val", range(3), 16), plain.batch("val", range(3), 16))
+
+
+def test_folder_and_tar_hold_out_the_same_pictures(tree: Path, tmp_path: Path) -> None:
+    (tree / "train" / "dog").rename(tree / "train" / "cat-like")  # "-" sorts before "/"
+    folder = image_folder(tree / "train", workers=0)
+    tar = image_folder(_packed(tree / "train", tmp_path / "p.tar", ""), workers=0)
+    for split in SPLITS:
+        every = range(folder.size(split))
+        assert torch.equal(tar.batch(split, every, 16), folder.batch(split, every, 16))
+
+
+def test_links_lead_to_pictures(tree: Path, tmp_path: Path) -> None:
+    (tree / "train" / "dog").rename(tmp_path / "elsewhere")
+    (tree / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tree / "train" / "cat" / "up").symlink_to(tree)  # followed, it would never end
+    assert [image_folder(tree, workers=0).size(s) for s in SPLITS] == [23, 3, 6]
+
+    (tree / "train" / "cat" / "gone.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(UserError, match=r"1 files.*gone\.png"):
+        image_folder(tree, workers=0)
+    assert len(image_folder(tree, bad="skip", workers=0).skipped) == 1
+
+
+def test_links_in_a_tar_lead_to_pictures(tree: Path, tmp_path: Path) -> None:
+    (tree / "train" / "cat" / "hard.png").hardlink_to(tree / "train" / "dog" / "00.png")
+    (tree / "train" / "cat" / "soft.png").symlink_to("../dog/00.png")
+    with tarfile.open(tmp_path / "p.tar", "w") as archive:
+        archive.add(tree, arcname="photos")
+        archive.add(tree / "val", arcname="photos/val")  # of two members of a name the later counts
+    data = image_folder(tmp_path / "p.tar", workers=0)
+    assert sum(data.size(s) for s in SPLITS) == 34 and not data.skipped
+    (tree / "train" / "cat" / "gone.png").symlink_to("absent.png")
+    with tarfile.open(tmp_path / "p.tar", "w") as archive:
+        archive.add(tree, arcname="photos")
+    with pytest.raises(UserError, match=r"1 files.*gone\.png"):
+        image_folder(tmp_path / "p.tar", workers=0)
+
+
+def test_a_damaged_tar_is_called_so(tree: Path, tmp_path: Path) -> None:
+    tar = _packed(tree, tmp_path / "p.tar", "")
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"p\.tar is a damaged tar file \(unexpected end"):
+        image_folder(tar, workers=0)
+
+
+def test_split_folders_of_other_names_are_no_classes(tree: Path) -> None:
+    (tree / "val").rename(tree / "valid")
+    with pytest.raises(UserError, match=r"split folders \(train, valid\).*valid/cat/00\.png has no place"):
+        image_folder(tree, workers=0)
+    (tree / "valid").rename(tree / "val")
+    (tree / "train" / "cat" / "00.png").rename(tree / "train" / "stray.png")
+    with pytest.raises(UserError, match=r"train/stray\.png has no place"):
+        image_folder(tree, workers=0)
+
+
+def test_classes_with_too_few_pictures_are_named(tree: Path) -> None:
+    (tree / "train" / "eel").mkdir()
+    (tree / "val" / "cat" / "02.png").rename(tree / "train" / "eel" / "0.png")
+    with pytest.raises(UserError, match="too few images of eel"):
+        image_folder(tree, workers=0)
+    (tree / "train" / "eel").rename(tree / "val" / "eel")
+    with pytest.raises(UserError, match="no training images of eel"):
+        image_folder(tree, workers=0)
+
+
+def test_names_that_are_not_utf8(tree: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tree / "train" / "cat" / "00.png").rename(tree / "train" / "cat" / f"{name}.png")
+    assert image_folder(tree, workers=0).size("train") == 23
+    (tree / "train" / "dog").rename(tree / "train" / name)
+    with pytest.raises(UserError, match=r"class name caf\\udce9 is not UTF-8"):
+        image_folder(tree, workers=0)
+
+
+def test_what_was_unreadable_is_tried_again_when_its_permissions_change(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tree / "train" / "cat" / "00.png"
+    with monkeypatch.context() as patched:  # root may read everything
+        read = Photo.read
+
+        def denied(photo: Photo) -> bytes:
+            if photo.path == str(path):
+                raise UserError(f"cannot read {path}: Permission denied")
+            return read(photo)
+
+        patched.setattr(Photo, "read", denied)
+        with pytest.raises(UserError, match="Permission denied"):
+            image_folder(tree, workers=0)
+    path.chmod(0o600)
+    assert image_folder(tree, workers=0).size("train") == 23
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFA_TVM_CACHE", "/proc/none")
+    assert image_folder(tree, workers=0).size("train") == 23
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_breaks_during_training_is_named_in_one_line(tree: Path, workers: int) -> None:
+    data = image_folder(tree, check=False, workers=workers)
+    broken = data._splits["train"][0][0]
+    Path(broken.path).write_bytes(b"")
+    plan = [(np.arange(data.size("train")), 16, 0)]
+    with pytest.raises(UserError, match=rf"^{broken.name} is not an image[^\n]*$"):
+        list(data.training_batches(plan))
+
+
+def test_large_resized_pictures_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, data = digits(), digits()
+    monkeypatch.setattr("ofa_tvm.training.data._KEPT_BYTES", 2 * 300 * 32 * 32 * 3)
+    for resolution in (32, 48):
+        assert torch.equal(
+            data.batch("val", [5, 0], resolution),
+            torch.from_numpy(kept.preprocessing.normalise(kept.resized("val", resolution)[[5, 0]])),
+        )
+        data.training_batch([1, 2], resolution, 0)
+    assert set(data._resized) == {("val", 32)}
 
 
 def test_data_errors(tree: Path, tmp_path: Path) -> None:

@@ -72,5 +72,18 @@ def test_settings_round_trip_and_refuse_nonsense() -> None:
         TrainingConfig.from_dict({**config.to_dict(), "phases": [{"name": "full", "lr": 1}]})
     with pytest.raises(UsageError, match="phase full: epochs"):
         Phase("full", epochs=0) and config.replace(phases=(Phase("full", epochs=0),))
+    for name in ("", "../full", "a/b"):
+        with pytest.raises(UsageError, match="must do as a file's name"):
+            config.replace(phases=(Phase(name),))
+    with pytest.raises(UsageError, match="scaled by inf"):
+        config.with_epochs(float("inf"))
+    for settings, message in (
+        (["batch_size=64.0"], r"batch_size: 64\.0 is not a whole number"),
+        (["momentum=.nan"], "momentum: nan is not a finite number"),
+        (["phases=3"], "phases: 3 is not a list"),
+        (["phases=[3]", "phases.full.epochs=2"], r"phases\.0: 3 is not a table"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            config.with_settings(settings)
     with pytest.raises(UsageError, match="opens 'w'"):
         sampling.gene_ranges(get_space("ofa_digits"), Phase("p", {"w": 0}))

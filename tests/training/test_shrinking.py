@@ -176,6 +176,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
     assert not (tmp_path / "supernet.pt").exists() and (tmp_path / "phases" / "full.pt").exists()
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_no_result(tmp_path: Path) -> None:
+    config = tiny.CONFIG.replace(phases=(Phase("wild", {}, 1, 0, 1e30),), batch_size=96, weight_decay=1e30)
+    with pytest.raises(UserError, match="weights stopped being finite in phase wild at step 1 of 1"):
+        train(config, tiny.tiny_digits(), tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_result_without_its_checkpoints_is_not_trained_over(
+    unbroken: tuple[Path, TrainingResult], tmp_path: Path
+) -> None:
+    (tmp_path / "supernet.pt").write_bytes((unbroken[0] / "supernet.pt").read_bytes())
+    with pytest.raises(UsageError, match="whose checkpoints are gone"):
+        train(tiny.CONFIG, tiny.tiny_digits(), tmp_path)
+    assert same(tmp_path / "supernet.pt", unbroken[0] / "supernet.pt")
+
+
 def in_two_processes(out: Path, steps: int) -> int:
     """Train under torchrun, each process killed after so many steps (-1: never); returns the exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -221,6 +237,8 @@ def test_requests_that_do_not_fit(tmp_path: Path) -> None:
         train(tiny.CONFIG.replace(phases=(Phase("x", {"w": 0}),)), data, tmp_path)
     with pytest.raises(UsageError, match="unknown device 'gpu9'"):
         train(tiny.CONFIG.replace(device="gpu9"), data, tmp_path)
+    with pytest.raises(UsageError, match="device 'meta' cannot be trained on"):
+        train(tiny.CONFIG.replace(device="meta"), data, tmp_path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         train(tiny.CONFIG, data, tmp_path / "file")
