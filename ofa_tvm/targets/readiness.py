@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir
+from ofa_tvm.targets.cuda_toolkit import find_nvcc, find_nvrtc, install_hint
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.target import Target
 
@@ -69,11 +69,10 @@ def _compiler(target: Target) -> Check:
     except UserError as error:
         return Check(False, str(error))
     if target.kind == "cuda":
-        if nvcc := shutil.which("nvcc"):
-            return Check(True, Path(nvcc).name)
-        if _library("libnvrtc.so.13", "libnvrtc.so.12") or _in_wheel("cu13/lib/libnvrtc.so.13"):
+        arch = str(made.attrs["arch"])
+        if find_nvrtc(arch):
             return Check(True, "NVRTC")
-        return Check(False, "neither nvcc nor NVRTC", "pip install 'ofa-tvm[cuda]'")
+        return Check(True, "nvcc") if find_nvcc() else Check(False, "no NVRTC, no nvcc", install_hint(arch))
     if target.kind == "opencl":
         return Check(True, "TVM's OpenCL source")
     return Check(True, f"LLVM, {made.attrs.get('mcpu', 'generic')}")
@@ -147,18 +146,10 @@ def _opencl_device(target: Target, machine: Machine) -> Check:
     return Check(True, ", ".join(drivers))
 
 
-def _in_wheel(path: str) -> bool:
-    """Whether one of NVIDIA's Python packages holds a file."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = spec.submodule_search_locations if spec is not None else None
-    return any((Path(folder) / path).is_file() for folder in folders or ())
-
-
-def _library(*names: str) -> str:
-    for name in names:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            continue
-        return name
-    return ""
+def _library(name: str) -> bool:
+    """Whether a shared library can be loaded."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

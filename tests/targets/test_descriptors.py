@@ -21,6 +21,7 @@ from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.native import has_cuda
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.load import TRACKER
+from ofa_tvm.targets.readiness import examine
 from ofa_tvm.yamlfile import write_yaml
 
 NAMES = target_names()
@@ -83,6 +84,15 @@ def test_compatible_targets_are_older_levels_of_the_same_kind(target: Target) ->
     for name in target.compatible:
         if name in NAMES:
             assert get_target(name).kind == target.kind
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cuda-")])
+def test_doctor_finds_the_cuda_compiler_that_compiles(name: str) -> None:
+    target = get_target(name)
+    arch = str(target.tvm["arch"])
+    check = examine(target, detect_machine()).compiler
+    assert check.ok == (nvrtc.find_nvrtc(arch) is not None or nvrtc.find_nvcc() is not None)
+    assert check.ok or check.install == nvrtc.install_hint(arch)
 
 
 @pytest.fixture(scope="module")
