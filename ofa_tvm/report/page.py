@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ofa_tvm import __version__
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.learning_curve import GUIDED, LearningCurve
 from ofa_tvm.report import figures
-from ofa_tvm.report.collect import Content, Deployed, Measured
+from ofa_tvm.report.collect import Content, Deployed, Measured, Training
 from ofa_tvm.report.latency_figures import error_by_group, learning_curve
 from ofa_tvm.report.style import (
     DARK,
@@ -395,7 +395,7 @@ def _training(content: Content) -> Section:
     )
 
 
-def _last_loss(training: Any, first: float, last: float) -> str:
+def _last_loss(training: Training, first: float, last: float) -> str:
     inside = training.loss[(training.step > first) & (training.step <= last)]
     return f"{inside[-1]:.4g}" if len(inside) else "-"
 

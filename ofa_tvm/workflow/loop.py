@@ -60,9 +60,16 @@ def tune_space(
     from ofa_tvm.workflow.tune import tune
 
     sides = tuple(resolutions or space.default_resolutions)
-    kernels = kernel_union(space, sides, target, n_classes=n_classes, progress=progress).kernels
+    union = kernel_union(space, sides, target, n_classes=n_classes, progress=progress)
     return tune(
-        kernels, target, Path(folder) / LOGS, trials=trials, seconds=seconds, seed=seed, progress=progress
+        union.kernels,
+        target,
+        Path(folder) / LOGS,
+        trials=trials,
+        seconds=seconds,
+        seed=seed,
+        weights=union.mean_calls(space, sides, n_classes),
+        progress=progress,
     )
 
 
