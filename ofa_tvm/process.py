@@ -79,7 +79,7 @@ class WorkerProcess:
     Parameters
     ----------
     module
-        A module of ofa-tvm whose `main` calls `serve`.
+        A module of ofa-tvm whose `main` takes `requests`, or calls `answer_requests`.
     args
         Its command-line arguments.
     environment

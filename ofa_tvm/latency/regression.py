@@ -5,7 +5,7 @@ and of each stage, then one effect for every kind of block (kernel, expand, widt
 (the same with its resolution) and for every position. Shapes are shared by the positions where they occur.
 How much each group may explain is learned (see `gaussian`), so that 30 samples give a physical model and
 7,000 a full table. Once fitted it collapses into one table a block. A first guess, and the directions in
-which other targets differ from one another, come before all that where they are known (see `transfer`).
+which other targets differ from one another, come before all that where they are known (see `generalized`).
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def build_library(name: str, *, flags: Sequence[str] = (), rebuild: bool = False
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            lines = done.stderr.strip().splitlines()
+            lines = done.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error" in line or "cannot find" in line), lines[-1])
             raise UserError(
                 f"building {library.file} with {' '.join(compiler)} failed: {reason}; {library.needs}"

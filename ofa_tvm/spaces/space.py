@@ -123,10 +123,12 @@ class Space:
 
     @property
     def elastic_width(self) -> bool:
+        """Whether `Arch.w` has entries."""
         return len(self.stages[0].widths) > 1
 
     @property
     def median_resolution(self) -> int:
+        """The middle one of the default input sides."""
         return self.default_resolutions[len(self.default_resolutions) // 2]
 
     @cached_property

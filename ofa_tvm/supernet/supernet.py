@@ -68,6 +68,7 @@ class Supernet(nn.Module):
 
     @property
     def active_arch(self) -> Arch:
+        """The subnet that forward passes run."""
         return self._arch
 
     def set_active(self, arch: Arch) -> None:

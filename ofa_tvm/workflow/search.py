@@ -69,6 +69,7 @@ class TargetBudget:
 
     @property
     def model(self) -> Latency:
+        """What predicts the cost of genes (n, n_genes)."""
         return self.latency.model if isinstance(self.latency, LearnedLatency) else self.latency
 
     @property
@@ -78,6 +79,7 @@ class TargetBudget:
 
     @property
     def promise(self) -> Promise:
+        """The same as the search takes it."""
         return Promise(self.bench.target.name, self.model, self.budget, self.bench.costs)
 
 
