@@ -85,7 +85,7 @@ def test_what_ships_is_among_the_candidates_of_its_record() -> None:
         Checked(space.sample(rng), 0.99 - 0.01 * i, 1.0, 1.0, 0.02, round=int(i == 3), within=True,
                 measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
     )  # fmt: skip
-    found = VerifiedResult((best, other, fallback, new), (new,), 1, (), ())
+    found = VerifiedResult((best, other, fallback, new), (new,), 1, ())
     recorded = [c["arch"] for c in search.search_record(found, fallback.arch)["candidates"]]
     assert recorded == [json.loads(c.arch.to_json()) for c in (best, fallback, new)]
 
