@@ -96,9 +96,8 @@ def main() -> None:
     steps: dict[str, Step] = {
         "4 subnets": make_step(resolution=options.resolution),
         "4 subnets, teacher": make_step(resolution=options.resolution, teacher=True),
+        "4 subnets, bfloat16": make_step(resolution=options.resolution, precision="bfloat16"),
     }
-    if torch.cuda.is_available():
-        steps["4 subnets, bfloat16"] = make_step(resolution=options.resolution, precision="bfloat16")
     if options.peer:
         peer = importlib.import_module(options.peer)
         for variant, settings in getattr(peer, "VARIANTS", {"as it is": {}}).items():
