@@ -42,7 +42,7 @@ def target() -> Target:
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a worker takes two seconds of CPU time, most of these campaigns."""
-    monkeypatch.setattr(campaign, "_allowed_cpus", lambda: {0})
+    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
 
 
 def network() -> onnx.ModelProto:

@@ -19,7 +19,7 @@ pytestmark = needs_opencl
 
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "_allowed_cpus", lambda: {0})
+    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
 
 
 def test_a_campaign_on_pocl_tunes_and_resumes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "_allowed_cpus", lambda: {0})
+    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
 
 
 def tuned_equals_onnx_runtime(
