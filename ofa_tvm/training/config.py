@@ -21,7 +21,7 @@ PER_IMAGES = 64
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 _WHOLE = {"type": "integer"}
-_NUMBER = {"type": "number"}
+_MOST = 1e6  # far above what trains, far below what float32 holds
 
 PHASE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -32,7 +32,7 @@ PHASE_SCHEMA: dict[str, Any] = {
         "open": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
         "epochs": _WHOLE,
         "warmup_epochs": _WHOLE,
-        "learning_rate": _NUMBER,
+        "learning_rate": {"type": "number", "maximum": _MOST},
         "subnets": _WHOLE,
         "sort_channels": {"type": "boolean"},
     },
@@ -46,11 +46,11 @@ CONFIG_SCHEMA: dict[str, Any] = {
         "phases": {"type": "array", "items": PHASE_SCHEMA},
         "batch_size": _WHOLE,
         "micro_batch_size": {"type": ["integer", "null"]},
-        "momentum": {"type": "number", "minimum": 0},
-        "weight_decay": {"type": "number", "minimum": 0},
+        "momentum": {"type": "number", "minimum": 0, "maximum": 1},
+        "weight_decay": {"type": "number", "minimum": 0, "maximum": 1},
         "label_smoothing": {"type": "number", "minimum": 0, "maximum": 1},
         "dropout": {"type": "number", "minimum": 0, "maximum": 1},
-        "distillation": {"type": "number", "minimum": 0},
+        "distillation": {"type": "number", "minimum": 0, "maximum": _MOST},
         "distillation_type": {"enum": ["ce", "mse"]},
         "resolutions": {"type": ["array", "null"], "items": _WHOLE, "minItems": 1},
         "calibration_images": {"type": "integer", "minimum": 1},

@@ -80,6 +80,8 @@ def test_settings_round_trip_and_refuse_nonsense() -> None:
     for settings, message in (
         (["batch_size=64.0"], r"batch_size: 64\.0 is not a whole number"),
         (["momentum=.nan"], "momentum: nan is not a finite number"),
+        (["phases.full.learning_rate=1e39"], r"learning_rate: 1e\+39 is above"),  # more than float32 holds
+        (["weight_decay=1e39"], r"weight_decay: 1e\+39 is above"),
         (["phases=3"], "phases: 3 is not a list"),
         (["phases=[3]", "phases.full.epochs=2"], r"phases\.0: 3 is not a table"),
     ):
