@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ofa_tvm.measurement.compare import measure_callables, torch_subject
-from ofa_tvm.measurement.measurer import Measurer, measure
+from ofa_tvm.measurement.compare import measure_callables, measure_onnxruntime, torch_subject
+from ofa_tvm.measurement.measurer import Measurer, measure, measure_many
 from ofa_tvm.measurement.profile import KernelTime, profile
 from ofa_tvm.measurement.protocol import Timing, interleave, ratio
 from ofa_tvm.measurement.result import Measurement
@@ -16,6 +16,8 @@ __all__ = [
     "interleave",
     "measure",
     "measure_callables",
+    "measure_many",
+    "measure_onnxruntime",
     "profile",
     "ratio",
     "torch_subject",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ofa_tvm.measurement.measurer import measure
 from ofa_tvm.measurement.pinning import pinned
 from ofa_tvm.measurement.protocol import interleave
 from ofa_tvm.measurement.result import Measurement
@@ -15,6 +17,16 @@ from ofa_tvm.targets import Target, detect_machine
 
 if TYPE_CHECKING:
     import torch
+
+
+def measure_onnxruntime(
+    path: str | os.PathLike[str], target: Target, *, repeats: int | None = None, seconds: float = 5.0
+) -> Measurement:
+    """Time an ONNX file by ONNX Runtime's CPU provider with `target`'s threads, in a process of its own.
+
+    For a ratio give the `.so` and the `.onnx` to one `measure_many`.
+    """
+    return measure(path, target, repeats=repeats, seconds=seconds)
 
 
 def torch_subject(module: torch.nn.Module, x: npt.NDArray[np.float32]) -> Callable[[], Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
@@ -108,6 +108,28 @@ class Measurer:
         """
         return self.measure_many([path], repeats=repeats, seconds=seconds, seed=seed)[0]
 
+    @overload
+    def measure_many(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        repeats: int | None = ...,
+        seconds: float = ...,
+        seed: int = ...,
+        errors: Literal["raise"] = ...,
+    ) -> list[Measurement]: ...
+
+    @overload
+    def measure_many(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        repeats: int | None = ...,
+        seconds: float = ...,
+        seed: int = ...,
+        errors: Literal["return"],
+    ) -> list[Measurement | UserError]: ...
+
     def measure_many(
         self,
         paths: Sequence[str | os.PathLike[str]],
@@ -115,22 +137,32 @@ class Measurer:
         repeats: int | None = None,
         seconds: float = 5.0,
         seed: int = 0,
-    ) -> list[Measurement]:
+        errors: Literal["raise", "return"] = "raise",
+    ) -> list[Any]:
         """Time several files in interleaved rounds (32 at a time), so that their order and ratios hold.
 
-        Parameters are those of `measure`.
+        Parameters are those of `measure`; with `errors="return"` a file that fails gives its UserError in
+        place of a measurement and the others are measured all the same.
 
         Raises
         ------
         UserError
-            As `measure`, for the first file that fails.
+            As `measure`, for the first file that fails, unless `errors="return"`.
         """
-        settings = self.target.measure
         files = [str(Path(path).resolve()) for path in paths]
-        results: list[Measurement] = []
+        results: list[Measurement | UserError] = []
         for start in range(0, len(files), GROUP):
+            results += self._group(files[start : start + GROUP], repeats, seconds, seed, errors)
+        return results
+
+    def _group(
+        self, files: list[str], repeats: int | None, seconds: float, seed: int, errors: str
+    ) -> list[Measurement | UserError]:
+        settings = self.target.measure
+        failed: dict[int, UserError] = {}
+        while left := [index for index in range(len(files)) if index not in failed]:
             request = {
-                "paths": files[start : start + GROUP],
+                "paths": [files[index] for index in left],
                 "repeats": settings.repeats if repeats is None else repeats,
                 "sample_ms": settings.sample_ms,
                 "seconds": seconds,
@@ -139,9 +171,15 @@ class Measurer:
             try:
                 timings = self._ask(request)
             except _Failure as failure:
-                raise UserError(failure.message) from None
-            results += [self._result(item) for item in timings]
-        return results
+                error = UserError(failure.message)
+                if errors == "raise":
+                    raise error from None
+                guilty = left if failure.index is None else [left[failure.index]]
+                failed.update(dict.fromkeys(guilty, error))
+                continue
+            measured = {index: self._result(item) for index, item in zip(left, timings, strict=True)}
+            return [failed.get(index) or measured[index] for index in range(len(files))]
+        return [failed[index] for index in range(len(files))]
 
     def _result(self, item: dict[str, Any]) -> Measurement:
         if "instructions" in item:
@@ -183,13 +221,13 @@ class Measurer:
                     case "done":
                         return list(event["timings"])
                     case "failed":
-                        raise _Failure(event["message"])
+                        raise _Failure(event["message"], index)
         except _Failure:
             raise
         except (WorkerDied, WorkerHung) as death:
             self._end_worker()
             guilty = paths[index] if index is not None else f"one of {', '.join(paths)}"
-            raise _Failure(f"{guilty} {death}", worker_ended=True) from None
+            raise _Failure(f"{guilty} {death}", index, worker_ended=True) from None
         except BaseException:
             # An answer that nobody reads would be taken for the next one's.
             self._end_worker()
@@ -218,11 +256,11 @@ class Measurer:
 
 
 class _Failure(Exception):
-    """A request that failed."""
+    """A request that failed, and which of its files is to blame (None: any of them)."""
 
-    def __init__(self, message: str, *, worker_ended: bool = False) -> None:
+    def __init__(self, message: str, index: int | None, *, worker_ended: bool = False) -> None:
         super().__init__(message)
-        self.message, self.worker_ended = message, worker_ended
+        self.message, self.index, self.worker_ended = message, index, worker_ended
 
 
 def _device_name(target: Target) -> str:
@@ -242,3 +280,16 @@ def measure(
     """Time one compiled module on `target`; see `Measurer.measure`. Many modules want one `Measurer`."""
     with Measurer(target) as measurer:
         return measurer.measure(path, repeats=repeats, seconds=seconds, seed=seed)
+
+
+def measure_many(
+    paths: Sequence[str | os.PathLike[str]],
+    target: Target,
+    *,
+    repeats: int | None = None,
+    seconds: float = 5.0,
+    seed: int = 0,
+) -> list[Measurement]:
+    """Time several modules in interleaved rounds on `target`; see `Measurer.measure_many`."""
+    with Measurer(target) as measurer:
+        return measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=seed)

@@ -17,7 +17,13 @@ from small_module import SmallModule, build_small_module, write_small_onnx
 import ofa_tvm
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.measurement import Measurer, measure_callables, torch_subject
+from ofa_tvm.measurement import (
+    Measurer,
+    measure_callables,
+    measure_many,
+    measure_onnxruntime,
+    torch_subject,
+)
 from ofa_tvm.measurement.pinning import choose_cpus, pinned
 from ofa_tvm.targets import Run, get_target
 
@@ -87,7 +93,9 @@ def test_threads_are_those_of_the_target(small: SmallModule) -> None:
 def test_onnxruntime_is_timed_in_the_same_rounds(small: SmallModule, measurer: Measurer) -> None:
     tvm_time, ort_time = measurer.measure_many([small.so, small.onnx], repeats=5)
     assert tvm_time.cost > 0 and ort_time.cost > 0
-    assert ofa_tvm.measure(small.onnx, small.target, repeats=5).cost == pytest.approx(ort_time.cost, rel=3)
+    assert measure_onnxruntime(small.onnx, small.target, repeats=5).cost == pytest.approx(
+        ort_time.cost, rel=3
+    )
 
 
 def test_the_measuring_process_has_neither_torch_nor_the_compiler(small: SmallModule) -> None:
@@ -133,11 +141,17 @@ def test_a_hang_is_stopped(small: SmallModule, tmp_path: Path) -> None:
         assert measurer.measure(small.so, repeats=5).cost > 0
 
 
-def test_one_bad_module_among_others_is_named(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
+def test_one_bad_module_does_not_spoil_the_others(
+    small: SmallModule, measurer: Measurer, tmp_path: Path
+) -> None:
     crash = shared_library(tmp_path, "crash", "__builtin_trap();")
+    missing = tmp_path / "missing.so"
+    files = [small.so, crash, missing, small.so]
+    results = measurer.measure_many(files, repeats=5, errors="return")
+    assert [isinstance(result, UserError) for result in results] == [False, True, True, False]
+    assert "crash.so" in str(results[1]) and "missing.so" in str(results[2])
     with pytest.raises(UserError, match=r"crash\.so"):
-        measurer.measure_many([small.so, crash, tmp_path / "missing.so", small.so], repeats=5)
-    assert measurer.measure(small.so, repeats=5).cost > 0
+        measurer.measure_many(files, repeats=5)
 
 
 def test_wrong_results_are_not_timed(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
@@ -178,8 +192,7 @@ def test_a_target_of_another_machine_is_refused() -> None:
 
 def test_many_modules_in_groups(small: SmallModule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ofa_tvm.measurement.measurer.GROUP", 2)
-    with Measurer(small.target) as measurer:
-        results = measurer.measure_many([small.so] * 5, repeats=5)
+    results = measure_many([small.so] * 5, small.target, repeats=5)
     assert len(results) == 5 and all(result.cost > 0 for result in results)
 
 
