@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tvm
 
+from ofa_tvm.compiler import elementary
 from ofa_tvm.files import cache_dir, replacing
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -54,7 +55,8 @@ def _is_whole(path: Path) -> bool:
 
 def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> list[Path]:
     """Object file of every kernel, from the cache or generated now."""
-    digest = hashlib.sha256(f"{tvm.__version__} {target}".encode()).hexdigest()[:16]
+    made_by = f"{tvm.__version__} {elementary.REVISION} {target}"
+    digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
     folder = cache_dir() / "kernels" / digest
 
     def generate(kernel: ScheduledKernel) -> Path:

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 import tvm
 from tvm.s_tir import Schedule
 
-from ofa_tvm.compiler import gpu_schedules, schedules
+from ofa_tvm.compiler import (
+    elementary,  # noqa: F401  (tells TVM how to lower exp and the like)
+    gpu_schedules,
+    schedules,
+)
 
 
 def on_gpu(target: tvm.target.Target) -> bool:
