@@ -17,11 +17,11 @@ from typing import Any, Literal
 import onnx
 import tvm
 from tvm import relax, te
-from tvm.relax.frontend.onnx import from_onnx
 
 from ofa_tvm.compiler import graph, half, layout, lowering, templates
 from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
 from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
+from ofa_tvm.compiler.importer import import_onnx
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
@@ -104,14 +104,9 @@ def lower_onnx(
     sizes = graph.input_shapes(model, shapes)
     prepared = graph.prepare(half.to_float16(model) if target.dtype == "float16" else model)
     try:
-        mod = from_onnx(
-            prepared,
-            shape_dict={name: list(shape) for name, shape in sizes.items()},
-            keep_params_in_input=False,
-            sanitize_input_names=False,
-        )
-    except Exception as error:
-        raise UserError(_import_failure(prepared, source, error)) from error
+        mod = import_onnx(prepared, sizes)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
     mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1)
@@ -125,21 +120,6 @@ def lower_onnx(
                 "of the model, or compile for a CPU target"
             )
     return lowered
-
-
-def _import_failure(model: onnx.ModelProto, source: str, error: Exception) -> str:
-    from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
-
-    known = _get_convert_map()
-    for node in model.graph.node:
-        if node.op_type not in known or node.domain not in ("", "ai.onnx"):
-            domain = f" of domain {node.domain!r}" if node.domain else ""
-            return (
-                f"{source}: operator {node.op_type}{domain} (node {node.name or node.output[0]!r}) is not "
-                "supported by TVM's ONNX importer; rewrite that part of the model"
-            )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{source} cannot be imported by TVM: {lines[-1]}"
 
 
 def kernels_of(mod: tvm.IRModule) -> dict[str, Kernel]:

@@ -21,7 +21,11 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(
-                {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, lanes(target, dtype))},
+                {
+                    "relax.nn.conv2d": _conv2d,
+                    "relax.matmul": partial(_matmul, lanes(target, dtype)),
+                    "relax.take": _take,
+                },
                 skip_ops=["relax.reshape"],
             ),
             relax.transform.AnnotateTIROpPattern(),
@@ -43,6 +47,34 @@ def _matmul(lanes: int | None, bb: relax.BlockBuilder, call: relax.Call) -> rela
         if packs(matrix, lanes) and call.attrs.out_dtype in (None, "", left.ty.dtype):
             return packed_product(bb, left, matrix, lanes)
     return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
+
+
+def _take(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Gathering whose indices stay inside: constant ones are known to, computed ones are cut to the edges.
+
+    TVM's own definition reads wherever an index points, and warns of it each time.
+    """
+    data, indices = call.args
+    shape = static_shape(data)
+    if call.attrs.axis is None or shape is None or static_shape(indices) is None:
+        return relax.transform.legalize_ops.index._take(bb, call)
+    axis = int(call.attrs.axis) % len(shape)
+    inside = False
+    if isinstance(indices, tvm.ir.GenericConst):
+        values = indices.value.numpy()
+        inside = bool(((values >= 0) & (values < shape[axis])).all())
+    return bb.call_te(_gathered, data, indices, axis, inside, primfunc_name_hint="take")
+
+
+def _gathered(data: te.Tensor, indices: te.Tensor, axis: int, inside: bool) -> te.Tensor:
+    def element(*i: tirx.Var) -> tirx.Expr:
+        index = indices[i[axis : axis + len(indices.shape)]]
+        if not inside:
+            index = tirx.max(tirx.min(index, data.shape[axis] - 1), tirx.const(0, indices.dtype))
+        return data[(*i[:axis], index, *i[axis + len(indices.shape) :])]
+
+    shape = [*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]]
+    return te.compute(shape, element, name="take")
 
 
 def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

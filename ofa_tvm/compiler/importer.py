@@ -1,0 +1,105 @@
+"""ONNX to Relax: TVM's importer, with converters of our own before TVM's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import tvm
+from onnx import numpy_helper
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
+
+from ofa_tvm.compiler.converters import CONVERTERS, Node
+from ofa_tvm.errors import UserError
+
+
+def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> tvm.IRModule:
+    """The model as a Relax module, weights included as constants.
+
+    Parameters
+    ----------
+    model
+        A model whose shapes follow from those of its inputs.
+    shapes
+        Static shape of every input.
+
+    Raises
+    ------
+    UserError
+        If an operator cannot be imported; the sentence names the operator and its node.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    importer = _Importer({name: list(shape) for name, shape in shapes.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of renamed values and the like
+        return importer.from_onnx(model.graph, opset)
+
+
+class _Importer(ONNXGraphImporter):
+    """TVM's importer, which asks us first and fails in sentences."""
+
+    def __init__(self, shapes: dict[str, list[int]]) -> None:
+        super().__init__(shapes, "float32", sanitize=False)
+        self.node = onnx.NodeProto()  # what is being converted
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        known = {*CONVERTERS, *_get_convert_map(), "If"}
+        for node in graph.node:
+            if node.domain not in ("", "ai.onnx") or node.op_type not in known:
+                raise _refusal(node, "rewrite that part of the model")
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            self.node = node
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # where TVM's importer reports failures
+                    super()._construct_nodes(SimpleNamespace(node=[node]))
+            except UserError:
+                raise
+            except Exception as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise _refusal(node, f"TVM cannot import it: {lines[-1]}") from error
+
+    def _convert_operator(
+        self, op_name: str, inputs: list[relax.Expr | None], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr:
+        converter = CONVERTERS.get(op_name)
+        if converter is None:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        node = Node(
+            op_name,
+            _name(self.node),
+            tuple(inputs),
+            {name: _decoded(value) for name, value in attrs.items() if name != "tvm_custom"},
+            tuple(bool(name) for name in self.node.output),
+            opset,
+            self.bb,
+        )
+        result = converter(node)
+        if isinstance(result, relax.Expr):
+            return self.bb.normalize(result)
+        return relax.Tuple([self.bb.normalize(field) for field in result])
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or next((name for name in node.output if name), "")
+
+
+def _refusal(node: onnx.NodeProto, reason: str) -> UserError:
+    domain = "" if node.domain in ("", "ai.onnx") else f" of domain {node.domain!r}"
+    return UserError(f"operator {node.op_type}{domain} (node {_name(node)!r}) is not supported: {reason}")
+
+
+def _decoded(value: Any) -> Any:
+    """An attribute's value: bytes as text, tensors as arrays."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, tuple) and value and isinstance(value[0], bytes):
+        return tuple(v.decode() for v in value)
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
