@@ -116,7 +116,7 @@ def _checked(array: npt.ArrayLike, spec: TensorSpec) -> npt.NDArray[Any]:
         raise UsageError(
             f"input {spec.name} must be {spec.dtype}, not {value.dtype}; use .astype({spec.dtype!r})"
         )
-    return np.ascontiguousarray(value)
+    return np.asarray(value, order="C")  # ascontiguousarray would make a number an array of one
 
 
 def load(path: str | os.PathLike[str], target: Target | None = None) -> Runner:
