@@ -96,31 +96,25 @@ def load_official(path: str | os.PathLike[str], space: Space) -> OfficialPredict
     Raises
     ------
     UserError
-        If the file is missing, not safe to load, or no such network.
+        If the file is missing, damaged, not safe to load, or no such network.
     UsageError
         If it is for another space.
     """
     if not Path(path).is_file():
         raise UserError(f"the accuracy predictor {path} does not exist")
-    import torch  # only to read the file
+    from ofa_tvm.supernet.checkpoint import read_checkpoint  # needs torch, only to read the file
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        raise UserError(f"{path} is not an accuracy predictor that can be read safely") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path} is not a published accuracy predictor: it holds no table of tensors")
-    matrices = [key for key, v in state.items() if v.ndim == 2]
-    weights = [state[key].numpy().astype(np.float32).T.copy() for key in matrices]
+    state, _ = read_checkpoint(path)
+    numbers = {key: v.float().numpy() for key, v in state.items() if not v.is_complex()}
+    if len(numbers) < len(state) or not all(np.isfinite(v).all() for v in numbers.values()):
+        raise UserError(f"{path} is not an accuracy predictor: its weights are not finite numbers")
+    matrices = [key for key, v in numbers.items() if v.ndim == 2]
+    weights = [numbers[key].T.copy() for key in matrices]
     biases = []
     for key, weight in zip(matrices, weights, strict=True):
-        bias = state.get(key.removesuffix("weight") + "bias")  # the last layer may have none
-        biases.append(
-            np.zeros(weight.shape[1], np.float32) if bias is None else bias.numpy().astype(np.float32)
-        )
-    base = float(state["base_acc"].reshape(-1)[0]) if "base_acc" in state else 0.0
+        bias = numbers.get(key.removesuffix("weight") + "bias")  # the last layer may have none
+        biases.append(np.zeros(weight.shape[1], np.float32) if bias is None else bias)
+    base = float(numbers["base_acc"].reshape(-1)[0]) if numbers.get("base_acc", np.empty(0)).size else 0.0
     chained = all(a.shape[1] == b.shape[0] for a, b in pairwise(weights))
     fitting = all(b.shape == w.shape[1:] for w, b in zip(weights, biases, strict=True))
     if not weights or not chained or not fitting or weights[-1].shape[1] != 1:

@@ -210,7 +210,7 @@ def read_supernet(path: str | Path, space: Space) -> tuple[dict[str, Tensor], di
     state, extra = read_checkpoint(path)
     if extra.get("space", space.name) != space.name:
         raise UserError(f"{path} was trained with space {extra['space']}, this supernet has {space.name}")
-    if "arch" in extra:
+    if "space" in extra and "arch" in extra:  # other trainings call their kind of network so
         raise UserError(
             f"{path} holds a single subnet, as --finetune leaves it; name a supernet's checkpoint"
         )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ofa_tvm.errors import UserError
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.supernet.checkpoint import write_checkpoint
+from ofa_tvm.supernet.checkpoint import read_tensors, write_checkpoint
 
 KEEP = 2
 
@@ -27,7 +24,7 @@ class CheckpointFolder:
         return sorted(self.folder.glob("state-*.pt"))
 
     def save(self, phase: int, step: int, state: Mapping[str, Any]) -> Path:
-        """Write a state atomically under its phase and step, then drop those before the last two.
+        """Write a state atomically under its phase and step, then drop all but the last two up to there.
 
         Raises
         ------
@@ -36,12 +33,14 @@ class CheckpointFolder:
         """
         path = self.folder / f"state-{phase:02d}-{step:09d}.pt"
         write_checkpoint(state, path)
-        for old in self.paths()[:-KEEP]:
+        past = [other for other in self.paths() if other <= path]
+        later = [other for other in self.paths() if other > path]  # could not be read, or this were not made
+        for old in (*past[:-KEEP], *later):
             old.unlink(missing_ok=True)
         return path
 
-    def load_last(self, progress: Progress = SILENT) -> dict[str, Any] | None:
-        """The newest state that can be read, or None where there is none.
+    def load_last(self, keys: Collection[str], progress: Progress = SILENT) -> dict[str, Any] | None:
+        """The newest state that can be read and has these keys, or None where there is none.
 
         Raises
         ------
@@ -51,9 +50,12 @@ class CheckpointFolder:
         paths = self.paths()
         for path in reversed(paths):
             try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                progress.say(f"{path} is damaged ({error}); trying the one before it")
+                state = read_tensors(path)
+            except UserError as error:
+                progress.say(f"{error}; trying the state before it")
+                continue
+            if not isinstance(state, dict) or not set(keys) <= state.keys():
+                progress.say(f"{path} holds no state of a training; trying the one before it")
                 continue
             return state
         if paths:

@@ -21,6 +21,7 @@ from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.progress import Progress
 from ofa_tvm.spaces import Arch, Space
+from ofa_tvm.supernet.checkpoint import read_checkpoint
 from ofa_tvm.supernet.depthwise import weight_gradient
 from ofa_tvm.training import sampling
 from ofa_tvm.training.checkpoint import CheckpointFolder
@@ -33,6 +34,7 @@ from ofa_tvm.training.step import Forward, MicroBatch, gradient_scaler, training
 from ofa_tvm.training.validation import accuracy
 
 Module = TypeVar("Module", bound=nn.Module)
+_STATE = ("identity", "phase", "step", "net", "optimiser", "scaler", "epoch_loss_sum", "results")
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,20 @@ class TrainingLoop(ABC):
         for index in range(first_phase, len(self.config.phases)):
             self._run_phase(index, first_step if index == first_phase else 0, state)
             state = None
-        if self.setting.rank == 0 and not self.result_path.exists():
+        if self.setting.rank == 0 and not self._has_result():
             self.save_network(self.result_path)
         return TrainingResult(self.result_path, tuple(self.results))
+
+    def _has_result(self) -> bool:
+        """Whether the trained network is there, as it was written."""
+        if not self.result_path.exists():
+            return False
+        try:
+            read_checkpoint(self.result_path)
+        except UserError as error:
+            self.progress.say(f"{error}; it is written again")
+            return False
+        return True
 
     def placed(self, net: Module) -> Module:
         """On the device, in the memory layout of the settings."""
@@ -223,7 +236,7 @@ class TrainingLoop(ABC):
 
     def _restore(self) -> tuple[int, int, dict[str, Any] | None]:
         """Continue from the newest checkpoint: (phase, step, state)."""
-        state = self.checkpoints.load_last(self.progress)
+        state = self.checkpoints.load_last(_STATE, self.progress)
         if state is None:
             if self.result_path.exists():
                 raise UsageError(

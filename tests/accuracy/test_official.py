@@ -83,10 +83,10 @@ def test_files_that_are_no_predictor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_official(tmp_path / "absent.pth", space)
     (tmp_path / "bad.pth").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="read safely"):
+    with pytest.raises(UserError, match="loaded safely"):
         load_official(tmp_path / "bad.pth", space)
     torch.save(torch.nn.Linear(3, 3), tmp_path / "module.pth")  # a pickled object
-    with pytest.raises(UserError, match="read safely"):
+    with pytest.raises(UserError, match="loaded safely"):
         load_official(tmp_path / "module.pth", space)
     torch.save({"a.weight": torch.zeros(3, 3), "a.bias": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="chain"):

@@ -147,8 +147,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
     subprocess.run([sys.executable, TINY, "train", tmp_path, "12", "0"])
-    newest = CheckpointFolder(tmp_path / "checkpoints").paths()[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    before, newest = CheckpointFolder(tmp_path / "checkpoints").paths()
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1  # among the weights: one of them is slightly off
+    newest.write_bytes(data)
+    progress = tiny.AfterSteps(1000, signal.SIGKILL)
+    checkpoint = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path, progress=progress).checkpoint
+    assert same(checkpoint, unbroken[0] / "supernet.pt")
+    assert f"{newest} is damaged" in progress.said[0] and "continuing" in progress.said[1]
+    assert before.name.split("-")[-1].removesuffix(".pt").lstrip("0") in progress.said[1]
+    # A damaged result is written again from the last state.
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.write_bytes(data)
     assert same(train(tiny.CONFIG, tiny.tiny_digits(), tmp_path).checkpoint, unbroken[0] / "supernet.pt")
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"")
