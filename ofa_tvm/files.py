@@ -38,7 +38,8 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ofa-tvm"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: new files, renamed ones."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -68,7 +69,7 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
                 os.fsync(handle.fileno())
         temporary.replace(target)
         if durable:
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
@@ -89,30 +90,27 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
         temporary.write_bytes(data)
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Append one line to a log and sync it: after a kill -9 all but the line in flight is there.
-
-    A line cut short by an earlier kill is closed first, so that it cannot swallow this one.
+def read_text(path: str | os.PathLike[str], most_bytes: int) -> str:
+    """Text of a file in UTF-8, with or without a byte order mark.
 
     Raises
     ------
     UserError
-        If the file cannot be written or the disk is full.
+        If the file cannot be read, is larger than `most_bytes`, or is not text.
     """
-    target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("ab+") as handle:
-            size = handle.seek(0, os.SEEK_END)
-            torn = False
-            if size:
-                handle.seek(size - 1)
-                torn = handle.read(1) != b"\n"
-            handle.write((b"\n" if torn else b"") + line.rstrip("\n").encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        with Path(path).open("rb") as handle:
+            data = handle.read(most_bytes + 1)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    if len(data) > most_bytes:
+        raise UserError(f"{path} is larger than {most_bytes >> 20} MiB; is it the right file?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file (UTF-8)") from None
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ofa_tvm import files
 from ofa_tvm.errors import UserError
+from ofa_tvm.files import read_text
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.lines import append_line
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
+
+_MOST_BYTES = 1 << 28
 
 
 def evaluate_subnets(
@@ -64,7 +68,7 @@ def evaluate_subnets(
                 known[arch] = accuracy(sub, data, which, arch.r)
                 if cache_path is not None:
                     line = {"key": key, "arch": json.loads(arch.to_json()), "accuracy": known[arch]}
-                    files.append_line(cache_path, json.dumps(line))
+                    append_line(cache_path, json.dumps(line))
             bar.advance(1, note=f"{known[arch]:.1%}")
     return np.array([known[arch] for arch in archs], dtype=np.float64)
 
@@ -80,15 +84,13 @@ def _read_cache(cache_path: str | Path | None, key: str) -> dict[Arch, float]:
     known: dict[Arch, float] = {}
     if cache_path is None or not Path(cache_path).exists():
         return known
-    try:
-        lines = Path(cache_path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {cache_path}: {error}") from error
-    for line in lines:
+    for line in read_text(cache_path, _MOST_BYTES).split("\n"):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if record["key"] == key:
-                known[Arch.from_json(json.dumps(record["arch"]))] = float(record["accuracy"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut short by a kill
+                value = record["accuracy"]
+                if isinstance(value, float | int) and 0 <= value <= 1:
+                    known[Arch.from_json(json.dumps(record["arch"]))] = float(value)
+        except (ValueError, KeyError, TypeError, UserError):
+            continue  # cut short or no line of ours: evaluated again
     return known

@@ -91,24 +91,21 @@ def command(
         )
     start = time.monotonic()
     with SubnetBench(settings.supernet(), settings.target, records) as bench:
-        before, table = (
-            _rows(output),
-            collect(
-                bench,
-                output,
-                count,
-                settings.chosen_resolutions,
-                seed=console.seed,
-                archs=None if archs is None else read_archs(archs, settings.space),
-                spread=spread,
-                progress=console.progress,
-            ),
+        table = collect(
+            bench,
+            output,
+            count,
+            settings.chosen_resolutions,
+            seed=console.seed,
+            archs=None if archs is None else read_archs(archs, settings.space),
+            spread=spread,
+            progress=console.progress,
         )
     seconds = time.monotonic() - start
     values = sorted(table.measured.values())
     unit = settings.target.unit
     console.print(
-        f"{output}: {len(values)} subnets, {len(values) - before} of them new in {duration(seconds)}; "
+        f"{output}: {len(values)} subnets, {table.added} of them new in {duration(seconds)}; "
         f"{values[0]:.4g} to {values[-1]:.4g} {unit}"
     )
     console.result(
@@ -117,16 +114,9 @@ def command(
             "space": settings.space.name,
             "column": table.column.name,
             "rows": len(values),
-            "new": len(values) - before,
+            "new": table.added,
             "seconds": round(seconds, 2),
             f"least_{unit.lower()}": values[0],
             f"largest_{unit.lower()}": values[-1],
         }
     )
-
-
-def _rows(path: Path) -> int:
-    try:
-        return max(len(path.read_text(encoding="utf-8").splitlines()) - 1, 0)
-    except (OSError, UnicodeDecodeError):
-        return 0  # the collection itself says what is wrong with the file

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shorten
+from ofa_tvm.jsonfile import read_json
+from ofa_tvm.schema import first_problem, is_whole, key_path
 from ofa_tvm.spaces import Arch, ConvSpec, MBConvSpec, NetworkSpec, get_space
 from ofa_tvm.spaces.network import ACTIVATIONS, Activation
 from ofa_tvm.spaces.published import PUBLISHED
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint
 from ofa_tvm.supernet.network import Network
 from ofa_tvm.supernet.supernet import initialise
+
+_LARGEST_SIDE = 4096
+_MOST_WEIGHTS = 500_000_000
+_CHANNELS = {"type": "integer", "minimum": 1, "maximum": 1 << 15}
+_LAYER = {
+    "type": ["object", "null"],
+    "properties": {
+        "name": {"type": "string"},
+        "in_channels": _CHANNELS,
+        "out_channels": _CHANNELS,
+        "mid_channels": {"type": ["integer", "null"], "minimum": 1, "maximum": 1 << 15},
+        "expand_ratio": {"type": "number", "exclusiveMinimum": 0, "maximum": 64},
+        "kernel_size": {"type": "integer", "minimum": 1, "maximum": 31},
+        "stride": {"type": "integer", "minimum": 1, "maximum": 8},
+        "act_func": {"type": ["string", "null"]},
+        "use_bn": {"type": "boolean"},
+        "use_se": {"type": "boolean"},
+    },
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "first_conv": _LAYER,
+        "final_expand_layer": _LAYER,
+        "feature_mix_layer": _LAYER,
+        "blocks": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 256,
+            "items": {
+                "type": "object",
+                "properties": {"mobile_inverted_conv": _LAYER, "conv": _LAYER, "shortcut": {}},
+            },
+        },
+        "classifier": {"type": "object", "properties": {"out_features": _CHANNELS}},
+        "bn": {
+            "type": "object",
+            "properties": {
+                "eps": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                "momentum": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+            },
+        },
+    },
+}
 
 
 def load_net_config(path: str | Path, weights: str | Path | None = None) -> Network:
@@ -54,10 +99,10 @@ def published_resolution(path: str | Path) -> int | None:
     file = (file if file.is_dir() else file.parent) / "run.config"
     if not file.is_file():
         return None
-    size = _read_json(file).get("image_size")
-    if not isinstance(size, int) or size < 1:
+    size = read_json(file, {"type": "object"}).get("image_size")
+    if not is_whole(size) or not 1 <= size <= _LARGEST_SIDE:
         raise UserError(f"{file} states no usable image_size")
-    return size
+    return int(size)
 
 
 def read_net_config(path: str | Path) -> NetworkSpec:
@@ -69,27 +114,34 @@ def read_net_config(path: str | Path) -> NetworkSpec:
         As `load_net_config`.
     """
     file = Path(path)
-    config = _read_json(file)
+    config = read_json(file, {"type": "object"})
     try:
-        return _network(config)
+        if (problem := first_problem(config, _SCHEMA)) is not None:
+            raise ValueError(f"{key_path(problem[0])}: {problem[1]}")
+        spec = _network(config)
+        _check_chain(spec)
+        return spec
     except KeyError as error:
         raise UserError(
             f"{file} lacks the entry {error}; it is no net.config of a specialised network"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is no net.config that can be built: {error}") from error
+        raise UserError(f"{file} is no net.config that can be built: {shorten(str(error), 200)}") from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object")
-    return content
+def _check_chain(spec: NetworkSpec) -> None:
+    """Refuse layers that do not follow on each other, and networks that no device holds."""
+    weights, width = 0, spec.stem[0].c_in
+    for layer in (*spec.stem, *spec.blocks, *spec.before_pool, *spec.after_pool):
+        if layer.c_in != width:
+            raise ValueError(f"a layer takes {layer.c_in} channels, the one before it gives {width}")
+        if isinstance(layer, MBConvSpec):
+            weights += layer.c_mid * (layer.c_in + layer.c_out + layer.kernel**2)
+        elif isinstance(layer, ConvSpec):
+            weights += layer.c_in * layer.c_out * layer.kernel**2
+        width = layer.c_out
+    if weights + width * spec.n_classes > _MOST_WEIGHTS:
+        raise ValueError(f"it has more than {_MOST_WEIGHTS:,} weights")
 
 
 def _network(config: dict[str, Any]) -> NetworkSpec:

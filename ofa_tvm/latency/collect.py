@@ -183,44 +183,45 @@ def collect(
     Raises
     ------
     UserError
-        If the table holds something else, or a subnet cannot be compiled or measured.
+        If the table holds something else or another process measures into it, or a subnet cannot be compiled
+        or measured.
     """
     space, target = bench.net.space, bench.target
-    writer = LatencyWriter(path, space, Column.of(target))
     guess = first_guess(space, target) if spread else None
-    sample = list(archs) if archs is not None else draw_subnets(space, n, resolutions, seed, guess)
-    waiting = [arch for arch in dict.fromkeys(sample) if arch not in writer.measured]
-    reference = space.min_arch(min(resolutions)) if target.unit == "ms" else None
-    usual: float | None = None
-    with progress.task("measuring subnets", len(waiting)) as task:
-        for start in range(0, len(waiting), _GROUP):
-            group = waiting[start : start + _GROUP]
-            results, pace = _measured(bench, group, reference)
-            usual = usual or pace
-            for _ in range(_AGAIN):
-                if not _drifted(pace, usual):
-                    break
+    with LatencyWriter(path, space, Column.of(target)) as writer:
+        sample = list(archs) if archs is not None else draw_subnets(space, n, resolutions, seed, guess)
+        waiting = [arch for arch in dict.fromkeys(sample) if arch not in writer.measured]
+        reference = space.min_arch(min(resolutions)) if target.unit == "ms" else None
+        usual: float | None = None
+        with progress.task("measuring subnets", len(waiting)) as task:
+            for start in range(0, len(waiting), _GROUP):
+                group = waiting[start : start + _GROUP]
                 results, pace = _measured(bench, group, reference)
-            drifted = _drifted(pace, usual)
-            results = _quieter(bench, group, results)
-            for arch, result in zip(group, results, strict=True):
-                if not result.cost > 0:
-                    raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
-                writer.append(
-                    arch,
-                    result.cost,
-                    mad_ms=result.mad_ms,
-                    repeats=result.repeats,
-                    threads=result.threads,
-                    noisy=result.noisy,
-                    reference_ms=pace,
-                    drifted=drifted,
-                    machine=result.machine,
-                    date=result.date,
-                    n_classes=bench.net.n_classes,
-                    versions=_versions(),
-                )
-                task.advance(1, f"{result.cost:.4g} {result.unit}")
+                usual = usual or pace
+                for _ in range(_AGAIN):
+                    if not _drifted(pace, usual):
+                        break
+                    results, pace = _measured(bench, group, reference)
+                drifted = _drifted(pace, usual)
+                results = _quieter(bench, group, results)
+                for arch, result in zip(group, results, strict=True):
+                    if not result.cost > 0:
+                        raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
+                    writer.append(
+                        arch,
+                        result.cost,
+                        mad_ms=result.mad_ms,
+                        repeats=result.repeats,
+                        threads=result.threads,
+                        noisy=result.noisy,
+                        reference_ms=pace,
+                        drifted=drifted,
+                        machine=result.machine,
+                        date=result.date,
+                        n_classes=bench.net.n_classes,
+                        versions=_versions(),
+                    )
+                    task.advance(1, f"{result.cost:.4g} {result.unit}")
     return writer
 
 

@@ -3,7 +3,7 @@
 The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch
 other than 1, `<target>_float16_ms` in half precision, `<target>_minstr` for emulated devices. What else is
 known of a row lies in `<name>.meta.jsonl` beside it. Row numbers in messages count lines of
-the file, so that the header is row 1.
+the file, so that the header is row 1. Blank lines and a byte order mark are no rows.
 """
 
 from __future__ import annotations
@@ -16,18 +16,40 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.files import append_line, write_atomic
+from ofa_tvm.errors import UsageError, UserError, shorten, shown
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.lines import FileBusy, LineFile, Torn, append_line, whole_lines
+from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.spaces import FBNetSpace, LayeredSpace, get_layered_space
 from ofa_tvm.targets import DType, Target
 
-_COLUMN = re.compile(r"(?P<target>.+?)(?:_(?P<dtype>float16))?(?:_b(?P<batch>[1-9]\d*))?_(?P<unit>ms|minstr)")
+_COLUMN = re.compile(
+    r"(?P<target>.+?)(?:_(?P<dtype>float16))?(?:_b(?P<batch>[1-9][0-9]{0,5}))?_(?P<unit>ms|minstr)"
+)
+_NUMBER = re.compile(
+    r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE
+)
+_MOST_BYTES = 1 << 28
+_META_SCHEMA = {
+    "items": {
+        "type": "object",
+        "properties": {
+            "space": {"type": "string"},
+            "column": {"type": "string"},
+            "arch": {"type": ["object", "array"]},
+            "value": {"type": "number"},
+            "n_classes": {"type": "integer", "minimum": 1, "maximum": 10**6},
+        },
+    }
+}
 _UNITS = {"ms": "ms", "minstr": "Minstr"}
 
 # A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest
@@ -84,7 +106,9 @@ class Column:
         """
         match = _COLUMN.fullmatch(name)
         if match is None:
-            raise UserError(f"column {name!r} is no latency: a heading ends in _ms or _minstr, as in x86_ms")
+            raise UserError(
+                f"column {shown(name)} is no latency: a heading ends in _ms or _minstr, as in x86_ms"
+            )
         dtype: DType = "float16" if match["dtype"] else "float32"
         return cls(match["target"], _UNITS[match["unit"]], int(match["batch"] or 1), dtype)
 
@@ -153,16 +177,67 @@ class LatencyTable:
         return self.columns[fitting[0]], self.values[:, fitting[0]]
 
 
-def _read_text(path: Path) -> str:
+def _read_bytes(path: Path) -> bytes:
+    """Content of a table, unpacked if it is packed."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as handle:
+            data = handle.read(_MOST_BYTES + 1)
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8")
+            with gzip.open(io.BytesIO(data)) as packed:
+                data = packed.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; is it the right file?")
+    return data
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a latency table: it is not UTF-8 text") from error
+
+
+def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, each with its number in the file."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        return [
+            (reader.line_num, [cell.strip() for cell in cells])
+            for cells in reader
+            if len(cells) > 1 or any(cell.strip() for cell in cells)
+        ]
+    except csv.Error as error:
+        raise UserError(
+            f"{path} row {reader.line_num} cannot be read: {error}; correct or delete it"
+        ) from error
+
+
+def _csv_row(arch: str, value: float) -> str:
+    cells = io.StringIO()
+    csv.writer(cells, lineterminator="").writerow([arch, repr(value)])
+    return cells.getvalue()
+
+
+def _torn_row(path: Path, heading: str = "") -> Torn:
+    """`Torn` of a table that `LatencyWriter` writes: its heading, and rows that are noted beside it.
+
+    A row cut within its value would be another value. A table of which nothing is noted is somebody's own.
+    """
+
+    def torn(tail: bytes) -> bool:
+        if heading.encode().startswith(tail):
+            return True
+        meta = _read_meta(path)
+        noted = (
+            _csv_row(json.dumps(entry["arch"], separators=(",", ":")), entry["value"]).encode()
+            for entry in meta
+            if {"arch", "value"} <= entry.keys()
+        )
+        return bool(meta) and tail.rstrip(b"\r") not in noted
+
+    return torn
 
 
 def _meta_path(path: Path) -> Path:
@@ -174,19 +249,21 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], ...]:
     beside = _meta_path(path)
     if not beside.exists():
         return ()
-    entries = []
-    lines = _read_text(beside).splitlines()
+    lines = _text(whole_lines(_read_bytes(beside)), beside).split("\n")
+    entries: dict[int, Any] = {}
     for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # cut short by a kill; its row was not written either
-                break
-            raise UserError(
-                f"{beside} row {number} is not JSON ({error.msg}); repair or delete that line"
-            ) from error
-        entries.append(entry)
-    return tuple(entries)
+        if line.strip():
+            try:
+                entries[number] = parse_json(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{beside} row {number} is not JSON ({error}); repair or delete that line"
+                ) from None
+    if (problem := first_problem(list(entries.values()), _META_SCHEMA)) is not None:
+        (index, *keys), message = problem
+        where = f"{beside} row {list(entries)[int(index)]}" + (f", {key_path(keys)}" if keys else "")
+        raise UserError(f"{where}: {message}; repair or delete that line")
+    return tuple(entries.values())
 
 
 def _fail(path: Path, problems: Sequence[str]) -> None:
@@ -199,10 +276,9 @@ def _fail(path: Path, problems: Sequence[str]) -> None:
 
 
 def _value(text: str) -> tuple[float, str]:
-    try:
-        value = float(text)
-    except ValueError:
-        return np.nan, f"{text!r} is not a number"
+    if not _NUMBER.fullmatch(text):
+        return np.nan, f"{shown(text, 30)} is not a number"
+    value = float(text)
     if np.isnan(value):
         return value, "the latency is NaN"
     if np.isinf(value):
@@ -231,14 +307,17 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
         If the space is neither given nor recorded.
     """
     path = Path(path)
-    lines = list(csv.reader(io.StringIO(_read_text(path), newline="")))
+    data = _read_bytes(path)
+    if data.partition(b"\n")[0].count(b",") == 1 and path.suffix != ".gz":
+        data = whole_lines(data, _torn_row(path))
+    lines = _rows(_text(data, path), path)
     if not lines:
         raise UserError(f"{path} is empty: a latency table starts with a heading such as arch,x86_ms")
-    header = lines[0]
+    header = lines[0][1]
     if header[0] not in ("arch", "ops") or len(header) < 2:
         raise UserError(
-            f"{path} is not a latency table: its heading is {','.join(header)[:60]!r}, "
-            "expected arch, then a column a target"
+            f"{path} is not a latency table: its heading is {shown(','.join(header))}, "
+            "expected arch, then a column a target, separated by commas"
         )
     if len(set(header)) != len(header):
         raise UserError(f"{path} has two columns of the same name in its heading")
@@ -256,8 +335,8 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     archs: list[Any] = []
     values = np.full((len(lines) - 1, len(columns)), np.nan)
     seen: dict[Any, int] = {}
-    for i, cells in enumerate(lines[1:]):
-        row = i + 2
+    numbers = np.array([row for row, _ in lines[1:]])
+    for i, (row, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             problems.append(f"row {row} has {len(cells)} cells, the heading has {len(header)}")
             continue
@@ -281,10 +360,10 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     ratios = values / medians
     for i, j in np.argwhere((ratios > _ABSURD_RATIO) | (ratios < 1 / _ABSURD_RATIO)):
         problems.append(
-            f"row {i + 2}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
+            f"row {numbers[i]}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
         )
     _fail(path, problems)
-    return LatencyTable(tuple(archs), columns, values, np.arange(2, len(lines) + 1), space, str(path), meta)
+    return LatencyTable(tuple(archs), columns, values, numbers, space, str(path), meta)
 
 
 def _other_units(
@@ -294,7 +373,10 @@ def _other_units(
     problems = []
     for entry in meta:
         if "column" in entry and "arch" in entry and Column.parse(entry["column"]).unit != unit:
-            row = rows.get(space.parse(json.dumps(entry["arch"])))
+            try:
+                row = rows.get(space.parse(json.dumps(entry["arch"])))
+            except UserError:  # of another space, so of none of the rows
+                continue
             if row is not None:
                 problems.append(
                     f"row {row} was measured as {entry['column']}, and the table's unit is {unit}"
@@ -315,7 +397,7 @@ def _resolve_space(
     if isinstance(space, str):
         space = get_layered_space(space)
     if recorded is not None and recorded != space.name:
-        raise UserError(f"{path} was measured in the space {recorded}, not {space.name}")
+        raise UserError(f"{path} was measured in the space {shorten(recorded, 60)}, not {space.name}")
     if (heading == "ops") != isinstance(space, FBNetSpace):
         raise UserError(f"{path} belongs to another space than {space.name}: its first column is {heading!r}")
     return space
@@ -323,6 +405,8 @@ def _resolve_space(
 
 class LatencyWriter:
     """Appends measurements to a table with one column, so that a killed collection goes on where it stopped.
+
+    As a context manager it holds the table's lock, so that no other process measures the same rows.
 
     Parameters
     ----------
@@ -335,6 +419,8 @@ class LatencyWriter:
     ----------
     measured : dict of architecture to float
         What the file holds so far, in the column's unit.
+    added : int
+        Rows that this writer wrote.
 
     Raises
     ------
@@ -346,25 +432,34 @@ class LatencyWriter:
         self.path = Path(path)
         self.space = space
         self.column = column
-        self.measured: dict[Any, float] = {}
-        heading = f"arch,{column.name}"
+        self.added = 0
+        self._heading = f"arch,{column.name}"
+        self._held: LineFile | None = None
         if self.path.suffix == ".gz":
             raise UsageError(f"cannot append to the compressed table {self.path}; unpack it first")
-        text = _read_text(self.path) if self.path.exists() else ""
-        complete = text[: text.rfind("\n") + 1]
-        if not complete.strip():
-            write_atomic(self.path, heading + "\n")
-            return
-        if complete.splitlines()[0] != heading:
+        self.measured = self._read()
+
+    def __enter__(self) -> LatencyWriter:
+        file = self._open(wait=False)
+        try:
+            self._held = file.__enter__()
+        except FileBusy:
             raise UserError(
-                f"{self.path} has the heading {complete.splitlines()[0][:80]!r}, not {heading!r}; "
-                "write to another file"
-            )
-        if complete != text:  # a kill cut the last row short
-            write_atomic(self.path, complete)
-        if len(complete.splitlines()) > 1:
-            table = read_table(self.path, space)
-            self.measured = dict(zip(table.archs, table.values[:, 0].tolist(), strict=True))
+                f"another process is measuring into {self.path}; wait for it to end, or write to another file"
+            ) from None
+        try:
+            self.measured = self._read()  # the other one may have ended meanwhile
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def append(self, arch: Any, value: float, **meta: Any) -> None:
         """Add one measurement; `meta` (MAD, repeats, versions, date ...) goes to the file beside.
@@ -372,22 +467,48 @@ class LatencyWriter:
         Raises
         ------
         UserError
-            If the latency is not positive and finite, the architecture is there already or outside the space.
+            If the latency is not positive and finite, the architecture is there already or outside the space,
+            or the file cannot be written.
         """
         self.space.validate(arch)
         if arch in self.measured:
             raise UserError(f"{self.path} already holds {arch.to_json()}")
         if problem := _value(repr(float(value)))[1]:
             raise UserError(f"not written to {self.path}: {problem}")
-        cells = io.StringIO()
-        csv.writer(cells, lineterminator="").writerow([arch.to_json(), repr(float(value))])
-        # The row is what counts, so it is written last.
         entry = {
             "space": self.space.name,
             "column": self.column.name,
             "arch": json.loads(arch.to_json()),
+            "value": float(value),
             **meta,
         }
-        append_line(_meta_path(self.path), json.dumps(entry, separators=(",", ":")))
-        append_line(self.path, cells.getvalue())
+        with self._file() as file:
+            file.heal()  # what is torn shows by what is not noted yet
+            # The row is what counts, so it is written last.
+            append_line(_meta_path(self.path), json.dumps(entry, separators=(",", ":")))
+            file.append(_csv_row(arch.to_json(), float(value)))
         self.measured[arch] = float(value)
+        self.added += 1
+
+    def _file(self) -> AbstractContextManager[LineFile]:
+        return nullcontext(self._held) if self._held is not None else self._open(wait=True)
+
+    def _open(self, *, wait: bool) -> LineFile:
+        return LineFile(self.path, torn=_torn_row(self.path, self._heading), wait=wait)
+
+    def _read(self) -> dict[Any, float]:
+        data = _read_bytes(self.path) if self.path.exists() else b""
+        rows = _rows(_text(whole_lines(data, _torn_row(self.path, self._heading)), self.path), self.path)
+        if not rows:
+            with self._file() as file:
+                file.append(self._heading)
+            return {}
+        if rows[0][1] != self._heading.split(","):
+            raise UserError(
+                f"{self.path} has the heading {shown(','.join(rows[0][1]))}, not {self._heading!r}; "
+                "write to another file"
+            )
+        if len(rows) == 1:
+            return {}
+        table = read_table(self.path, self.space)
+        return dict(zip(table.archs, table.values[:, 0].tolist(), strict=True))

@@ -7,22 +7,22 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from filelock import FileLock, Timeout
-
-from ofa_tvm.errors import UserError
-from ofa_tvm.files import append_line, data_dir
+from ofa_tvm.errors import UserError, shorten, shown
+from ofa_tvm.files import data_dir
+from ofa_tvm.lines import FileBusy, LineFile, torn_json
 from ofa_tvm.logs.record import Header, Record
 from ofa_tvm.targets import Target
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 _MOST_FILES = 64
 _SHOWN_PROBLEMS = 3
+_LONGEST_LINE = 1 << 22
+_LARGEST_LOG = 1 << 31  # unpacked; a log of a whole space takes some megabytes
 _EMULATED = "-emulated"
 
 
@@ -85,47 +85,76 @@ class KernelTable:
         return known[0] if known else None
 
 
-def read_folder(folder: Path) -> KernelTable:
-    """All records of one target's folder; what cannot be read is skipped and named in `problems`."""
+def read_folder(folder: Path, target: str | None = None) -> KernelTable:
+    """All records of one target's folder; what cannot be read is skipped and named in `problems`.
+
+    Parameters
+    ----------
+    folder
+        Without it there are no records.
+    target
+        The target's name in logs (`log_name`): files whose header names another are left out, since their
+        times are another device's.
+    """
     table = KernelTable()
     for file in sorted(folder.glob("*.jsonl*")):
-        if file.suffix in _OPENERS:
-            for record in _read_file(file, table.problems):
+        if file.suffix in _OPENERS and file.is_file():
+            for record in _read_file(file, target, table.problems):
                 table.add(record)
     return table
 
 
-def _read_file(file: Path, problems: list[str]) -> Iterator[Record]:
-    handle: IO[str]
+def _read_file(file: Path, target: str | None, problems: list[str]) -> Iterator[Record]:
     try:
-        with _OPENERS[file.suffix](file, "rt", encoding="utf-8", errors="replace") as handle:  # type: ignore[operator]
-            header = handle.readline()
-            if not header:
-                return
+        with _OPENERS[file.suffix](file, "rb") as handle:  # type: ignore[operator]
+            lines = _lines(handle)
             try:
-                Header.from_line(header)
+                header = next(lines, b"")
+                if not header:
+                    return
+                _check_header(header, target)
             except ValueError as error:
                 problems.append(f"{file} is left out: {error}")
                 return
-            for number, line in enumerate(handle, start=2):
+            for number, line in enumerate(lines, start=2):
                 if line.strip():
                     try:
-                        yield Record.from_line(line)
+                        yield Record.from_line(line.decode(errors="replace"))
                     except ValueError as error:
                         problems.append(f"{file}, line {number} is left out: {error}")
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        problems.append(f"{file} cannot be read to its end: {error}")
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, _TooLong) as error:
+        problems.append(f"{file} cannot be read to its end: {shorten(str(error), 120)}")
 
 
-def _takes_records(path: Path) -> bool:
-    """Whether what is appended to a log will be read again: it is new, or has a header of this version."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as handle:
-            header = handle.readline()
-    except FileNotFoundError:
+class _TooLong(Exception):
+    """What unpacks to more than any log holds."""
+
+
+def _lines(handle: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a log, none of them without end."""
+    total = 0
+    while line := handle.readline(_LONGEST_LINE):
+        total += len(line)
+        if (len(line) == _LONGEST_LINE and line[-1:] != b"\n") or total > _LARGEST_LOG:
+            raise _TooLong("it is longer than any log")
+        yield line
+
+
+def _check_header(line: bytes, target: str | None) -> None:
+    header = Header.from_line(line.decode(errors="replace"))
+    if target is not None and header.target != target:
+        raise ValueError(f"it is a log of {shown(header.target, 40)}, not of {target}")
+
+
+def _takes_records(path: Path, target: str) -> bool:
+    """Whether what is appended to a log will be read again: it is new, or has a header that suits."""
+    with path.open("rb") as handle:
+        header = handle.readline(_LONGEST_LINE)
+    if not header.endswith(b"\n") and torn_json(header):
         return True
     try:
-        return not header or bool(Header.from_line(header))
+        _check_header(header, target)
+        return True
     except ValueError:
         return False
 
@@ -152,7 +181,7 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
     shipped = data_dir("tuning_logs")
     for name in names:
         for root in [*roots, shipped]:
-            table = read_folder(root / name)
+            table = read_folder(root / name, name)
             merged.problems += table.problems
             for kernel, records in table.records.items():
                 if kernel not in merged.records:
@@ -185,8 +214,7 @@ class LogWriter:
     def __init__(self, root: Path, target: Target, header: Header) -> None:
         self.folder = root / log_name(target)
         self._header = header
-        self._stack = ExitStack()
-        self._path: Path | None = None
+        self._file: LineFile | None = None
 
     def __enter__(self) -> LogWriter:
         try:
@@ -195,28 +223,29 @@ class LogWriter:
             raise UserError(f"cannot write tuning logs to {self.folder}: {error.strerror}") from error
         for number in range(1, _MOST_FILES):
             path = self.folder / f"tuning{'' if number == 1 else f'-{number}'}.jsonl"
-            lock = FileLock(path.with_suffix(".lock"), timeout=0)
+            file = LineFile(path, wait=False)
             try:
-                lock.acquire()
-            except Timeout:
+                file.__enter__()
+            except FileBusy:
                 continue
-            if not _takes_records(path):
-                lock.release()
+            if not _takes_records(path, self.folder.name):
+                file.close()
                 continue
-            self._stack.callback(lock.release)
-            if not path.exists() or not path.stat().st_size:
-                append_line(path, self._header.to_line())
-            self._path = path
+            self._file = file
+            if not file.heal():
+                file.append(self._header.to_line())
             return self
         raise UserError(f"{_MOST_FILES} tuners already write to {self.folder}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def append(self, record: Record) -> None:
         """Append one record and sync it to disk."""
-        if self._path is None:
+        if self._file is None:
             raise RuntimeError("LogWriter is used as a context manager")
-        append_line(self._path, record.to_line())
+        self._file.append(record.to_line())

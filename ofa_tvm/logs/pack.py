@@ -30,9 +30,12 @@ def pack(folder: Path, path: Path, *, best: int = 1) -> int:
     logs = sorted(folder.glob("*.jsonl"))
     if not logs:
         raise UsageError(f"there is no tuning log in {folder}")
-    with logs[0].open(encoding="utf-8") as handle:
-        header = Header.from_line(handle.readline())
-    table = read_folder(folder)
+    try:
+        with logs[0].open(encoding="utf-8", errors="replace") as handle:
+            header = Header.from_line(handle.readline())
+    except ValueError as error:
+        raise UserError(f"{logs[0]}: {error}; mend or remove it before packing") from None
+    table = read_folder(folder, header.target)
     if table.problems:
         raise UserError(f"{table.problems[0]}; mend or remove it before packing")
     lines = [header.to_line()]

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ofa_tvm.errors import shown
+from ofa_tvm.jsonfile import parse_json
+
 FORMAT = "ofa-tvm tuning log"
 VERSION = 1
 
@@ -54,11 +57,17 @@ class Header:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its first line is not the header of an {FORMAT}")
         if content.get("version") != VERSION:
-            raise ValueError(f"it has version {content.get('version')}; this ofa-tvm reads version {VERSION}")
+            raise ValueError(
+                f"it has version {shown(content.get('version'), 20)}; this ofa-tvm reads version {VERSION}"
+            )
         try:
-            return cls(**{name: content[name] for name in cls.__dataclass_fields__})
+            fields = {name: content[name] for name in cls.__dataclass_fields__}
         except KeyError as error:
             raise ValueError(f"its header lacks {error}") from error
+        for name, value in fields.items():
+            if not isinstance(value, dict if name in ("tvm_target", "versions") else str):
+                raise ValueError(f"its header's {name} cannot be {shown(value, 40)}")
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -129,28 +138,27 @@ class Record:
         if text[-_SEAL_LENGTH:] != _seal(text[:-_SEAL_LENGTH]):
             raise ValueError("its checksum is wrong: the line was edited or damaged")
         times = content["times_us"]
-        plausible = isinstance(times, list) and all(
-            isinstance(t, int | float) and 0 < t < float("inf") for t in times
-        )
+        plausible = isinstance(times, list) and all(type(t) in (int, float) and t > 0 for t in times)
         count = content.get("instructions")
         plausible &= count is None or (type(count) is int and count > 0 and not times)
-        if not plausible or not isinstance(content["kernel"], str):
+        texts = (content["kernel"], content["name"], content.get("error", ""))
+        if not plausible or not all(isinstance(text, str) for text in texts):
             raise ValueError("its times or its kernel are not valid")
         return cls(
             kernel=content["kernel"],
-            name=str(content["name"]),
+            name=content["name"],
             trace=content["trace"],
             times_us=tuple(float(t) for t in times),
-            error=str(content.get("error", "")),
+            error=content.get("error", ""),
             instructions=count,
         )
 
 
 def _loads(line: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
-        raise ValueError("it is not whole JSON: cut short or edited") from error
+        raise ValueError(f"it is not whole JSON: cut short or edited ({error})") from error
 
 
 def _seal(body: str) -> str:

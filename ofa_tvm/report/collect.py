@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy.artefact import MANIFEST, Artefact
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.learning_curve import LearningCurve, learning_curve
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -339,6 +340,24 @@ def _measured(
     )
 
 
+class _Point(NamedTuple):
+    """One line of a training's metrics."""
+
+    phase: str
+    step: float
+    loss: float | None
+    accuracies: tuple[float, ...]
+
+
+def _point(record: dict[str, Any]) -> _Point:
+    return _Point(
+        str(record["phase"]),
+        float(record["step"]),
+        float(record["loss"]) if "loss" in record else None,
+        tuple(float(value) for value in (record.get("accuracies") or {}).values()),
+    )
+
+
 def _training(project: Project) -> Training | None:
     """The curves beside the project's checkpoint."""
     if project.checkpoint is None:
@@ -349,22 +368,20 @@ def _training(project: Project) -> Training | None:
     step, loss, accuracies = [], [], []
     bounds: dict[str, list[float]] = {}
     before, phase, last = 0.0, None, 0.0
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(errors="replace").split("\n"):
         try:
-            record = json.loads(line)
-            name, at = str(record["phase"]), float(record["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut short by a kill
-        if name != phase:  # every phase counts its steps from 0
-            before, phase = last, name
-        last = before + at
-        bounds.setdefault(name, [before, last])[1] = last
-        if "loss" in record:
+            point = _point(parse_json(line, nan=True))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a line cut short by a kill, or none of ours
+        if point.phase != phase:  # every phase counts its steps from 0
+            before, phase = last, point.phase
+        last = before + point.step
+        bounds.setdefault(point.phase, [before, last])[1] = last
+        if point.loss is not None:
             step.append(last)
-            loss.append(float(record["loss"]))
-        if record.get("accuracies"):
-            values = [float(v) for v in record["accuracies"].values()]
-            accuracies.append((last, min(values), max(values)))
+            loss.append(point.loss)
+        if point.accuracies:
+            accuracies.append((last, min(point.accuracies), max(point.accuracies)))
     if not step:
         return None
     phases = tuple((name, first, final) for name, (first, final) in bounds.items())

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.schema import LARGEST_INTEGER
 
 # ResNet50-D, the only space with elastic widths: the most blocks per stage, and those that always run.
 RESNET_BLOCKS = (4, 4, 6, 4)
@@ -26,9 +28,9 @@ def _number(value: Any, field: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         if hasattr(value, "item"):  # numpy scalars
             return _number(value.item(), field)
-        raise UsageError(f"architecture field {field!r} holds {value!r}, which is not a number")
-    if not math.isfinite(value):
-        raise UsageError(f"architecture field {field!r} holds {value!r}, which is not a number")
+        raise UsageError(f"architecture field {field!r} holds {shown(value)}, which is not a number")
+    if not abs(value) <= LARGEST_INTEGER:
+        raise UsageError(f"architecture field {field!r} holds {shown(value)}, which is not a number")
     return int(value) if float(value).is_integer() else float(value)
 
 
@@ -68,7 +70,9 @@ class Arch:
         for field in ("ks", "e", "d", "w"):
             values = getattr(self, field)
             if isinstance(values, str | Mapping) or not hasattr(values, "__iter__"):
-                raise UsageError(f"architecture field {field!r} must be a list of numbers, not {values!r}")
+                raise UsageError(
+                    f"architecture field {field!r} must be a list of numbers, not {shown(values)}"
+                )
             object.__setattr__(self, field, tuple(_number(value, field) for value in values))
         object.__setattr__(self, "r", _number(self.r, "r"))
         if not self.d or not self.e:
@@ -134,7 +138,7 @@ class Arch:
             If the text is not JSON, or lacks a field, or has one that is unknown.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, nan=True)
         except ValueError as error:
             raise UsageError(f"the architecture is not valid JSON: {error}") from error
         if not isinstance(fields, dict):
@@ -146,7 +150,7 @@ class Arch:
             raise UsageError(f"the architecture lacks the field {sorted(missing)[0]!r}")
         if unknown:
             raise UsageError(
-                f"the architecture has an unknown field {sorted(unknown)[0]!r} (known: ks, e, d, r, w)"
+                f"the architecture has an unknown field {shown(min(unknown), 40)} (known: ks, e, d, r, w)"
             )
         return Arch(
             ks=fields.get("ks", ()), e=fields["e"], d=fields["d"], r=fields["r"], w=fields.get("w", ())

@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shorten, shown
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.spaces.network import ConvSpec, Layer, conv_layer, head_layers
 
 SKIP = "skip"
@@ -88,7 +89,7 @@ class FBNetSpace:
             If the text is not such a list, or holds an operator that the space lacks.
         """
         try:
-            ops = json.loads(text)
+            ops = parse_json(text)
         except ValueError as error:
             raise UsageError(f"the architecture is not valid JSON: {error}") from error
         if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
@@ -106,7 +107,7 @@ class FBNetSpace:
             Names the block and what is allowed.
         """
         if not isinstance(arch, OpsArch):
-            raise UsageError(f"space {self.name} has one operator a block, not {arch.to_json()}")
+            raise UsageError(f"space {self.name} has one operator a block, not {shorten(arch.to_json(), 80)}")
         if len(arch.ops) != self.n_blocks:
             raise UsageError(
                 f"space {self.name} has {self.n_blocks} blocks, the architecture {len(arch.ops)} operators"
@@ -114,7 +115,7 @@ class FBNetSpace:
         for position, op in enumerate(arch.ops):
             if op not in self.operators:
                 raise UsageError(
-                    f"operator {op!r} of block {position} is not in space {self.name}; "
+                    f"operator {shown(op, 30)} of block {position} is not in space {self.name}; "
                     f"choose one of {', '.join(self.operators)}"
                 )
 

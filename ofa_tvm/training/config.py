@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
-import yaml
-
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
+from ofa_tvm.schema import first_problem
 from ofa_tvm.spaces import Space
-from ofa_tvm.yamlfile import first_problem, parse_yaml
+from ofa_tvm.yamlfile import parse_yaml
 
 PER_IMAGES = 64
 """Learning rates are stated per this many images a step and scale linearly with the batch."""
@@ -218,8 +217,8 @@ class TrainingConfig:
                 raise UsageError(f"a setting reads name=value, not {assignment!r}")
             try:
                 value = parse_yaml(text)
-            except yaml.YAMLError as error:
-                raise UsageError(f"the value of {key} cannot be read: {text!r}") from error
+            except ValueError as error:
+                raise UsageError(f"the value of {shown(key)} cannot be read: {error}") from None
             where: Any = data
             *path, last = key.strip().split(".")
             if path:

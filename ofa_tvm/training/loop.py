@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.lines import append_line
 from ofa_tvm.progress import Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet.checkpoint import read_checkpoint
@@ -290,18 +292,18 @@ class TrainingLoop(ABC):
         if self.setting.rank != 0 or not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text().splitlines():
+        for line in self.metrics.read_text(errors="replace").split("\n"):
             try:
-                record = json.loads(line)
-            except ValueError:  # cut short by a kill
+                record = parse_json(line, nan=True)
+                if (record["phase_index"], record["step"]) <= (phase, step):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):  # cut short, or no line of ours
                 continue
-            if (record["phase_index"], record["step"]) <= (phase, step):
-                kept.append(line + "\n")
         files.write_atomic(self.metrics, "".join(kept))
 
     def _log(self, record: dict[str, Any]) -> None:
         if self.setting.rank == 0:
-            files.append_line(self.metrics, json.dumps(record))
+            append_line(self.metrics, json.dumps(record))
 
     # -- one phase --------------------------------------------------------------------------------------
 

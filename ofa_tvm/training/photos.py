@@ -30,6 +30,7 @@ from ofa_tvm import __version__
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import cache_dir, write_atomic
 from ofa_tvm.images import SUFFIXES, Preprocessing, open_image
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, split_name
 
@@ -408,7 +409,7 @@ def _fingerprint(photos: Sequence[Photo]) -> str:
 
 def _read_remarks(path: Path) -> dict[str, tuple[str, str]] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         return {str(name): (str(problem), str(kind)) for name, (problem, kind) in content.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return None

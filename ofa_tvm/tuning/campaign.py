@@ -116,7 +116,7 @@ def tune_kernels(
     wanted = allot(kernels, trials, weights)
     start_s = time.monotonic()
     with _open_log(target, root) as log:
-        table = read_folder(log.folder)
+        table = read_folder(log.folder, log.folder.name)
         waiting = [k for k in kernels if trials_left(k, table, target, wanted[k.key])]
         with progress.task("tuning kernels", len(waiting)) as task:
             transfer = Transfer(table, *([start] if start else []))
@@ -167,7 +167,7 @@ def time_again(
     """
     start_s = time.monotonic()
     with _open_log(target, root) as log:
-        table = read_folder(log.folder)
+        table = read_folder(log.folder, log.folder.name)
         waiting = [k for k in kernels if table.best(k.key) is None and records.best(k.key) is not None]
         with progress.task("timing kernels", len(waiting)) as task:
             transfer, deadline = Transfer(table), _deadline(seconds)

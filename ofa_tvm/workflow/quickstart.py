@@ -20,12 +20,13 @@ import numpy as np
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.measurement import Measurement, Measurer, measure_callables, torch_subject
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.budget import Budget, parse_budget
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.supernet import Supernet, build_supernet
@@ -144,7 +145,7 @@ class _Stages:
         self.seconds: dict[str, float] = {}
         if path.is_file():
             try:
-                self.seconds = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+                self.seconds = {k: float(v) for k, v in parse_json(path.read_bytes()).items()}
             except (ValueError, AttributeError, TypeError):
                 progress.say(f"{path} is damaged; times are counted anew")
 
@@ -376,9 +377,9 @@ def _default_budget(bench: SubnetBench, resolutions: Sequence[int], out: Path) -
     path = out / f"budget-{bench.target.name}{emulated}{dtype}.json"
     if path.is_file():
         try:
-            content = json.loads(path.read_text())
-            return Budget(float(content["value"]), str(content["unit"]))
-        except (ValueError, KeyError, TypeError):
+            content = parse_json(path.read_bytes())
+            return parse_budget(f"{float(content['value'])!r} {content['unit']}")
+        except (ValueError, KeyError, TypeError, UserError):
             path.unlink()
     middle = resolutions[len(resolutions) // 2]
     (result,) = bench.measure([bench.net.space.median_arch(middle)])

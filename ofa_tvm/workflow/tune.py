@@ -13,6 +13,7 @@ from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.devices import TrackerUnreachable, fleet_size
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.logs import find_records, log_name, read_folder
 from ofa_tvm.measurement.pinning import allowed_cpus
 from ofa_tvm.progress import SILENT, Progress
@@ -141,7 +142,7 @@ def plan_tuning(
     """
     wanted = allot(kernels, trials, weights)
     folder = root / log_name(target)
-    table = read_folder(folder)
+    table = read_folder(folder, folder.name)
     by_kind: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         by_kind.setdefault(kind_of(kernel), []).append(kernel)
@@ -227,7 +228,7 @@ def _workers(target: Target) -> int:
 def _read_pace(folder: Path) -> tuple[int, float] | None:
     """Trials so far and the worker seconds that they took; None if unknown (a note, so never an error)."""
     try:
-        content = json.loads((folder / _PACE).read_text())
+        content = parse_json((folder / _PACE).read_bytes())
         trials, seconds = int(content["trials"]), float(content["worker_seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import Column, LatencyWriter, read_table
+from ofa_tvm.lines import LineFile
 from ofa_tvm.spaces import get_space
 
 SPACE = get_space("ofa_digits")
@@ -80,6 +82,166 @@ def test_a_row_cut_short_by_a_kill_is_measured_again(tmp_path: Path) -> None:
     assert list(resumed.measured) == [first]
     resumed.append(second, 2.0)
     assert path.read_bytes() == whole
+
+
+def test_a_table_cut_anywhere_is_gone_on_with(tmp_path: Path) -> None:
+    """Table or notes: what is whole is kept, what is torn is measured again, and no value is half read."""
+    sample = SPACE.decode(SPACE.sample_genes(np.random.default_rng(1), 2))
+    truth = dict(zip(sample, (1.25, 2.0625), strict=True))
+    path = tmp_path / "lat.csv"
+    meta = tmp_path / "lat.meta.jsonl"
+    with LatencyWriter(path, SPACE, Column("x86")) as writer:
+        for arch, value in truth.items():
+            writer.append(arch, value, n_classes=10)
+    whole = {path: path.read_bytes(), meta: meta.read_bytes()}
+    for file in (path, meta):
+        for cut in range(0, len(whole[file]), 1 if file == path else 7):
+            for one, content in whole.items():
+                one.write_bytes(content[:cut] if one == file else content)
+            if file == path and whole[path][:cut].count(b"\n") > 1:
+                read = read_table(path)
+                assert truth.items() >= dict(zip(read.archs, read.values[:, 0], strict=True)).items()
+            with LatencyWriter(path, SPACE, Column("x86")) as writer:
+                assert truth.items() >= writer.measured.items()
+                assert len(writer.measured) >= path.read_bytes().count(b"\n") - 1
+                for arch in sample:
+                    if arch not in writer.measured:
+                        writer.append(arch, truth[arch], n_classes=10)
+            table = read_table(path, SPACE)
+            assert dict(zip(table.archs, table.values[:, 0], strict=True)) == truth, (file.name, cut)
+            assert len(table) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lat.csv", "lat.meta.jsonl"]
+
+
+def test_a_last_row_without_newline_is_kept_if_it_is_whole(tmp_path: Path) -> None:
+    """Editors leave the newline out; only a row that is not what was noted of it is torn."""
+    path = tmp_path / "lat.csv"
+    (arch,) = SPACE.decode(SPACE.sample_genes(np.random.default_rng(1), 1))
+    with LatencyWriter(path, SPACE, Column("x86")) as writer:
+        writer.append(arch, 1.25)
+    text = path.read_text()
+    path.write_text(text[:-1])
+    assert read_table(path).values.tolist() == [[1.25]]
+    path.write_text(text[:-2])  # 1.2
+    with pytest.raises(UserError, match="no rows"):
+        read_table(path)
+    path.with_name("lat.meta.jsonl").unlink()  # somebody's own table
+    assert read_table(path, SPACE).values.tolist() == [[1.2]]
+    with LatencyWriter(path, SPACE, Column("x86")) as writer:
+        assert writer.measured == {arch: 1.2}
+
+
+def test_notes_are_written_before_their_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a kill between the two would leave a row of which nothing is known."""
+    path = tmp_path / "lat.csv"
+    with LatencyWriter(path, SPACE, Column("x86")) as writer:
+        monkeypatch.setattr(LineFile, "append", _stop_at(path))
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(SPACE.min_arch(), 1.0)
+    assert path.read_text() == "arch,x86_ms\n"
+    assert json.loads(path.with_name("lat.meta.jsonl").read_text())["value"] == 1.0
+
+
+def _stop_at(path: Path) -> Callable[[LineFile, str], None]:
+    append = LineFile.append
+
+    def stopped(file: LineFile, line: str) -> None:
+        if file.path == path:
+            raise KeyboardInterrupt
+        append(file, line)
+
+    return stopped
+
+
+def test_one_process_at_a_time_measures_into_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    with LatencyWriter(path, SPACE, Column("x86")) as first:
+        first.append(SPACE.min_arch(), 1.0)
+        second = LatencyWriter(path, SPACE, Column("x86"))
+        with pytest.raises(UserError, match=r"another process is measuring into .*lat.csv; wait"), second:
+            pass
+        first.append(SPACE.max_arch(), 2.0)
+    with second:
+        assert set(second.measured) == {SPACE.min_arch(), SPACE.max_arch()}
+        with pytest.raises(UserError, match="already holds"):
+            second.append(SPACE.max_arch(), 2.0)
+
+
+def test_a_file_that_is_no_table_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    for content in (b"\x7fELF\xff", b"notes", b"arch,arm_ms", b"arch,x86_ms,note\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError):
+            LatencyWriter(path, SPACE, Column("x86"))
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text + "\n\n  \n",
+        lambda text: "\n" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("x86_ms", " x86_ms "),
+        lambda text: text.replace(",", " , ", 1),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: text.rstrip("\n"),
+    ],
+    ids=["mark", "blank lines", "blank first", "windows", "spaces", "more spaces", "double spaced", "no end"],
+)
+def test_tables_as_people_save_them(change: Callable[[str], str], tmp_path: Path) -> None:
+    path = write(tmp_path / "lat.csv", [(arch, "5.0") for arch in archs(3)])
+    path.write_bytes(change(path.read_text()).encode())
+    table = read_table(path, SPACE)
+    assert [column.name for column in table.columns] == ["x86_ms"]
+    assert table.values.tolist() == [[5.0]] * 3
+    (new,) = (a for a in (SPACE.min_arch(),) if a not in table.archs)
+    with LatencyWriter(path, SPACE, Column("x86")) as writer:
+        writer.append(new, 6.0)
+    assert read_table(path).values[:, 0].tolist() == [5.0, 5.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("text", ["1_0", "0x10", "1e", "٣", "1 000", "5,0", "1e400", "-0.0"])
+def test_numbers_are_plain(text: str, tmp_path: Path) -> None:
+    rows = [(arch, "5.0") for arch in archs(3)]
+    rows[1] = (rows[1][0], f'"{text}"')
+    with pytest.raises(UserError, match="row 3"):
+        read_table(write(tmp_path / "lat.csv", rows), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("null", "row 2: None is not a table of keys"),
+        ("5", "row 2: 5 is not a table of keys"),
+        ("[" * 50_000, "row 2 is not JSON"),
+        ('{"value": 1' + "0" * 400 + "}", "row 2 is not JSON .*too large"),
+        ('{"space": 5}', "row 2, space: 5 is not text"),
+        ('{"n_classes": -1}', "row 2, n_classes: -1 is below"),
+        ('{"column": []}', "row 2, column:"),
+        ('{"column": "x86", "arch": {}}', "no latency"),
+        ("{", "row 2 is not JSON"),
+    ],
+)
+def test_damaged_notes_are_named(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "lat.csv"
+    LatencyWriter(path, SPACE, Column("x86")).append(SPACE.min_arch(), 1.0)
+    meta = tmp_path / "lat.meta.jsonl"
+    meta.write_text(meta.read_text() + line + "\n")
+    with pytest.raises(UserError, match=says) as caught:
+        read_table(path)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
+@pytest.mark.parametrize(
+    "cell", ["[" * 50_000, "null", "5", '{"ks": 1' + "0" * 400 + "}", "x" * 10**6, '{"r": NaN}', "\x00"]
+)
+def test_cells_that_are_no_architecture_are_named(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "lat.csv", [(archs(1)[0], "5.0"), (cell, "5.0")])
+    with pytest.raises(UserError, match="row 3") as caught:
+        read_table(path, SPACE)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
 
 
 def test_a_table_of_another_target_or_space_is_not_appended_to(tmp_path: Path) -> None:

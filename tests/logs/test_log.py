@@ -45,7 +45,7 @@ def counts(table: KernelTable) -> dict[str, int]:
 
 
 def write(root: Path, target: Target, *records: Record) -> Path:
-    with LogWriter(root, target, HEADER) as log:
+    with LogWriter(root, target, replace(HEADER, target=log_name(target))) as log:
         for one in records:
             log.append(one)
     return log.folder / "tuning.jsonl"
@@ -113,7 +113,22 @@ def test_torn_last_line_is_named_and_closed(tmp_path: Path, target: Target) -> N
     write(tmp_path, target, record("c", 3.0))  # must not be swallowed by the torn line
     table = read_folder(path.parent)
     assert counts(table) == {"a": 1, "c": 1}
-    assert len(table.problems) == 1
+    assert not table.problems, "the torn line is gone"
+
+
+def test_a_log_cut_anywhere_is_gone_on_with(tmp_path: Path, target: Target) -> None:
+    """Whole lines in front of the cut are kept, and what is written behind it is read without a word."""
+    whole = write(tmp_path, target, record("a", 1.0), record("b", 2.0)).read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    path = tmp_path / log_name(target) / "tuning.jsonl"
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        write(tmp_path, target, record("c", 3.0))
+        table = read_folder(path.parent)
+        assert not table.problems
+        kept = sum(end - 1 <= cut for end in ends[1:])  # the last bracket alone makes a line whole
+        assert counts(table) == dict.fromkeys("ab"[:kept], 1) | {"c": 1}, cut
+    assert [file.name for file in path.parent.iterdir()] == ["tuning.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +163,21 @@ def test_lines_of_other_things_are_named(damage: bytes, tmp_path: Path, target: 
     table = read_folder(path.parent)
     assert counts(table) == {"a": 1, "b": 1}
     assert ["line 3" in problem for problem in table.problems] == [True]
+
+
+def test_a_log_of_another_target_is_left_out_and_left_alone(tmp_path: Path, target: Target) -> None:
+    """Copied into a wrong folder, its times would pass for this target's own."""
+    path = write(tmp_path, replace(target, name="x86-64-v4"), record("theirs", 1.0))
+    own = write(tmp_path, target, record("ours", 1.0))
+    own.unlink()
+    path.rename(own)
+    before = own.read_bytes()
+    table = find_records(target, [tmp_path])
+    assert "theirs" not in table.records
+    assert f"{own} is left out: it is a log of 'x86-64-v4', not of x86-64-v3" in table.problems
+    write(tmp_path, target, record("ours", 1.0))
+    assert own.read_bytes() == before
+    assert find_records(target, [tmp_path]).best("ours") is not None
 
 
 @pytest.mark.parametrize(
@@ -348,8 +378,8 @@ def test_lines_are_json(tmp_path: Path, target: Target) -> None:
 def test_times_of_other_devices_are_known_as_such(tmp_path: Path) -> None:
     """Schedules of a compatible target serve, but their times are not this device's."""
     target = replace(get_target("x86-64-v4"), name="mine", compatible=("theirs",))
-    header = Header("theirs", {"kind": "llvm"}, "a machine", {"tvm": "0.27"}, "2026-11-22")
     for name, kernels in {"mine": "a", "theirs": "ab"}.items():
+        header = Header(name, {"kind": "llvm"}, "a machine", {"tvm": "0.27"}, "2026-11-22")
         lines = [header.to_line(), *(Record(k, "matmul", [[], []], (1.0,)).to_line() for k in kernels)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "tuning.jsonl").write_text("\n".join(lines) + "\n")

@@ -206,7 +206,7 @@ def test_records_that_do_not_fit_are_passed_over(target: Target, tmp_path: Path)
             swapped.add(Record(kernel.key, kernel.name, record.trace, (0.001,)))
     compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", records=swapped)
     assert "tuned" not in {use.origin for use in compiled.kernels}
-    with LogWriter(tmp_path / "log", target, Header("x86", {}, "", {}, "")) as log:
+    with LogWriter(tmp_path / "log", target, Header(log_name(target), {}, "", {}, "")) as log:
         for records in swapped.records.values():
             for record in records:
                 log.append(record)
