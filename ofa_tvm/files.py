@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.temporaries import remove_dead, temporary_beside
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -60,9 +60,11 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
         If the folder cannot be written or the disk is full.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if durable:  # caches hold many files; they clean up once, not for each
+            remove_dead(target.parent, target.name)
         yield temporary
         if durable:
             with temporary.open("rb") as handle:

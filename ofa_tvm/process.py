@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,46 @@ def use_runtime_only() -> None:
     """
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     leave_torch_out()
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: raised where Ctrl-C would be, so that it is cleaned up after in the same way.
+
+    Attributes
+    ----------
+    number
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending_signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP raise `Ended` in the main thread; yields a list of those that came.
+
+    A signal that this process was started to ignore, as under nohup, stays ignored.
+    """
+    came: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        raise Ended(number)
+
+    # Python hands signals to the main thread alone.
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] is signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class WorkerDied(Exception):

@@ -6,7 +6,9 @@ import difflib
 import importlib
 import json
 import os
+import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,8 +19,11 @@ import click
 
 from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
+from ofa_tvm.process import Ended, ending_signals
+from ofa_tvm.temporaries import remove_dead
 
 INTERRUPTED = 130
+BY_SIGNAL = 128  # plus its number, as shells count
 
 # The verbs with their short help, in the order of a first day's work. Each has a module `ofa_tvm.cli.<verb>`
 # with a click command named `command` (a test compares the texts).
@@ -94,7 +99,12 @@ def _traceback_file(error: BaseException) -> Path | None:
     return path
 
 
+_STOPPED = "stopped; run the same command to continue"
+
+
 def _fail(message: str, arguments: Sequence[str]) -> None:
+    # Words that nobody would read to the end are paths which are too long.
+    message = re.sub(r"\S{300,}", lambda word: f"{word[0][:100]} ... {word[0][-50:]}", message)
     # A script that asked for JSON gets its one object in any case.
     if "--json" in arguments:
         sys.stdout.write(json.dumps({"error": message}) + "\n")
@@ -104,11 +114,21 @@ def _fail(message: str, arguments: Sequence[str]) -> None:
 def invoke(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; what goes wrong is one plain line on standard error."""
     try:
+        with ending_signals() as came:
+            code = _run(arguments, came)
+    except Ended as error:  # between the last two lines
+        return BY_SIGNAL + error.number
+    return BY_SIGNAL + came[0] if came else code
+
+
+def _run(arguments: Sequence[str], came: Sequence[int]) -> int:
+    try:
+        remove_dead(Path(tempfile.gettempdir()))
         result: Any = cli.main(args=list(arguments), prog_name="ofa-tvm", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except UserError as error:
-        _fail(str(error), arguments)
+        _fail(_STOPPED if came else str(error), arguments)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -119,15 +139,21 @@ def invoke(arguments: Sequence[str]) -> int:
         _fail(error.format_message().rstrip(".") + hint, arguments)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _fail("stopped; run the same command to continue", arguments)
+        _fail(_STOPPED, arguments)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) is gone; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if came:  # what a library made of the signal
+            _fail(_STOPPED, arguments)
+            return INTERRUPTED
         if os.environ.get("OFA_TVM_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror or error}", arguments)
+            return 1
         saved = _traceback_file(error)
         where = f"the traceback is in {saved}" if saved else "set OFA_TVM_TRACEBACK=1 to see the traceback"
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
 from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import Target, get_target
+from ofa_tvm.temporaries import scratch_folder
 
 if TYPE_CHECKING:
     from ofa_tvm.compiler import KernelUse
@@ -60,7 +60,7 @@ def command(
         raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
     if chosen.run.where != "local" and (kernels or onnxruntime):
         raise UsageError("--kernels and --onnxruntime measure on this machine; leave them out for a device")
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as scratch, Measurer(chosen) as measurer:
+    with scratch_folder("measure") as scratch, Measurer(chosen) as measurer:
         so, onnx = _files(model, chosen, Path(scratch))
         if onnxruntime and onnx is None:
             raise UsageError(

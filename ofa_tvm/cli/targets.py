@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
 from ofa_tvm.targets.load import PROBED, probe_arm, probe_x86
+from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.yamlfile import write_yaml
 
 
@@ -100,7 +100,7 @@ def _probe_device(tracker: str, key: str) -> Target:
         if session.emulated:
             raise UserError(f"the device of key {key} is emulated: it has no hardware to describe")
         arch, files = session.arch, session.files()
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-probe-") as folder:
+    with scratch_folder("probe") as folder:
         for name, text in files.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)

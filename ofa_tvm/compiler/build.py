@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.targets import DType, Target
+from ofa_tvm.temporaries import scratch_folder
 
 Origin = Literal["tuned", "transferred", "default", "none"]
 
@@ -371,7 +371,7 @@ def _link(
     check: Callable[[Path], None] | None = None,
 ) -> None:
     linker = target.link.find()
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-") as folder, replacing(path) as temporary:
+    with scratch_folder("link") as folder, replacing(path) as temporary:
 
         def link(output: str, files: list[str], **_options: object) -> None:
             command = [*linker, "-shared", "-fPIC", "-O1", "-o", output, *files]

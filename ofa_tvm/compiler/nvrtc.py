@@ -9,7 +9,6 @@ import ctypes
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import tvm
 from ofa_tvm.errors import UserError
 from ofa_tvm.native.cuda import load_cuda_for_building
 from ofa_tvm.targets.cuda_toolkit import Nvrtc, find_nvcc, find_nvrtc, install_hint
+from ofa_tvm.temporaries import scratch_folder
 
 
 def compile_cuda(source: str, arch: str) -> bytes:
@@ -118,7 +118,7 @@ def _fetch(size_of: Callable[..., int], fill: Callable[..., int], program: ctype
 
 
 def _by_nvcc(nvcc: str, source: str, arch: str) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-cuda-") as name:
+    with scratch_folder("cuda") as name:
         code, binary = Path(name) / "kernels.cu", Path(name) / "kernels.cubin"
         code.write_text(source)
         command = [nvcc, "-cubin", "-O3", "-std=c++17", f"-arch={arch}", "-o", str(binary), str(code)]

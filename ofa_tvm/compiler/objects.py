@@ -12,6 +12,7 @@ import tvm
 
 from ofa_tvm.compiler import elementary
 from ofa_tvm.files import cache_dir, replacing
+from ofa_tvm.temporaries import remove_dead
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LLVM_THREADS = 2
@@ -58,6 +59,7 @@ def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> l
     made_by = f"{tvm.__version__} {elementary.REVISION} {target}"
     digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
     folder = cache_dir() / "kernels" / digest
+    remove_dead(folder)
 
     def generate(kernel: ScheduledKernel) -> Path:
         path = folder / f"{kernel.symbol}.o"

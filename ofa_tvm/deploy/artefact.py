@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.measurement.remote import load_for
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
+from ofa_tvm.temporaries import exchange, remove_dead, temporary_beside
 from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
@@ -152,7 +152,8 @@ def write_artefact(
         raise UsageError(f"{root} is a file; name a folder for the artefact")
     if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
         raise UsageError(f"{root} is not empty and not an artefact; choose another folder")
-    stage = root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    remove_dead(root.parent, root.name)
+    stage = temporary_beside(root)
     try:
         stage.mkdir(parents=True)
         _keep_other_files(root, stage)
@@ -192,17 +193,10 @@ def _keep_other_files(root: Path, stage: Path) -> None:
 
 
 def _swap(stage: Path, root: Path) -> None:
-    if not root.exists():
+    if root.exists():
+        shutil.rmtree(exchange(stage, root))
+    else:
         stage.rename(root)
-        return
-    old = stage.with_name(stage.name + ".old")
-    root.rename(old)
-    try:
-        stage.rename(root)
-    except OSError:
-        old.rename(root)
-        raise
-    shutil.rmtree(old)
 
 
 def _complete(manifest: Mapping[str, Any], stage: Path) -> dict[str, Any]:

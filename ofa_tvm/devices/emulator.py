@@ -6,7 +6,6 @@ import os
 import select
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ofa_tvm.files import cache_dir
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
 from ofa_tvm.targets.readiness import EMULATOR_FOLDER, EMULATOR_LOADER, EMULATOR_ROOT
+from ofa_tvm.temporaries import scratch_folder
 
 _PACKAGES = ("qemu-user", "libc6-arm64-cross", "libgcc-s1-arm64-cross", "libstdc++6-arm64-cross")
 _START_LIMIT_S = 30.0
@@ -72,7 +72,7 @@ def find_emulator(target: Target, *, progress: Progress = SILENT) -> tuple[str, 
 def _unpack(folder: Path, install: str) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise UserError(f"the emulator is not installed; {install}")
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-packages-") as name:
+    with scratch_folder("packages") as name:
         done = subprocess.run(
             ["apt-get", "download", *_PACKAGES], cwd=name, capture_output=True, text=True, check=False
         )
@@ -87,7 +87,7 @@ class EmulatedDevice:
     """One emulated device that offers itself to a tracker until `stop`; a context manager."""
 
     def __init__(self, emulator: Emulator, place: Place) -> None:
-        self._files = tempfile.TemporaryDirectory(prefix="ofa-tvm-emulated-")
+        self._files = scratch_folder("emulated")
         count = Path(self._files.name) / "count"
         count.write_bytes(bytes(8))
         self._log = (Path(self._files.name) / "log").open("wb+")

@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ from ofa_tvm.files import cache_dir
 from ofa_tvm.native import library as native_libraries
 from ofa_tvm.process import installed_command
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.temporaries import scratch_folder
 
 SERVER, COUNTER, LIBRARIES = "ofa-tvm-device", "counter.so", "lib"
 _SOURCES = Path(__file__).resolve().parents[1] / "native" / "device"
@@ -60,7 +60,7 @@ def device_runtime(
         if not (folder / SERVER).is_file():
             progress.say(f"building the device server for {arch} into {folder}")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            with scratch_folder("device", folder.parent) as name:
                 stage = Path(name) / "stage"
                 (stage / LIBRARIES).mkdir(parents=True)
                 wheels_have = kind if kind != "opencl" else "llvm"
@@ -149,7 +149,7 @@ def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
     library = native_libraries.LIBRARIES["opencl"]
     if not _CL_HEADERS.is_dir():
         raise UserError(f"there are no OpenCL headers; {library.needs}")
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-headers-") as name:
+    with scratch_folder("headers") as name:
         # Alone: this machine's other headers are not the device's.
         (Path(name) / "CL").symlink_to(_CL_HEADERS)
         includes = [f"-isystem{path}" for path in (name, *(_package(wheel) / "include" for wheel in _WHEELS))]

@@ -6,7 +6,6 @@ import importlib.util
 import platform
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from filelock import FileLock
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, write_atomic
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.temporaries import scratch_folder
 
 # Library -> the Python package whose wheel brings it, and that package's name on the index.
 _HOMES = {
@@ -78,7 +78,7 @@ def _installed(name: str) -> Path:
 
 def _download(arch: str, names: Sequence[str], destination: Path) -> None:
     wheels = {_HOMES[name][1] for name in names}
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-wheels-") as folder:
+    with scratch_folder("wheels") as folder:
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
             "--only-binary=:all:", *(f"--platform=manylinux_2_{minor}_{arch}" for minor in _MANYLINUX),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from ofa_tvm.models import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
+from ofa_tvm.temporaries import scratch_folder
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
@@ -54,7 +54,7 @@ class SubnetBench:
     def __init__(self, net: Supernet, target: Target, records: KernelTable) -> None:
         self.net, self.target, self.records = net, target, records
         self._measurer = Measurer(target)
-        self._folder = tempfile.TemporaryDirectory(prefix="ofa-tvm-bench-")
+        self._folder = scratch_folder("bench")
 
     def __enter__(self) -> SubnetBench:
         return self

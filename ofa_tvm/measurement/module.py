@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
 from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
+from ofa_tvm.temporaries import scratch_folder
 
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
 _METADATA_FORMAT = 1
@@ -139,7 +139,7 @@ def _open_library(file: Path) -> Any:
     """
     import tvm
 
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-load-") as folder:
+    with scratch_folder("load") as folder:
         own = Path(folder) / file.name
         try:
             own.hardlink_to(file)

@@ -193,7 +193,10 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
     artefacts = [_deployed(Artefact.open(folder), project.folder) for folder in folders]
     if not folders:
         # A search for several targets leaves a folder of artefacts.
-        for path in sorted((*project.folder.glob(f"*/{MANIFEST}"), *project.folder.glob(f"*/*/{MANIFEST}"))):
+        found = (*project.folder.glob(f"*/{MANIFEST}"), *project.folder.glob(f"*/*/{MANIFEST}"))
+        for path in sorted(found):
+            if any(part.startswith(".") for part in path.relative_to(project.folder).parts):
+                continue  # one that is being written, or that a killed search left
             try:
                 artefacts.append(_deployed(Artefact.open(path.parent), project.folder))
             except UserError as error:

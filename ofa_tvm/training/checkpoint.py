@@ -39,7 +39,7 @@ class CheckpointFolder:
             old.unlink(missing_ok=True)
         return path
 
-    def load_last(self, keys: Collection[str], progress: Progress = SILENT) -> dict[str, Any] | None:
+    def load_last(self, keys: Collection[str] = (), progress: Progress = SILENT) -> dict[str, Any] | None:
         """The newest state that can be read and has these keys, or None where there is none.
 
         Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
+from ofa_tvm.temporaries import scratch_folder
 
 _PAUSE_S = 5.0
 _SESSION_LIMIT_S = 900.0
@@ -85,7 +85,7 @@ class RemoteTimer:
         self._device: Any = None
         self._tensors: list[Any] = []
         self._numbers = itertools.count()
-        self._folder = tempfile.TemporaryDirectory(prefix="ofa-tvm-trials-")
+        self._folder = scratch_folder("trials")
 
     def __call__(self, sch: Schedule) -> list[float]:
         """Seconds of one call (instructions x 1e-9 on an emulated device): some samples, one if hopeless.

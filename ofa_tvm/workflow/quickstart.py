@@ -7,7 +7,6 @@ the training, the evaluations, the tuning log and the latency table go on where 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.targets import Target
+from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.config import TrainingConfig, digits_config
 from ofa_tvm.training.data import ImageData, digits
 from ofa_tvm.training.shrinking import train
@@ -322,7 +322,7 @@ def compile_only(
     stages = _Stages(out / "stages.json", progress)
     net, data = _trained(out, settings, stages, seed, progress)
     arch = net.space.median_arch(settings.resolutions[len(settings.resolutions) // 2])
-    with stages.stage("compile"), tempfile.TemporaryDirectory(prefix="ofa-tvm-compile-") as name:
+    with stages.stage("compile"), scratch_folder("compile") as name:
         built = build_subnet(
             net,
             arch,
@@ -426,7 +426,7 @@ def _compare(
         "chosen": chosen,
     }
     images = settings.training.calibration_images
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-compare-") as name:
+    with scratch_folder("compare") as name:
         accuracies: dict[str, float] = {"chosen": shipped.accuracy}
         files = {"chosen": (shipped.artefact.module_path, shipped.artefact.onnx_path)}
         for title in ("largest", "smallest"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target
+from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
@@ -199,7 +199,7 @@ def ready_to_ship(
     UserError
         If the module does not compute what ONNX Runtime computes, or a file cannot be written.
     """
-    folder = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="ofa-tvm-ship-")))
+    folder = Path(files.enter_context(scratch_folder("ship")))
     built = build_subnet(
         net, arch, data, target, records, folder, calibration_images=calibration_images, seed=seed
     )

@@ -190,6 +190,14 @@ def test_artefacts_of_several_targets_are_found_and_matched(small: SmallModule, 
     assert [row[2] for row in section.rows] == ["1.5 ms", "1.5 Minstr", "1.5 ms"]
 
 
+def test_what_a_killed_search_was_writing_is_no_artefact(small: SmallModule, tmp_path: Path) -> None:
+    manifest = {"target": small.target.to_json()}
+    for name in ("deploy", ".deploy.4194303-0123abcd", "all/.x86.4194303-0123456789abcdef0123"):
+        write_artefact(tmp_path / name, small.so, small.onnx, manifest)
+    (artefact,) = collect(Project(tmp_path)).artefacts
+    assert artefact.name == "deploy"
+
+
 def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path) -> None:
     for name in ("good", "bad"):
         write_artefact(tmp_path / name, small.so, small.onnx, {"target": small.target.to_json()})
