@@ -84,7 +84,8 @@ class _Importer(ONNXGraphImporter):
         result = converter(node)
         if isinstance(result, relax.Expr):
             return self.bb.normalize(result)
-        return relax.Tuple([self.bb.normalize(field) for field in result])
+        fields = [self.bb.normalize(field) for field in result]
+        return fields[0] if len(fields) == 1 else relax.Tuple(fields)
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -306,7 +306,9 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
         return None
 
 
-def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule:
+def _apply_template(
+    mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]
+) -> Schedule | None:
     sch = Schedule(mod)
     analyse(sch)
     width, channels_first = options[0].width, options[0].channels_first
@@ -340,7 +342,10 @@ def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options:
         padding = sch.get_sblock(anatomy.padding)
         sch.compute_at(padding, outer[-1], preserve_unit_loops=True)
         copied = sch.get_loops(padding)[-1]
-        lanes = mach.vector(int(sch.get(copied).extent))
+        extent = sch.get(copied).extent
+        if not isinstance(extent, tvm.tirx.IntImm):
+            return None  # channels that share an input's channel: what they read depends on where they lie
+        lanes = mach.vector(int(extent))
         if lanes > 1:
             sch.vectorize(sch.split(copied, [None, lanes])[1])
     work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)

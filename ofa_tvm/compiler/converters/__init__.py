@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ofa_tvm.compiler.converters import convolution, pooling, resize
 from ofa_tvm.compiler.converters.node import Converter, Node
-from ofa_tvm.compiler.converters.resize import resize, upsample
 
 __all__ = ["CONVERTERS", "Converter", "Node"]
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Resize": resize,
-    "Upsample": upsample,
+    "AveragePool": pooling.average_pool,
+    "Conv": convolution.conv,
+    "ConvTranspose": convolution.conv_transpose,
+    "GlobalLpPool": pooling.global_lp_pool,
+    "LpPool": pooling.lp_pool,
+    "MaxPool": pooling.max_pool,
+    "MaxUnpool": pooling.max_unpool,
+    "Resize": resize.resize,
+    "Upsample": resize.upsample,
 }

@@ -150,9 +150,13 @@ class Node:
         """Relax's operators, emitted as they are called."""
         return Emitter(self.builder, relax.op)
 
-    def te(self, function: Callable[..., Any], *arguments: Any) -> relax.Expr:
-        """Emit a computation given as a function of `te` tensors."""
-        return self.builder.emit_te(function, *arguments)
+    def te(self, function: Callable[..., Any], *tensors: Any, **settings: Any) -> relax.Expr:
+        """Emit a computation given as a function of `te` tensors, and of settings that are no tensors."""
+
+        def computed(*given: Any) -> Any:
+            return function(*given, **settings)
+
+        return self.builder.emit_te(computed, *tensors, primfunc_name_hint=function.__name__.strip("_"))
 
 
 def dtype_of(expr: relax.Expr) -> str:

@@ -48,3 +48,14 @@ def matrix_product(node: Node, expr: relax.Expr, matrix: np.ndarray, axis: int) 
 
 def reshape(node: Node, expr: relax.Expr, shape: Sequence[int]) -> relax.Expr:
     return node.op.reshape(expr, tuple(int(v) for v in shape))
+
+
+def power(node: Node, expr: relax.Expr, exponent: float) -> relax.Expr:
+    """What is not negative to a constant power."""
+    if exponent == 1:
+        return expr
+    if exponent == 2:
+        return node.op.multiply(expr, expr)
+    if exponent == 0.5:
+        return node.op.sqrt(expr)
+    return node.op.power(expr, scalar(exponent, expr))
