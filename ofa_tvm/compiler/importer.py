@@ -34,11 +34,18 @@ def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
     UserError
         If an operator cannot be imported; the sentence names the operator and its node.
     """
+    if not model.graph.output:
+        raise UserError("it has no outputs, so it cannot be imported")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     importer = _Importer({name: list(shape) for name, shape in shapes.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of renamed values and the like
-        return importer.from_onnx(model.graph, opset)
+        try:
+            return importer.from_onnx(model.graph, opset)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"it cannot be imported by TVM: {_last_line(error)}") from error
 
 
 class _Importer(ONNXGraphImporter):
@@ -52,7 +59,7 @@ class _Importer(ONNXGraphImporter):
         known = {*CONVERTERS, *_get_convert_map(), "If"}
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
-                raise _refusal(node, "rewrite that part of the model")
+                raise UserError(f"{_named(node)} is not supported; rewrite that part of the model")
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
@@ -63,8 +70,7 @@ class _Importer(ONNXGraphImporter):
             except UserError:
                 raise
             except Exception as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise _refusal(node, f"TVM cannot import it: {lines[-1]}") from error
+                raise UserError(f"{_named(node)} cannot be imported: {_last_line(error)}") from error
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr | None], attrs: dict[str, Any], opset: int
@@ -92,9 +98,14 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), "")
 
 
-def _refusal(node: onnx.NodeProto, reason: str) -> UserError:
+def _named(node: onnx.NodeProto) -> str:
     domain = "" if node.domain in ("", "ai.onnx") else f" of domain {node.domain!r}"
-    return UserError(f"operator {node.op_type}{domain} (node {_name(node)!r}) is not supported: {reason}")
+    return f"operator {node.op_type}{domain} (node {_name(node)!r})"
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1]
 
 
 def _decoded(value: Any) -> Any:
