@@ -26,7 +26,7 @@ import ofa_tvm
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.measurement import measure_callables
-from ofa_tvm.measurement.module import load_module
+from ofa_tvm.runtime import load_module
 from ofa_tvm.targets import Target
 
 Call = Callable[[], np.ndarray]
@@ -39,7 +39,7 @@ def compiled(onnx: Path, so: Path, x: np.ndarray, target: Target, records: Kerne
     entry = module.tensor(x)
 
     def call() -> Any:
-        result = module.main(entry)
+        result = module.vm.main(entry)
         module.device.sync()
         return result
 

@@ -12,8 +12,8 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import Measurement, Measurer
-from ofa_tvm.measurement.remote import load_for
 from ofa_tvm.process import use_runtime_only
+from ofa_tvm.runtime import load_for
 from ofa_tvm.targets import Target, get_target
 
 _BAR = 40

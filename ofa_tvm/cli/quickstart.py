@@ -109,7 +109,7 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
 def _product(artefact: Artefact) -> str:
     """What a compiled module is, as found in the file."""
     from ofa_tvm.compiler.nvrtc import binary_kind
-    from ofa_tvm.measurement.module import elf_arch
+    from ofa_tvm.runtime import elf_arch
 
     content, tvm = artefact.module_path.read_bytes(), artefact.manifest["target"]["tvm"]
     kernels = len(artefact.manifest["kernels"])

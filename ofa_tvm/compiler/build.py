@@ -29,6 +29,7 @@ from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import replacing
 from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.runtime.elf import append_checksum
 from ofa_tvm.targets import DType, Target
 from ofa_tvm.temporaries import scratch_folder
 
@@ -387,3 +388,4 @@ def _link(
         executable.export_library(str(temporary), fcompile=link, addons=files, workspace_dir=folder)
         if check is not None:
             check(temporary)
+        append_checksum(temporary)

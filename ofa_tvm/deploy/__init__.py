@@ -5,7 +5,8 @@ from __future__ import annotations
 from ofa_tvm.deploy.artefact import Artefact, write_artefact
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.deploy.classify import Classifier, Prediction
-from ofa_tvm.deploy.runner import Runner, load
+from ofa_tvm.deploy.loading import load
+from ofa_tvm.runtime import Runner
 
 __all__ = [
     "Artefact",

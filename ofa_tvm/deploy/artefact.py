@@ -15,14 +15,12 @@ from typing import Any
 
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.manifest import FORMAT, MANIFEST_SCHEMA
-from ofa_tvm.deploy.runner import Runner
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
 from ofa_tvm.images import Preprocessing
-from ofa_tvm.measurement.module import elf_arch
-from ofa_tvm.measurement.remote import load_for
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.runtime import Runner, elf_arch, load_for
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import exchange, remove_dead, temporary_beside
 from ofa_tvm.yamlfile import read_yaml, write_yaml

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_tvm.deploy.artefact import Artefact
-from ofa_tvm.measurement.module import random_input
+from ofa_tvm.runtime import random_input
 
 _EXAMPLES = 4  # random inputs, each of the module's own batch size
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ofa_tvm.deploy.runner import Runner
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import Preprocessing, open_image
+from ofa_tvm.runtime import Runner
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,6 @@ class Measurer:
             "ofa_tvm.measurement.worker",
             [",".join(map(str, self.cpus))],
             {
-                "TVM_NUM_THREADS": threads,
                 "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
                 "OMP_NUM_THREADS": threads,
                 "POCL_MAX_PTHREAD_COUNT": threads,  # else one a CPU of the machine

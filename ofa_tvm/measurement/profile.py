@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.measurement.module import load_module, set_threads
 from ofa_tvm.measurement.pinning import pinned
+from ofa_tvm.runtime import Runner, load_module
 
 TIMES = "kernel_seconds"  # the function that the compiler adds to a module with `profile=True`
 _WARM_UP = 10
@@ -59,17 +59,17 @@ def profile(path: str | os.PathLike[str], *, rounds: int = 100, seed: int = 0) -
     names = module.metadata.get("kernel_calls")
     if not names:
         raise UserError(f"{Path(path)} was not compiled for profiling; compile it with profile=True")
-    read = module.vm.module.get_function(TIMES, query_imports=True)
+    read = module.vm.vm.module.get_function(TIMES, query_imports=True)
     times = tvm.runtime.tensor(np.zeros(len(names)))
-    set_threads(module.threads)
-    inputs = [module.tensor(array) for array in module.random_inputs(seed)]
+    run = Runner(module)
+    inputs = module.random_inputs(seed)
     samples = np.empty((rounds, len(names)))
     with pinned(module.threads):
         for _ in range(_WARM_UP):
-            module.main(*inputs)
+            run(*inputs)
         read(times)
         for number in range(rounds):
-            module.main(*inputs)
+            run(*inputs)
             read(times)
             samples[number] = times.numpy()
     median = np.median(samples, axis=0)

@@ -1,4 +1,4 @@
-"""Compiled modules on a device: loading them over RPC, and the process that measures them there.
+"""The process that measures compiled modules on a device.
 
 On an emulated device TVM's timers count guest instructions, so a measurement is one exact number; on a board
 modules are timed in interleaved rounds, as on this machine.
@@ -6,140 +6,28 @@ modules are timed in interleaved rounds, as on this machine.
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 import statistics
 import sys
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ofa_tvm.devices import Fleet
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import data_dir
-from ofa_tvm.measurement.module import (
-    LoadedModule,
-    elf_arch,
-    lacking_runtime,
-    load_module,
-    loaded_module,
-    output_arrays,
-)
 from ofa_tvm.measurement.protocol import requested_timings
 from ofa_tvm.process import Link, answer_requests, use_runtime_only
-from ofa_tvm.targets import Target, load_target
-from ofa_tvm.targets.load import ALIASES
-from ofa_tvm.targets.readiness import missing_emulator
+from ofa_tvm.runtime.module import LoadedModule, output_arrays
+from ofa_tvm.runtime.remote import load_remote
 
 WAIT_S = 60.0  # for a device, before a measurement gives up
 _PAUSE_S = 5.0
 _SESSION_LIMIT_S = 1800.0
 _TRIES = 2  # on different sessions, before a module is blamed for a lost device or a wrong answer
 _TOLERANCE = {"float16": 5e-2}  # of the largest output, by the dtype computed in; otherwise 1e-3
-
-
-def load_remote(session: Session, path: Path) -> LoadedModule:
-    """Load a module on a session's device; it is called like one of this process.
-
-    Raises
-    ------
-    UserError
-        If it is code for another processor, or not made by ofa-tvm.
-    """
-    arch = elf_arch(path)
-    if arch != session.arch:
-        raise UserError(f"{path} is code for {arch}, but device {session.address} is {session.arch}")
-    import tvm.runtime.vm
-
-    try:
-        library = session.load(path)
-    except Exception as error:
-        if kind := lacking_runtime(error):
-            session.device(kind)  # says what to do
-        raise
-    vm = tvm.runtime.vm.VirtualMachine(library, session.cpu)
-
-    def call(name: str, *tensors: Any) -> Any:
-        vm.set_input(name, *tensors)
-        vm.invoke_stateful(name)
-        return _outputs(vm.module, name)
-
-    on_cpu = loaded_module(path, vm, session.cpu, call)
-    kind = str(on_cpu.target.get("tvm", {}).get("kind", "llvm"))
-    if kind == "llvm":
-        return on_cpu
-    device = session.device(kind)
-    vm = tvm.runtime.vm.VirtualMachine(library, device)
-    return dataclasses.replace(on_cpu, vm=vm, device=device)
-
-
-def _outputs(module: Any, name: str, *place: int) -> Any:
-    """What a stateful call returned: a tensor, or a tuple of such.
-
-    TVM's own `get_outputs` leaves a reference cycle, which holds the device until Python looks for cycles.
-    """
-    count = int(module["get_output_arity"](name, *place))
-    if count < 0:
-        return module["get_output"](name, *place)
-    return tuple(_outputs(module, name, *place, index) for index in range(count))
-
-
-def load_for(path: Path, target: Target | None = None) -> LoadedModule:
-    """Load a module where it can run: in this process, on its target's device, or in the emulator.
-
-    Parameters
-    ----------
-    path
-        The `.so`.
-    target
-        Where to; without it, AArch64 code runs in the emulator if this machine is of another family. What is
-        started for it ends when the module is no longer used.
-
-    Raises
-    ------
-    UserError
-        If the file is no module of ofa-tvm, or there is no place where it can run; says what it is for.
-    """
-    path = path.resolve()
-    if target is None and elf_arch(path) == "aarch64" != platform.machine():
-        target = load_target(data_dir("targets") / f"{ALIASES['arm']}.yaml")
-        if missing := missing_emulator(target):
-            raise UserError(
-                f"{path} is code for aarch64, but this machine is {platform.machine()} and cannot emulate it "
-                f"({missing}; {target.run.install})"
-            )
-        # Nothing is known of the CPU that it was compiled for.
-        target = dataclasses.replace(target, run=dataclasses.replace(target.run, emulator_cpu="max"))
-    if target is None or target.run.where == "local":
-        return load_module(path)
-    fleet = Fleet(target, devices=1)
-    try:
-        session = open_session(fleet.place, limit_s=0)
-        module = _load_sound(session, path)
-    except BaseException:
-        fleet.close()
-        raise
-    weakref.finalize(module, fleet.close)
-    return module
-
-
-def _load_sound(session: Session, path: Path) -> LoadedModule:
-    """`load_remote`, for a file that may be damaged, which can take the device's session down."""
-    try:
-        return load_remote(session, path)
-    except UserError:
-        raise
-    except Exception as error:  # tvm raises RPCError, RuntimeError and kinds of its own
-        raise UserError(
-            f"{path} cannot be loaded on device {session.address}: it is damaged, or no module of ofa-tvm; "
-            "compile it again"
-        ) from error
 
 
 class _Wrong(Exception):
@@ -153,13 +41,13 @@ class _Subject:
         self.module = load_remote(session, path)
         arrays = self.module.random_inputs(seed)
         inputs = [self.module.tensor(array) for array in arrays]
-        _check(self.module, arrays, output_arrays(self.module.main(*inputs)))
-        self.module.vm.save_function("main", "ofa_tvm_timed", *inputs, include_return=False)
+        _check(self.module, arrays, output_arrays(self.module.vm.main(*inputs)))
+        self.module.vm.vm.save_function("main", "ofa_tvm_timed", *inputs, include_return=False)
         self._inputs = inputs  # the saved function refers to them
         self._samples(1)  # the first run after loading takes memory
 
     def _samples(self, calls: int, repeat: int = 1) -> list[float]:
-        evaluator = self.module.vm.module.time_evaluator(
+        evaluator = self.module.vm.vm.module.time_evaluator(
             "ofa_tvm_timed", self.module.device, number=calls, repeat=repeat
         )
         return [float(value) for value in evaluator().results]

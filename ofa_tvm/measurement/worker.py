@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.measurement.module import (
-    LoadedModule,
-    TensorSpec,
-    load_module,
-    output_arrays,
-    random_input,
-)
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
 from ofa_tvm.process import Link, answer_requests, use_runtime_only
+from ofa_tvm.runtime import Runner, TensorSpec, load_module, random_input
+
+_INPUTS = 4  # that a network is called with in turn
 
 
 def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
@@ -30,19 +28,21 @@ def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
             )
 
 
-def _tvm_timer(path: str, seed: int) -> tuple[LoadedModule, Timer]:
-    module = load_module(path)
-    inputs = [module.tensor(array) for array in module.random_inputs(seed)]
-    _check_finite(output_arrays(module.main(*inputs)), path)
-    # The runtime's own evaluator loops in C++ and waits for the device; only its first run is not timed.
-    module.vm.save_function("main", "ofa_tvm_timed", *inputs, include_return=False)
-    evaluator = module.vm.module.time_evaluator
+def _inputs(specs: Sequence[TensorSpec], seed: int) -> list[list[npt.NDArray[Any]]]:
+    """Inputs to call with in turn: a caller's next picture lies elsewhere than the one before."""
+    rng = np.random.default_rng(seed)
+    return [[random_input(spec, rng) for spec in specs] for _ in range(_INPUTS)]
 
-    def run(calls: int) -> float:
-        once = evaluator("ofa_tvm_timed", module.device, number=calls, repeat=1)()
-        return float(once.mean) * calls
 
-    return module, run
+def _tvm_timer(path: str, seed: int, threads: int) -> Timer:
+    """A module as `ofa_tvm.load` hands it to users."""
+    run = Runner(load_module(path), threads)
+    inputs = _inputs(run.inputs, seed)
+    for arrays in inputs:
+        outputs = run(*arrays)
+        _check_finite(outputs if isinstance(outputs, tuple) else (outputs,), path)
+    turns = itertools.cycle(inputs)
+    return timer(lambda: run(*next(turns)))
 
 
 def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
@@ -56,16 +56,18 @@ def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has exception classes for each cause, without a public base
         raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
-    rng = np.random.default_rng(seed)
     dtypes = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
-    feeds = {}
+    specs = []
     for item in session.get_inputs():
         if item.type not in dtypes or not all(isinstance(size, int) for size in item.shape):
             raise UserError(f"{path}: input {item.name} is {item.type}{item.shape}; fix its shape and type")
-        spec = TensorSpec(item.name, tuple(item.shape), dtypes[item.type])
-        feeds[item.name] = random_input(spec, rng)
-    _check_finite(tuple(np.asarray(array) for array in session.run(None, feeds)), path)
-    return timer(lambda: session.run(None, feeds))
+        specs.append(TensorSpec(item.name, tuple(item.shape), dtypes[item.type]))
+    names = [spec.name for spec in specs]
+    feeds = [dict(zip(names, arrays, strict=True)) for arrays in _inputs(specs, seed)]
+    for feed in feeds:
+        _check_finite(tuple(np.asarray(array) for array in session.run(None, feed)), path)
+    turns = itertools.cycle(feeds)
+    return timer(lambda: session.run(None, next(turns)))
 
 
 @contextmanager
@@ -82,7 +84,6 @@ def _blaming(what: str) -> Iterator[None]:
 
 def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
     timers: list[Timer] = []
-    modules = []  # kept, because a timer's function lives in its module
     for index, path in enumerate(request["paths"]):
         # The parent blames the file named last, should this process die.
         link.send(event="loading", index=index)
@@ -90,9 +91,7 @@ def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
             if path.endswith(".onnx"):
                 timers.append(_onnx_timer(path, request["seed"], threads))
             else:
-                module, run = _tvm_timer(path, request["seed"])
-                modules.append(module)
-                timers.append(run)
+                timers.append(_tvm_timer(path, request["seed"], threads))
             timers[-1](1)  # a crash while it runs is then its own, too
     link.send(event="timing")
     with _blaming(" or ".join(request["paths"])):

@@ -22,7 +22,7 @@ from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
 from ofa_tvm.images import open_image
-from ofa_tvm.measurement.module import require_cpu
+from ofa_tvm.runtime.module import require_cpu
 from ofa_tvm.targets.machine import X86_LEVELS, detect_machine
 
 

@@ -17,7 +17,7 @@ import ofa_tvm
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Record, find_records, log_name
 from ofa_tvm.measurement import Measurement, Measurer
-from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.runtime import append_checksum, elf_arch
 from ofa_tvm.targets import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
@@ -87,6 +87,9 @@ def test_a_damaged_module_is_a_plain_error(module: Path, tmp_path: Path, rest: s
     whole = content[: len(content) // 2] if rest == "missing" else content[:64]  # 64: the ELF header
     damaged = tmp_path / "damaged.so"
     damaged.write_bytes(whole if rest == "missing" else whole + bytes(len(content) - 64))
+    with pytest.raises(UserError, match=r"damaged\.so is (damaged: it is cut short|not a module)"):
+        ofa_tvm.load(damaged)
+    append_checksum(damaged)  # what the device's own loader dies of
     with pytest.raises(UserError, match=r"damaged\.so cannot be loaded.*compile it again"):
         ofa_tvm.load(damaged)
 

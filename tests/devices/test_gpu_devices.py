@@ -21,7 +21,7 @@ from ofa_tvm.devices.native import cxx_of
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
 from ofa_tvm.errors import UserError
 from ofa_tvm.measurement import Measurer
-from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.runtime import elf_arch
 from ofa_tvm.targets import Target, get_target
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))

@@ -25,6 +25,7 @@ from ofa_tvm.measurement import (
     torch_subject,
 )
 from ofa_tvm.measurement.pinning import choose_cpus, pinned
+from ofa_tvm.runtime import append_checksum
 from ofa_tvm.targets import Run, get_target
 
 
@@ -35,12 +36,13 @@ def measurer(small: SmallModule) -> Measurer:
 
 
 def shared_library(folder: Path, name: str, body: str) -> Path:
-    """A library that misbehaves as soon as it is loaded."""
+    """A library that misbehaves as soon as it is loaded, with the checksum of those that ofa-tvm compiled."""
     source, library = folder / f"{name}.c", folder / f"{name}.so"
     source.write_text(
         f"#include <unistd.h>\n__attribute__((constructor)) static void start(void) {{ {body} }}\n"
     )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    append_checksum(library)
     return library
 
 

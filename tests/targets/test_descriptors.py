@@ -17,8 +17,8 @@ import ofa_tvm
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.measurement.module import elf_arch
 from ofa_tvm.native import has_cuda
+from ofa_tvm.runtime import elf_arch
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.load import TRACKER
 from ofa_tvm.targets.readiness import examine

@@ -11,7 +11,7 @@ from emulated import arm_target
 
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.deploy import Artefact
-from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.runtime import elf_arch
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.project import read_project

@@ -21,7 +21,7 @@ import ofa_tvm
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.measurement.module import elf_arch
+from ofa_tvm.runtime import elf_arch
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.workflow.quickstart import quickstart
 

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from ofa_tvm.errors import UserError
 from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
+from ofa_tvm.runtime.elf import elf_arch, require_whole, runs_in_parallel
+from ofa_tvm.runtime.threads import leave_unbound
 from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
 from ofa_tvm.temporaries import scratch_folder
 
-_ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 40: "arm"}
 _METADATA_FORMAT = 1
 
 
@@ -35,20 +36,47 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class VirtualMachine:
+    """One of TVM's virtual machines with a network in it, for one call at a time.
+
+    `main` takes and returns TVM tensors; `vm` is TVM's object.
+    """
+
+    vm: Any
+    main: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class LoadedModule:
     """A compiled module on its device.
 
-    `main` takes and returns TVM tensors, `vm` is TVM's virtual machine and `device` where its tensors live;
-    `remote` says that this is on the other end of a connection.
+    Parameters
+    ----------
+    path
+        The file.
+    inputs, outputs, metadata
+        What it says of itself.
+    vm
+        A virtual machine that runs it.
+    another_vm
+        Makes one more, with the same weights, for a call at the same time; None where the device takes one
+        call after the other.
+    device
+        Where its tensors live.
+    parallel
+        Whether it has kernels of this process that run on several threads.
+    remote
+        Whether that is on the other end of a connection.
     """
 
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, Any]
-    main: Callable[..., Any]
-    vm: Any
+    vm: VirtualMachine
+    another_vm: Callable[[], VirtualMachine] | None
     device: Any
+    parallel: bool = False
     remote: bool = False
 
     @property
@@ -61,6 +89,11 @@ class LoadedModule:
     def threads(self) -> int:
         """Threads that it was compiled for."""
         return int(self.target.get("threads", 1))
+
+    @property
+    def kind(self) -> str:
+        """TVM's kind of target: "llvm", "cuda", "opencl"."""
+        return kind_of(self.target)
 
     def tensor(self, array: npt.NDArray[Any]) -> Any:
         """`array` as a tensor on the module's device."""
@@ -91,8 +124,11 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         If the file is missing, not a shared library for this machine, or not made by ofa-tvm.
     """
     file = Path(path).resolve()
-    _check_arch(file)
+    if (arch := elf_arch(file)) != platform.machine():
+        raise UserError(f"{file} is code for {arch}, but this machine is {platform.machine()}")
+    require_whole(file)
     os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+    leave_unbound()
     import tvm
     import tvm.runtime.vm
 
@@ -101,19 +137,20 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         if not module.implements_function("vm_load_executable"):
             raise UserError(f"{file} is not a module that ofa-tvm compiled; make one with `ofa-tvm compile`")
         on_cpu = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
-        metadata = _metadata(on_cpu["metadata"], file)
+        metadata = read_metadata(on_cpu["metadata"], file)
         require_cpu(metadata.get("target", {}), detect_machine(), file)
-        kind = str(metadata.get("target", {}).get("tvm", {}).get("kind", "llvm"))
+        kind = kind_of(metadata.get("target", {}))
         device = tvm.device("cpu" if kind == "llvm" else kind, 0)
-        if kind == "llvm":
-            vm = on_cpu
-        elif not device.exist:
+        if not device.exist:
             raise UserError(
                 f"{file} is for {kind}, but this process sees no {kind} device; see `ofa-tvm doctor`"
             )
-        else:
+
+        def another_vm() -> VirtualMachine:
             vm = tvm.runtime.vm.VirtualMachine(module, device)
-        main = vm["main"]
+            return VirtualMachine(vm, vm["main"])
+
+        vm = another_vm()
     except UserError:
         raise
     except Exception as error:  # tvm raises RuntimeError, AttributeError, ValueError and its own kinds here
@@ -121,13 +158,19 @@ def load_module(path: str | os.PathLike[str]) -> LoadedModule:
         raise UserError(f"{file} cannot be loaded: {reason}; compile it again") from error
     return LoadedModule(
         path=file,
-        inputs=_specs(metadata, "inputs", file),
-        outputs=_specs(metadata, "outputs", file),
+        inputs=specs(metadata, "inputs", file),
+        outputs=specs(metadata, "outputs", file),
         metadata=metadata,
-        main=main,
         vm=vm,
+        another_vm=another_vm if kind == "llvm" else None,
         device=device,
+        parallel=runs_in_parallel(file),
     )
+
+
+def kind_of(target: Mapping[str, Any]) -> str:
+    """TVM's kind of what a module says of its target."""
+    return str(target.get("tvm", {}).get("kind", "llvm"))
 
 
 def _open_library(file: Path) -> Any:
@@ -135,9 +178,10 @@ def _open_library(file: Path) -> Any:
 
     A library that is loaded already under the same name is taken for the one asked for, so a module that was
     compiled anew would run its predecessor's code. It therefore gets a file name of its own each time (a hard
-    link where that is possible; TVM resolves symbolic ones).
+    link where that is possible). TVM's own `load_module` would keep the library, and with it the weights,
+    until the process ends.
     """
-    import tvm
+    import tvm_ffi
 
     with scratch_folder("load") as folder:
         own = Path(folder) / file.name
@@ -146,67 +190,20 @@ def _open_library(file: Path) -> Any:
         except OSError:
             shutil.copyfile(file, own)
         try:
-            return tvm.runtime.load_module(str(own))
+            return tvm_ffi.load_module(str(own), keep_module_alive=False)
         except RuntimeError as error:
             # The library says what is in it only once it is loaded.
             kind = lacking_runtime(error)
             if not kind:
                 raise
         {"opencl": load_opencl, "cuda": load_cuda}[kind]()
-        return tvm.runtime.load_module(str(own))
+        return tvm_ffi.load_module(str(own), keep_module_alive=False)
 
 
 def lacking_runtime(error: Exception) -> str:
     """The kind of GPU whose runtime a library needs and TVM lacks, "" if an error says something else."""
     found = re.search(r"ffi\.Module\.load_from_bytes\.(opencl|cuda)\b", str(error))
     return found[1] if found else ""
-
-
-def loaded_module(file: Path, vm: Any, device: Any, call: Callable[..., Any]) -> LoadedModule:
-    """A module behind a virtual machine whose functions are called by name, as over RPC.
-
-    Raises
-    ------
-    UserError
-        If the module was not made by ofa-tvm.
-    """
-    metadata = _metadata(lambda: call("metadata"), file)
-    return LoadedModule(
-        path=file,
-        inputs=_specs(metadata, "inputs", file),
-        outputs=_specs(metadata, "outputs", file),
-        metadata=metadata,
-        main=lambda *tensors: call("main", *tensors),
-        vm=vm,
-        device=device,
-        remote=True,
-    )
-
-
-def elf_arch(file: Path) -> str:
-    """Processor family of a compiled module, as `platform.machine()` calls it.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or no shared library.
-    """
-    try:
-        with file.open("rb") as handle:
-            head = handle.read(20)
-    except FileNotFoundError:
-        raise UserError(f"no compiled module {file}; make one with `ofa-tvm compile`") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    if file.suffix != ".so" or head[:4] != b"\x7fELF" or len(head) < 20:
-        raise UserError(f"{file} is not a compiled module (an ELF shared library named *.so)")
-    number = int.from_bytes(head[18:20], "little")
-    return _ELF_MACHINES.get(number, f"machine {number}")
-
-
-def _check_arch(file: Path) -> None:
-    if (arch := elf_arch(file)) != platform.machine():
-        raise UserError(f"{file} is code for {arch}, but this machine is {platform.machine()}")
 
 
 def require_cpu(target: Mapping[str, Any], machine: Machine, file: Path) -> None:
@@ -237,7 +234,14 @@ def require_cpu(target: Mapping[str, Any], machine: Machine, file: Path) -> None
         )
 
 
-def _metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
+def read_metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
+    """What a module says of itself, by its function `metadata`.
+
+    Raises
+    ------
+    UserError
+        If it has none, or in a format of another version.
+    """
     try:
         raw = get()
     except Exception as error:
@@ -251,7 +255,14 @@ def _metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _specs(metadata: Mapping[str, Any], key: str, file: Path) -> tuple[TensorSpec, ...]:
+def specs(metadata: Mapping[str, Any], key: str, file: Path) -> tuple[TensorSpec, ...]:
+    """Its "inputs" or "outputs".
+
+    Raises
+    ------
+    UserError
+        If they are not as the compiler writes them.
+    """
     try:
         return tuple(
             TensorSpec(str(item["name"]), tuple(int(n) for n in item["shape"]), str(item["dtype"]))
@@ -266,15 +277,3 @@ def output_arrays(result: Any) -> tuple[npt.NDArray[Any], ...]:
     if hasattr(result, "numpy"):
         return (result.numpy(),)
     return tuple(item.numpy() for item in result)
-
-
-def set_threads(threads: int) -> None:
-    """Set how many threads TVM's pool uses in this process."""
-    import tvm
-
-    big_cores = 1
-    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)
-    if before is not None:
-        # The pool binds its caller to one CPU, and every thread that the caller starts later with it.
-        os.sched_setaffinity(0, before)

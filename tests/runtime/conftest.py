@@ -1,0 +1,1 @@
+from small_module import small as small
