@@ -16,6 +16,7 @@ from typing import Any, Literal
 import onnx
 import tvm
 from tvm import relax, te
+from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering, templates
 from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
@@ -23,7 +24,7 @@ from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
-from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
+from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 from ofa_tvm.errors import UserError
@@ -275,15 +276,14 @@ def _schedule(
         except ValueError:
             continue  # made by another version of the compiler
         use = KernelUse(kernel.name, kernel.calls, "tuned", record.cost)
-        return scheduled_kernel(kernel.key, sch.mod["main"], record.trace), use
+        return scheduled_kernel(sch, target), use
     hints = transfer.hints(kernel)
     default = next(templates.ranked_schedules(kernel.mod, target, hints), None)
     if default is not None:
         use = KernelUse(kernel.name, kernel.calls, "transferred" if hints else "default", None)
-        return scheduled_kernel(kernel.key, default.mod["main"], trace_json(default)), use
-    return scheduled_kernel(kernel.key, kernel.mod["main"], None), KernelUse(
-        kernel.name, kernel.calls, "none", None
-    )
+        return scheduled_kernel(default, target), use
+    use = KernelUse(kernel.name, kernel.calls, "none", None)
+    return scheduled_kernel(Schedule(kernel.mod), target), use
 
 
 def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:

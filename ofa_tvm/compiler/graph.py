@@ -1,4 +1,4 @@
-"""ONNX graphs made ready for import: checked, shapes fixed, batch norm folded, clips made importable."""
+"""ONNX graphs made ready for import: checked, shapes fixed, batch norm folded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,6 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     prepared.CopyFrom(model)
     _constants_to_initializers(prepared.graph)
     _fold_batch_norms(prepared.graph)
-    _rewrite_clips(prepared.graph)
     _rewrite_extractors(prepared.graph)
     _drop_unused_initializers(prepared.graph)
     return prepared
@@ -159,52 +158,6 @@ def _fold_batch_norms(graph: onnx.GraphProto) -> None:
         dropped.append(norm)
     gone = {id(node) for node in dropped}
     _replace_nodes(graph, [node for node in graph.node if id(node) not in gone])
-
-
-def _rewrite_clips(graph: onnx.GraphProto) -> None:
-    """`Clip(x, a, b)` with constant bounds as `(b - a) HardSigmoid(...) + a`.
-
-    TVM imports `Clip` as scalar maximum and minimum with NaN handling, which its layout inference and
-    fusion cannot see through; `HardSigmoid` arrives as one `relax.clip`.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-
-    def scalar(name: str, value: float, like: onnx.TensorProto) -> str:
-        array = np.asarray(value, numpy_helper.to_array(like).dtype)
-        graph.initializer.append(numpy_helper.from_array(array, name))
-        return name
-
-    for node in graph.node:
-        bounds = [constants.get(name) for name in node.input[1:3] if name]
-        if node.op_type != "Clip" or len(bounds) != 2:
-            nodes.append(node)
-            continue
-        lower_tensor, upper_tensor = bounds
-        if lower_tensor is None or upper_tensor is None:
-            nodes.append(node)
-            continue
-        lower, upper = (float(numpy_helper.to_array(t)) for t in (lower_tensor, upper_tensor))
-        floating = lower_tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        if not floating or not np.isfinite([lower, upper]).all() or upper <= lower:
-            nodes.append(node)
-            continue
-        out, span = node.output[0], upper - lower
-        unit = f"{out}__unit"
-        nodes.append(
-            helper.make_node("HardSigmoid", [node.input[0]], [unit], alpha=1 / span, beta=-lower / span)
-        )
-        if lower == 0:
-            nodes.append(helper.make_node("Mul", [unit, scalar(f"{out}__span", span, upper_tensor)], [out]))
-        else:
-            scaled = f"{out}__scaled"
-            nodes.append(
-                helper.make_node("Mul", [unit, scalar(f"{out}__span", span, upper_tensor)], [scaled])
-            )
-            nodes.append(
-                helper.make_node("Add", [scaled, scalar(f"{out}__lower", lower, upper_tensor)], [out])
-            )
-    _replace_nodes(graph, nodes)
 
 
 def _rewrite_extractors(graph: onnx.GraphProto) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
+from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import elementary
+from ofa_tvm.compiler.kernels import kernel_key
+from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.files import cache_dir, replacing
 from ofa_tvm.temporaries import remove_dead
 
@@ -20,7 +22,7 @@ _LLVM_THREADS = 2
 
 @dataclass(frozen=True)
 class ScheduledKernel:
-    """A kernel with a schedule, under a symbol that depends on both.
+    """A kernel with a schedule, under a symbol that depends on all of it.
 
     Parameters
     ----------
@@ -34,10 +36,10 @@ class ScheduledKernel:
     function: tvm.tirx.PrimFunc
 
 
-def scheduled_kernel(key: str, function: tvm.tirx.PrimFunc, trace: object) -> ScheduledKernel:
-    """Name a scheduled kernel by its identity and its schedule's trace."""
-    digest = hashlib.sha256(json.dumps(trace, sort_keys=True).encode()).hexdigest()[:12]
-    symbol = f"kernel_{key}_{digest}"
+def scheduled_kernel(sch: Schedule, target: tvm.target.Target) -> ScheduledKernel:
+    """The kernel as code is made of it: with NaN kept, named by what it is."""
+    function = keeping_nan(sch.mod, target)["main"]
+    symbol = f"kernel_{kernel_key(function)}"
     return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
 
 

@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.kernels import shapes
+from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -130,7 +131,8 @@ class RemoteTimer:
 
     def _build(self, sch: Schedule) -> Path:
         path = Path(self._folder.name) / f"trial{next(self._numbers)}.so"
-        tvm.compile(sch.mod, target=self._target).export_library(str(path), fcompile=_linker(self._link))
+        library = tvm.compile(keeping_nan(sch.mod, self._target), target=self._target)
+        library.export_library(str(path), fcompile=_linker(self._link))
         return path
 
     def _connected(self) -> Session:
@@ -200,7 +202,8 @@ def _on_this_machine(mod: tvm.IRModule, arrays: Sequence[npt.NDArray[Any]]) -> l
     """What a call makes of its arguments, computed by the CPU at hand with the template's first schedule."""
     host = tvm.target.Target({"kind": "llvm"})
     default = next(schedules.ranked_schedules(mod, schedules.machine(host)), None)
-    library = tvm.compile(mod if default is None else default.mod, target=host)
+    scheduled = mod if default is None else default.mod
+    library = tvm.compile(keeping_nan(scheduled, host), target=host)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     library["main"](*tensors)
     return [tensor.numpy() for tensor in tensors]

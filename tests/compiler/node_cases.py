@@ -1,8 +1,9 @@
 """ONNX's own backend tests, merged into few networks so that they take minutes.
 
-The cases come with the installed `onnx`: a model each, inputs, and the outputs that the standard demands. What
-the compiler makes of each is written in `node_cases.tsv`, where it is less than computing the outputs from
-the inputs. Run this file to write the table anew, or with parts of names to see what becomes of those cases.
+The cases come with the installed `onnx`: a model each, inputs, and the outputs that the standard demands.
+What the compiler makes of each is written in `node_cases.tsv`, where it is less than computing the outputs
+from the inputs. Run this file to write the table anew, or with parts of names to see what becomes of those
+cases.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def answers(target: Target, chosen: Sequence[Case]) -> dict[str, Answer]:
 
 
 def _alone(case: Case, target: Target) -> Answer | None:
-    """Why a case cannot be compiled, None if it can: lowering takes milliseconds, code generation does not."""
+    """Why a case cannot be compiled, None if it can: lowering takes milliseconds, generating code not."""
     try:
         lower_onnx(case.model, target, case.shapes)
     except UserError as error:

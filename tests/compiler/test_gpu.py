@@ -8,6 +8,7 @@ import pytest
 from onnx_models import MODELS, Builder, mlp, residual_network, sorting
 from opencl_device import needs_opencl
 from test_generic_models import assert_equals_onnx_runtime
+from tvm.s_tir import Schedule
 
 import ofa_tvm
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
@@ -50,7 +51,7 @@ def test_a_kernel_without_a_schedule_is_refused() -> None:
     mod = lower_onnx(mlp(), target)
     kernels = kernels_of(mod)
     assert kernels
-    plain = {name: scheduled_kernel(k.key, k.mod["main"], None) for name, k in kernels.items()}
+    plain = {name: scheduled_kernel(Schedule(k.mod), target.tvm_target()) for name, k in kernels.items()}
     assert not any(is_scheduled(kernel.function) for kernel in plain.values())
     with pytest.raises(UserError, match="has no schedule for opencl: it would run on the host"):
         gpu_executable(mod, plain, b"{}", target.tvm_target())

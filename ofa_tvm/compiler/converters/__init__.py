@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ofa_tvm.compiler.converters import convolution, pooling, resize
+from ofa_tvm.compiler.converters import clip, convolution, extrema, pooling, resize
 from ofa_tvm.compiler.converters.node import Converter, Node
 
 __all__ = ["CONVERTERS", "Converter", "Node"]
 
 CONVERTERS: Mapping[str, Converter] = {
     "AveragePool": pooling.average_pool,
+    "Clip": clip.clip,
     "Conv": convolution.conv,
     "ConvTranspose": convolution.conv_transpose,
     "GlobalLpPool": pooling.global_lp_pool,
     "LpPool": pooling.lp_pool,
+    "Max": extrema.extremum,
     "MaxPool": pooling.max_pool,
     "MaxUnpool": pooling.max_unpool,
+    "Min": extrema.extremum,
     "Resize": resize.resize,
     "Upsample": resize.upsample,
 }
