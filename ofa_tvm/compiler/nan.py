@@ -1,4 +1,4 @@
-"""Maxima and minima that keep NaN and -inf, as ONNX Runtime's do: a bad pixel must not become a confident class.
+"""Maxima and minima that keep NaN and -inf, as ONNX Runtime's: a bad pixel must not become a confident class.
 
 TVM's `max(x, 0)` is 0 where x is NaN, so a rectifier would hide what went wrong. A scheduled kernel is
 therefore rewritten before code is made of it; its identity, by which tuning logs know it, stays what it was.
