@@ -55,7 +55,7 @@ def test_a_signal_ends_a_verb_in_order(
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert not list(scratch.glob("ofa-tvm-*"))
-    assert not [path for path in tmp_path.rglob(".*.*-*")], "a temporary is left"
+    assert not list(tmp_path.rglob(".*.*-*")), "a temporary is left"
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
