@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.schema import first_problem, key_path
 
 MAX_PIXELS = 50_000_000
 # No EPS, PDF and the like: those plug-ins start other programs.
@@ -24,6 +25,29 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+
+# Of pixels that were scaled to 0..1; a network that takes 0..255 has a std of 1/255.
+_MOST_MEAN, _LEAST_STD, _MOST_STD = 100.0, 1e-6, 1e6
+_MOST_SIDE = 4096
+
+
+def _three(least: float, most: float) -> dict[str, Any]:
+    channel = {"type": "number", "minimum": least, "maximum": most}
+    return {"type": "array", "minItems": 3, "maxItems": 3, "items": channel}
+
+
+PREPROCESSING_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["mean", "std", "resolution"],
+    "properties": {
+        "mean": _three(-_MOST_MEAN, _MOST_MEAN),
+        "std": _three(_LEAST_STD, _MOST_STD),
+        "resolution": {"type": "integer", "minimum": 1, "maximum": _MOST_SIDE},
+        "interpolation": {"enum": list(_FILTERS)},
+        "crop": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+    },
+}
+"""Of what `Preprocessing.to_dict` writes; other keys are ignored."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -111,12 +135,21 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
             raise UsageError("preprocessing needs three means and three positive standard deviations")
+        if not all(abs(m) <= _MOST_MEAN for m in self.mean) or not all(
+            _LEAST_STD <= s <= _MOST_STD for s in self.std
+        ):
+            raise UsageError(
+                f"preprocessing means lie within {_MOST_MEAN:g} of 0 and standard deviations from "
+                f"{_LEAST_STD:g} to {_MOST_STD:g}: pixels are scaled to 0..1 before"
+            )
         if self.interpolation not in _FILTERS:
             raise UsageError(
                 f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}"
             )
-        if self.resolution < 1:
-            raise UsageError(f"preprocessing resolution must be positive, not {self.resolution}")
+        if not 1 <= self.resolution <= _MOST_SIDE:
+            raise UsageError(
+                f"preprocessing resolution must be from 1 to {_MOST_SIDE}, not {shown(self.resolution)}"
+            )
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UsageError(f"preprocessing crop must be a fraction in (0, 1], not {self.crop}")
 
@@ -135,21 +168,21 @@ class Preprocessing:
         Raises
         ------
         UserError
-            If a field is missing or of the wrong type.
+            If a field is missing, of the wrong type, or outside what makes sense.
         """
-        try:
-            crop = data.get("crop")
-            r, g, b = (float(v) for v in data["mean"])
-            sr, sg, sb = (float(v) for v in data["std"])
-            return cls(
-                mean=(r, g, b),
-                std=(sr, sg, sb),
-                resolution=int(data["resolution"]),
-                interpolation=str(data.get("interpolation", "bilinear")),
-                crop=None if crop is None else float(crop),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"preprocessing data is broken ({error!r}): {dict(data)}") from error
+        if (problem := first_problem(data, PREPROCESSING_SCHEMA)) is not None:
+            where, message = key_path(problem[0]), problem[1]
+            raise UserError(f"preprocessing data is broken: {where + ': ' if where else ''}{message}")
+        crop = data.get("crop")
+        r, g, b = map(float, data["mean"])
+        sr, sg, sb = map(float, data["std"])
+        return cls(
+            mean=(r, g, b),
+            std=(sr, sg, sb),
+            resolution=data["resolution"],
+            interpolation=data.get("interpolation", "bilinear"),
+            crop=None if crop is None else float(crop),
+        )
 
     def resize(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The pixels before scaling, (resolution, resolution, 3) uint8."""

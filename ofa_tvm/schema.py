@@ -92,6 +92,8 @@ def _explain(error: Any) -> tuple[list[str | int], str]:
             return path, f"{shown(value)} is above the largest allowed value, {allowed}"
         case "exclusiveMinimum":
             return path, f"{shown(value)} must be more than {allowed}"
+        case "pattern" if "propertyNames" in error.absolute_schema_path:
+            return [*path, value], "this is no name that is allowed here"
         case "pattern":
             return path, f"{shown(value)} has not the form {allowed}"
         case "minItems" | "maxItems":

@@ -14,7 +14,8 @@ from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import read_text
 from ofa_tvm.schema import LARGEST_INTEGER, first_problem, key_path
 
-_MOST_BYTES = 1 << 22  # PyYAML takes seconds for it
+_MOST_BYTES = 1 << 24
+_MOST_CHARACTERS = 1 << 20  # for which PyYAML takes seconds
 _MOST_DEPTH = 64
 _MOST_NODES = 500_000  # with every alias written out
 _CORE = "tag:yaml.org,2002:"
@@ -61,6 +62,8 @@ def parse_yaml(text: str) -> Any:
 
 
 def _load(text: str) -> tuple[Any, yaml.Node | None]:
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"it has more than {_MOST_CHARACTERS:,} characters; large tables are better JSON")
     loader = _Loader(text)
     try:
         tree = loader.get_single_node()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import cache_dir, data_dir, replacing, sha256, write_atomic
+from ofa_tvm.files import cache_dir, data_dir, read_text, replacing, sha256, write_atomic
 from ofa_tvm.lines import append_line
 
 
@@ -33,6 +33,64 @@ def test_a_writer_that_fails_leaves_the_old_file(durable: bool, tmp_path: Path) 
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves an empty file where the old one was; and its name before the call returns."""
+    calls: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        calls.append(("rename", path.stat().st_ino))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    for path in (tmp_path / "file", tmp_path / "file"):
+        calls.clear()
+        write_atomic(path, "content")
+        file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+        assert calls == [("fsync", file), ("rename", file), ("fsync", folder)]
+    calls.clear()
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(b"x")
+    assert [name for name, _ in calls] == ["rename"]
+
+
+def test_a_sync_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def fails(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(UserError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_text_is_read_with_and_without_a_mark_and_never_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content, text in ((b"text", "text"), (b"\xef\xbb\xbftext", "text"), (b"", "")):
+        path.write_bytes(content)
+        assert read_text(path, 1 << 20) == text
+    for content, says in ((b"\xff", "is not a text file"), (b"x" * (1 << 20) + b"x", "larger than 1 MiB")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=says):
+            read_text(path, 1 << 20)
+    for name, says in (("absent", "No such file"), ("n" * 5000, "name too long"), ("a\0b", "null")):
+        with pytest.raises(UserError, match=f"cannot read .*{says}"):
+            read_text(tmp_path / name, 1 << 20)
+    with pytest.raises(UserError, match="larger than 1 MiB"):
+        read_text("/dev/zero", 1 << 20)
 
 
 def test_temporary_names_keep_the_suffix_and_differ(tmp_path: Path) -> None:

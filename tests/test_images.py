@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import subprocess
 import sys
@@ -74,6 +75,49 @@ def test_round_trip_as_plain_data() -> None:
         Preprocessing.from_dict({"mean": [0, 0, 0], "resolution": 32})
     with pytest.raises(UsageError, match="interpolation"):
         Preprocessing((0, 0, 0), (1, 1, 1), 32, "lanczos9")
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        *(({"mean": [0.5, m, 0.5]}, r"mean\.1: ") for m in (NAN, INF, 1e308, -101, "0", None, True, 10**30)),
+        *(({"std": [s, 1, 1]}, r"std\.0: ") for s in (NAN, INF, 1e308, 1e-300, 0, -1)),
+        ({"std": [1, 1]}, "std: the list has 2 entries"),
+        *(({"resolution": r}, "resolution: ") for r in (0, 4097, 10**9, 2.5, NAN, True, "32")),
+        *(({"crop": c}, "crop: ") for c in (0, 1.01, NAN, "1")),
+        ({"interpolation": ["bilinear"] * 9999}, "interpolation: "),
+    ],
+)
+def test_data_that_makes_no_sense_is_refused(change: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        Preprocessing.from_dict({**PREPROCESSING.to_dict(), **change})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e308, 1e-300])
+def test_values_that_make_no_sense_are_refused(value: float) -> None:
+    with pytest.raises(UsageError, match="preprocessing"):
+        dataclasses.replace(PREPROCESSING, std=(1.0, value, 1.0))
+    if value != 1e-300:
+        with pytest.raises(UsageError, match="preprocessing means"):
+            dataclasses.replace(PREPROCESSING, mean=(1.0, value, 1.0))
+    for side in (0, 4097, 10**9):
+        with pytest.raises(UsageError, match="preprocessing resolution"):
+            PREPROCESSING.at(side)
+
+
+def test_data_that_is_no_table_is_refused() -> None:
+    for data in (None, 5, [], "text"):
+        with pytest.raises(UserError, match="is not a table of keys"):
+            Preprocessing.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_usual_normalisations_are_taken() -> None:
+    for mean, std in ((0.0, 1 / 255), (0.485, 0.229), (-1.0, 2.0), (0, 1 / 65535)):
+        Preprocessing((mean,) * 3, (std,) * 3, 4096)
 
 
 def test_bad_files_are_named(tmp_path: Path, grey: np.ndarray) -> None:

@@ -123,8 +123,11 @@ def test_files_that_hold_no_text(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not a text file"):
         read_yaml(file, ANY)
-    file.write_text("#" * (5 << 20))
-    with pytest.raises(UserError, match="larger than 4 MiB"):
+    file.write_text("#" * (2 << 20))
+    with pytest.raises(UserError, match="more than 1,048,576 characters"):
+        read_yaml(file, ANY)
+    file.write_text("#" * (17 << 20))
+    with pytest.raises(UserError, match="larger than 16 MiB"):
         read_yaml(file, ANY)
     with pytest.raises(UserError, match="No such file"):
         read_yaml(tmp_path / "absent.yaml", ANY)

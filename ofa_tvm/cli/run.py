@@ -104,7 +104,8 @@ def _inputs(path: Path, classifier: Classifier) -> list[tuple[str, npt.NDArray[n
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        x = np.load(path, allow_pickle=False)
+        # Mapped, so that a header's word for its size is not taken.
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, ValueError, EOFError) as error:

@@ -19,6 +19,7 @@ from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
 from ofa_tvm.images import Preprocessing
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.runtime import Runner, elf_arch, load_for
 from ofa_tvm.targets import Target
@@ -238,7 +239,11 @@ def _from_onnx(path: Path) -> dict[str, Any]:
         "outputs": [_tensor(value) for value in model.graph.output],
     }
     for key in ("labels", "preprocessing"):
-        if value := json.loads(notes.get(key, "null")):
+        try:
+            value = parse_json(notes.get(key, "null"))
+        except ValueError as error:
+            raise UserError(f"{path.name} has metadata {key!r} that is not JSON: {error}") from None
+        if value:
             content[key] = value
     return content
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import Preprocessing, open_image
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.runtime import Runner
 
 
@@ -32,6 +33,30 @@ class Classifier:
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together, before memory is taken for pictures.
+
+        Raises
+        ------
+        UserError
+            If the network does not take pictures of the preprocessing's size, or has not a class a label.
+        """
+        side = self.preprocessing.resolution
+        if len(self.runner.inputs) != 1 or len(self.runner.outputs) != 1:
+            raise UserError("the network has several inputs or outputs: it is no classifier of pictures")
+        (taken,), (given,) = self.runner.inputs, self.runner.outputs
+        if taken.shape[1:] != (3, side, side):
+            raise UserError(
+                f"the preprocessing makes pictures of {side} x {side} pixels, but the network's input "
+                f"{taken.name} has the shape {taken.shape}; make the artefact anew"
+            )
+        classes = math.prod(given.shape[1:])
+        if self.labels and len(self.labels) != classes:
+            raise UserError(
+                f"there are {len(self.labels)} labels for {classes} classes of the network; "
+                "make the artefact anew"
+            )
+
     @classmethod
     def of(cls, runner: Runner, name: str) -> Classifier:
         """Use the labels and preprocessing that the exporter wrote into the ONNX metadata.
@@ -46,10 +71,14 @@ class Classifier:
             raise UserError(
                 f"{name} does not say how pictures become its input; run its artefact folder instead"
             )
-        labels = json.loads(notes.get("labels", "null")) or ()
-        return cls(
-            runner, Preprocessing.from_dict(json.loads(notes["preprocessing"])), tuple(map(str, labels))
-        )
+        try:
+            labels, preprocessing = parse_json(notes.get("labels", "[]")), parse_json(notes["preprocessing"])
+        except ValueError as error:
+            raise UserError(f"{name} carries damaged notes: {error}; compile it again") from None
+        labels = [] if labels is None else labels
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"{name} carries labels that are no list of names; compile it again")
+        return cls(runner, Preprocessing.from_dict(preprocessing), tuple(labels))
 
     def logits(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network output (n, classes) for network input (n, 3, r, r)."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa_tvm.images import PREPROCESSING_SCHEMA
+from ofa_tvm.targets.schema import MOST_THREADS
+
 FORMAT = 1
 
 _FREE = {"type": "object"}
@@ -16,11 +19,13 @@ _TENSORS = {
         "required": ["name", "shape", "dtype"],
         "properties": {
             "name": {"type": "string"},
-            "shape": {"type": "array", "items": {"type": "integer"}},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 32},
             "dtype": {"type": "string"},
         },
     },
 }
+# A file of the folder: no absolute path, none that leads out of it.
+_BELOW = r"^(?!\.{1,2}(/|$))[^/\\\0]+(/(?!\.{1,2}(/|$))[^/\\\0]+)*$"
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 MANIFEST_SCHEMA: dict[str, Any] = {
@@ -41,7 +46,7 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "name": {"type": "string"},
                 "kind": {"enum": ["x86", "arm", "cuda", "opencl"]},
                 "tvm": _FREE,
-                "threads": {"type": "integer", "minimum": 1},
+                "threads": {"type": "integer", "minimum": 1, "maximum": MOST_THREADS},
             },
         },
         "latency": {
@@ -74,13 +79,14 @@ MANIFEST_SCHEMA: dict[str, Any] = {
         # how to call it
         "inputs": _TENSORS,
         "outputs": _TENSORS,
-        "preprocessing": _FREE,
+        "preprocessing": PREPROCESSING_SCHEMA,
         "labels": {"type": "array", "items": {"type": "string"}},
         "check": _FREE,  # the difference to ONNX Runtime
         "versions": {"type": "object", "additionalProperties": {"type": "string"}},
         "sha256": {
             "type": "object",
             "required": ["model.so", "model.onnx"],
+            "propertyNames": {"pattern": _BELOW},
             "additionalProperties": _DIGEST,
         },
     },

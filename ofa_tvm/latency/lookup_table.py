@@ -16,16 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.files import write_atomic
+from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.files import read_text, write_atomic
+from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import BlockTables, block_structure
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.yamlfile import parse_yaml, write_yaml
 
-_STEM = re.compile(r"Conv-input:(\d+)x\d+x3-output:.*")
+_MOST_BYTES = 1 << 24
+_STEM = re.compile(r"Conv-input:([0-9]{1,5})x[0-9]+x3-output:.*")
 _BLOCK = re.compile(r"blocks\.\d+\.")
 
 
@@ -297,28 +298,17 @@ def write_tables(
 
 
 def _read_entries(file: Path) -> dict[str, float]:
+    text = read_text(file, _MOST_BYTES)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the lookup table {file}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    try:
-        content = json.loads(text) if file.suffix == ".json" else parse_yaml(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is not a lookup table: {reason}") from error
+        content = parse_json(text) if file.suffix == ".json" else parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{file} is not a lookup table: {error}") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{file} is not a lookup table: expected a mapping from operators to times")
     entries = {}
     for key, value in content.items():
         mean = value.get("mean") if isinstance(value, dict) else None
-        if (
-            not isinstance(mean, int | float)
-            or isinstance(mean, bool)
-            or not math.isfinite(mean)
-            or mean <= 0
-        ):
-            raise UserError(f"{file}: the entry {key} has no time above 0 under 'mean'")
+        if type(mean) not in (int, float) or not 0 < mean < math.inf:
+            raise UserError(f"{file}: the entry {shown(key, 120)} has no time above 0 under 'mean'")
         entries[str(key)] = float(mean)
     return entries

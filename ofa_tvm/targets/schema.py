@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+MOST_THREADS = 1024
+"""Of a module: more than any machine of today has, and few enough to be made."""
+
 _NAME = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._-]*$"}
 _NAMES = {"type": "array", "items": _NAME, "uniqueItems": True}
 _TEXT = {"type": "string", "minLength": 1}
@@ -90,7 +93,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
         },
         "measure": _table(
             {
-                "threads": _COUNT,
+                "threads": {**_COUNT, "maximum": MOST_THREADS},
                 "unit": {"enum": ["ms", "Minstr"]},
                 "repeats": {"type": "integer", "minimum": 3},
                 "sample_ms": _POSITIVE,

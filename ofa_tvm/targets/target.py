@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.process import installed_command
 from ofa_tvm.targets.machine import Machine
+from ofa_tvm.targets.schema import MOST_THREADS
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
@@ -179,10 +180,10 @@ class Target:
         Raises
         ------
         UsageError
-            If `threads` is below 1, or this machine is the device and has fewer hardware threads.
+            If `threads` is below 1 or above 1024, or this machine is the device and has fewer of them.
         """
-        if threads < 1:
-            raise UsageError(f"threads must be at least 1, not {threads}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise UsageError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
         available = len(os.sched_getaffinity(0))
         if self.run.where == "local" and self.kind == "x86" and threads > available:
             raise UsageError(f"{threads} threads asked for, but this process may use only {available}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,34 @@ def test_a_damaged_file_is_named(artefact: Artefact, name: str) -> None:
         (lambda text: text + "labels: [\n", r"line \d+, column \d+: not valid YAML"),
         (lambda text: text.replace("latency:", "latencies:"), r"unknown key \(did you mean latency\?\)"),
         (lambda text: "", r"top level must be a table"),
+        (lambda text: text.replace("threads: 1", "threads: 0"), r"target\.threads: 0 is below"),
+        (
+            lambda text: text.replace("threads: 1", "threads: 1000000000"),
+            r"target\.threads: 1000000000 is above",
+        ),
+        (lambda text: text.replace("threads: 1", "threads: true"), r"target\.threads: True is not a whole"),
+        (
+            lambda text: re.sub(r"std: \[.*?\]", "std: [1.0e-300, 1, 1]", text),
+            r"preprocessing\.std\.0: 1e-300 is",
+        ),
+        (
+            lambda text: re.sub(r"mean: \[.*?\]", "mean: [.nan, 1, 1]", text),
+            r"preprocessing\.mean\.0: nan is not",
+        ),
+        (
+            lambda text: re.sub("resolution: .*", "resolution: 10000000", text),
+            r"preprocessing\.resolution: 10",
+        ),
+        (lambda text: text.replace("  model.so:", "  ../model.so:"), r"sha256"),
+        (
+            lambda text: text.replace("sha256:", "sha256:\n  ../x: " + "a" * 64),
+            r"sha256\.\.\./x: this is no name",
+        ),
+        (
+            lambda text: text.replace("sha256:", "sha256:\n  /etc/passwd: " + "a" * 64),
+            r"/etc/passwd: this is no name",
+        ),
+        (lambda text: text.replace("sha256:", "sha256:\n  x: 12"), r"sha256\.x: 12 is not text"),
     ],
 )
 def test_a_broken_manifest_names_line_and_key(artefact: Artefact, edit: object, says: str) -> None:
@@ -123,6 +152,47 @@ def test_a_broken_manifest_names_line_and_key(artefact: Artefact, edit: object, 
     path.write_text(edit(path.read_text()))  # type: ignore[operator]
     with pytest.raises(UserError, match=rf"manifest\.yaml.*{says}"):
         Artefact.open(artefact.folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (
+            lambda text: re.sub("resolution: .*", "resolution: 4096", text),
+            r"pictures of 4096 x 4096 pixels, but",
+        ),
+        (lambda text: re.sub("resolution: .*", "resolution: 15", text), r"pictures of 15 x 15 pixels, but"),
+        (
+            lambda text: re.sub(r"labels: \[.*\]", "labels: [a, b]", text),
+            rf"2 labels for {len(LABELS)} classes",
+        ),
+    ],
+)
+def test_a_manifest_of_another_network_is_refused_before_memory_is_taken(
+    artefact: Artefact, edit: object, says: str
+) -> None:
+    path = artefact.folder / "manifest.yaml"
+    path.write_text(edit(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(UserError, match=says):
+        _ = Artefact.open(artefact.folder).classifier
+
+
+def test_the_old_artefact_comes_back_if_the_new_one_cannot_take_its_place(
+    artefact: Artefact, small: SmallModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in artefact.folder.iterdir()}
+    rename = Path.rename
+
+    def fails_once(path: Path, target: Path) -> Path:
+        if target == artefact.folder and not path.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    with pytest.raises(UserError, match=r"cannot write the artefact .*Input/output error"):
+        write_artefact(artefact.folder, small.so, small.onnx, {"target": small.target.to_json()})
+    assert {path.name: path.read_bytes() for path in artefact.folder.iterdir()} == before
+    assert names(tmp_path) == ["deploy"]
 
 
 def test_what_is_not_an_artefact_says_so(tmp_path: Path) -> None:

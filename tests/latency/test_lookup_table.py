@@ -99,6 +99,11 @@ def test_written_tables_add_up_to_what_they_were_made_from(
         ("{}", "expected a mapping"),
         (json.dumps({"Conv-input:160x160x3-output:80x80x24": {"mean": -1}}), "no time above 0"),
         (json.dumps({"Conv-input:160x160x3-output:80x80x24": 3}), "no time above 0"),
+        (json.dumps({"Conv-input:160x160x3-output:80x80x24": {"mean": 0}}), "no time above 0"),
+        (json.dumps({"Conv-input:160x160x3-output:80x80x24": {"mean": True}}), "no time above 0"),
+        ('{"a": {"mean": 1}, "a": {"mean": 2}}', "the key 'a' is there twice"),
+        ('{"a": {"mean": 1' + "0" * 400 + "}}", "too large"),
+        ('{"a": ' + "[" * 9000, "not a lookup table"),
         (json.dumps({"Logits": {"mean": 1}}), "resolution is unknown"),
     ],
 )
@@ -106,8 +111,22 @@ def test_damaged_tables_are_explained(tmp_path: Path, content: str, message: str
     for suffix in ("json", "yaml"):
         path = tmp_path / f"160_lookup_table.{suffix}"
         path.write_text(content)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as caught:
             LookupTable.read(path, SPACE)
+        assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
+def test_infinite_times_are_explained(tmp_path: Path) -> None:
+    for name, mean in (("a.yaml", ".inf"), ("a.yaml", ".nan"), ("a.json", "1e999"), ("a.json", "NaN")):
+        (tmp_path / name).write_text(f'{{"Conv-input:160x160x3-output:80x80x24": {{"mean": {mean}}}}}')
+        with pytest.raises(UserError, match=r"no time above 0|not a lookup table"):
+            LookupTable.read(tmp_path / name, SPACE)
+
+
+def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path, shared_data: Path) -> None:
+    text = (shared_data / "luts" / "jetson_cpu" / "160_lookup_table.json").read_text()
+    (tmp_path / "160_lookup_table.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert LookupTable.read(tmp_path, SPACE).resolutions == (160,)
 
 
 def test_an_empty_folder_is_explained(tmp_path: Path) -> None:
