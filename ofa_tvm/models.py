@@ -10,19 +10,33 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shorten, shown
 from ofa_tvm.files import write_atomic
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.spaces import Arch, LayeredSpace
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables
 
 FORMAT = 1
+_MOST_BYTES = 1 << 28
+_MOST_LOG_VARIANCE = 100.0
+
+# Of headers, for `read_model`.
+TEXT: Mapping[str, Any] = {"type": "string"}
+NUMBER: Mapping[str, Any] = {"type": "number", "minimum": -1e30, "maximum": 1e30}
+COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**9}
+CLASSES: Mapping[str, Any] = {"type": "integer", "minimum": 1, "maximum": 10**6}
+FLAG: Mapping[str, Any] = {"type": "boolean"}
+SCORES: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "float"}}
 
 Function = Callable[[np.ndarray], np.ndarray]
 """Genes (n, n_genes) -> values (n,)."""
@@ -100,25 +114,116 @@ def write_model(
     write_atomic(path, buffer.getvalue())
 
 
-def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a model file.
+def read_model(
+    path: str | os.PathLike[str],
+    kind: str,
+    header_schema: Mapping[str, Any] | None = None,
+    arrays: Sequence[str] = (),
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a model file; every number in the arrays is finite.
+
+    Parameters
+    ----------
+    kind
+        Of the model that is wanted.
+    header_schema
+        Schemas of the header's keys, each of which must be there.
+    arrays
+        Names of those that must be there.
 
     Raises
     ------
     UserError
-        If the file is missing, no model file, or of another format.
+        If the file is missing, no model file, damaged, or of another format.
     UsageError
         If it holds a model of another kind.
     """
-    header, arrays = _contents(path)
-    found = header["kind"]
-    if found != kind:
-        raise UsageError(f"{path} holds a {found}, not a {kind}")
+    header, found = _contents(path)
+    if header["kind"] != kind:
+        raise UsageError(f"{path} holds a {shorten(str(header['kind']), 40)}, not a {kind}")
     if header.get("format") != FORMAT:
         raise UserError(
-            f"{path} has format {header.get('format')}, this version reads {FORMAT}; fit it again"
+            f"{path} has format {shown(header.get('format'), 20)}, this version reads {FORMAT}; fit it again"
         )
-    return header, arrays
+    keys = header_schema or {}
+    schema = {"type": "object", "required": sorted(keys), "properties": keys}
+    if (problem := first_problem(header, schema)) is not None:
+        where = "".join(f" {key}:" for key in [key_path(problem[0])] if key)
+        raise damaged(path, f"in its header{where} {problem[1]}")
+    for name in arrays:
+        if name not in found:
+            raise damaged(path, f"it lacks {name}")
+    for name, array in found.items():
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise damaged(path, f"not all of {shown(name, 40)} are finite numbers")
+    return header, found
+
+
+def damaged(path: str | os.PathLike[str], why: str) -> UserError:
+    """What is said of a file that was not written by `write_model`, or not left as it was."""
+    return UserError(f"{path} is damaged: {why}; fit it again")
+
+
+S = TypeVar("S", bound=LayeredSpace)
+
+
+def space_of(path: str | os.PathLike[str], header: Mapping[str, Any], get: Callable[[str], S]) -> S:
+    """The space that a header names.
+
+    Raises
+    ------
+    UserError
+        If there is none of that name.
+    """
+    try:
+        return get(header["space"])
+    except UsageError as error:
+        raise damaged(path, f"it is for the unknown space {shown(header['space'], 40)}") from error
+
+
+@contextmanager
+def rebuilding(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around the making of a model from what `read_model` gave, whose parts may not belong together.
+
+    Raises
+    ------
+    UserError
+        For whatever the arithmetic raises, and for numbers that overflow or are none.
+    """
+    try:
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            yield
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
+        raise damaged(path, "its parts do not belong together") from error
+
+
+def check_predictions(path: str | os.PathLike[str], model: SubnetModel) -> None:
+    """Refuse a model that was read from a file and gives no numbers.
+
+    Raises
+    ------
+    UserError
+        If the prediction of one of 64 random subnets is not finite.
+    """
+    with rebuilding(path):
+        genes = model.space.sample_genes(np.random.default_rng(0), 64)
+        if not np.isfinite(model(genes)).all():
+            raise ValueError
+
+
+def genes_array(path: str | os.PathLike[str], space: LayeredSpace, array: np.ndarray) -> np.ndarray:
+    """Genes (n, n_genes) of a model file, int64.
+
+    Raises
+    ------
+    UserError
+        If they are none of the space.
+    """
+    if array.ndim != 2 or array.shape[1] != len(space.cardinalities) or array.dtype.kind not in "iu":
+        raise damaged(path, f"its subnets are none of {space.name}")
+    if not len(array) or ((array < 0) | (array >= space.cardinalities)).any():
+        raise damaged(path, f"its subnets are none of {space.name}")
+    return array.astype(np.int64)
 
 
 def model_kind(path: str | os.PathLike[str]) -> str:
@@ -134,9 +239,12 @@ def model_kind(path: str | os.PathLike[str]) -> str:
 
 def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
+        with zipfile.ZipFile(Path(path)) as archive:
+            if sum(item.file_size for item in archive.infolist()) > _MOST_BYTES:
+                raise ValueError
         with np.load(Path(path), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
-        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
+        header: dict[str, Any] = parse_json(arrays.pop("header").tobytes(), nan=True)
         header["kind"]
     except OSError as error:
         raise UserError(f"cannot read the model {path}: {error.strerror or error}") from error
@@ -192,7 +300,9 @@ def check_fit(
     UserError
         If the checksum or the number of variances differs.
     """
-    if data_sha256(genes, values) != header["data_sha256"]:
+    if values.shape != (len(genes),) or data_sha256(genes, values) != header["data_sha256"]:
         raise UserError(f"{path} is damaged: its data do not match its checksum")
-    if len(variances) != groups + 1:
+    if not (np.abs(variances) < _MOST_LOG_VARIANCE).all():
+        raise damaged(path, "its variances are those of no fit")
+    if variances.ndim != 1 or len(variances) != groups + 1:
         raise UserError(f"{path} was fitted by another version of ofa-tvm; remove it and fit it again")

@@ -19,6 +19,7 @@ _KINDS = {
     "string": "text",
     "integer": "a whole number",
     "number": "a finite number",
+    "float": "a number",
     "boolean": "true or false",
     "null": "null",
 }
@@ -46,6 +47,7 @@ def _validator() -> Any:
     kinds = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
             "integer": lambda _, value: is_whole(value),
+            "float": lambda _, value: is_whole(value) or isinstance(value, float),  # NaN as well
             "number": lambda _, value: is_whole(value) or (isinstance(value, float) and math.isfinite(value)),
         }
     )

@@ -16,11 +16,25 @@ from threadpoolctl import threadpool_limits
 from ofa_tvm.accuracy.official import feed_forward
 from ofa_tvm.accuracy.predictor import check_accuracies, rank_correlation
 from ofa_tvm.errors import UserError
-from ofa_tvm.models import SubnetModel, as_genes, read_model, write_model
+from ofa_tvm.models import (
+    COUNT,
+    NUMBER,
+    SCORES,
+    TEXT,
+    SubnetModel,
+    as_genes,
+    check_predictions,
+    damaged,
+    genes_array,
+    read_model,
+    space_of,
+    write_model,
+)
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 
 _KIND = "accuracy_mlp"
+_HEADER = {"space": TEXT, "seed": COUNT, "mean": NUMBER, "scale": NUMBER, "validation": SCORES}
 _LAYERS = (400, 400, 400)
 _HELD_OUT = 0.1
 
@@ -133,15 +147,16 @@ class MLPAccuracyPredictor(SubnetModel):
         UserError
             If the file is missing, damaged, or no such predictor.
         """
-        header, arrays = read_model(path, _KIND)
-        model = cls(get_space(header["space"]), seed=header["seed"])
-        count = sum(name.startswith("weight") for name in arrays)
-        try:
-            model.weights_ = tuple(arrays[f"weight{i}"] for i in range(count))
-            model.biases_ = tuple(arrays[f"bias{i}"] for i in range(count))
-            model.genes_, model.accuracy_ = arrays["genes"].astype(np.int64), arrays["accuracy"]
-        except KeyError as error:
-            raise UserError(f"{path} is damaged: it lacks {error}") from error
+        layers = range(len(_LAYERS) + 1)
+        names = [f"{what}{i}" for what in ("weight", "bias") for i in layers]
+        header, arrays = read_model(path, _KIND, _HEADER, ["genes", "accuracy", *names])
+        model = cls(space_of(path, header, get_space), seed=header["seed"])
+        model.weights_ = tuple(arrays[f"weight{i}"] for i in layers)
+        model.biases_ = tuple(arrays[f"bias{i}"] for i in layers)
+        model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
         model._mean, model._scale = header["mean"], header["scale"]
         model.validation_ = header["validation"]
+        if model.accuracy_.shape != (len(model.genes_),):
+            raise damaged(path, "it has not an accuracy a subnet")
+        check_predictions(path, model)
         return model

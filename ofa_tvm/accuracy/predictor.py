@@ -17,12 +17,27 @@ from scipy.stats import spearmanr
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.gaussian import Posterior, fit
-from ofa_tvm.models import UncertainSubnetModel, as_genes, check_fit, data_sha256, read_model, write_model
+from ofa_tvm.models import (
+    FLAG,
+    SCORES,
+    TEXT,
+    UncertainSubnetModel,
+    as_genes,
+    check_fit,
+    check_predictions,
+    data_sha256,
+    genes_array,
+    read_model,
+    rebuilding,
+    space_of,
+    write_model,
+)
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
 
 _KIND = "accuracy_predictor"
+_HEADER = {"space": TEXT, "robust": FLAG, "data_sha256": TEXT, "validation": SCORES}
 
 
 class _Features:
@@ -244,12 +259,14 @@ class AccuracyPredictor(UncertainSubnetModel):
         UserError
             If the file is missing, damaged, no such predictor, or of another version.
         """
-        header, arrays = read_model(path, _KIND)
-        model = cls(get_space(header["space"]), robust=header["robust"])
-        model.genes_, model.accuracy_ = arrays["genes"].astype(np.int64), arrays["accuracy"]
+        header, arrays = read_model(path, _KIND, _HEADER, ("genes", "accuracy", "log_variances"))
+        model = cls(space_of(path, header, get_space), robust=header["robust"])
+        model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
         check_fit(path, header, model.genes_, model.accuracy_, arrays["log_variances"], len(_KERNELS))
         model.validation_ = header["validation"]
-        model._condition(arrays["log_variances"])
+        with rebuilding(path):
+            model._condition(arrays["log_variances"])
+        check_predictions(path, model)
         return model
 
 

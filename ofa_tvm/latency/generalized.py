@@ -19,6 +19,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -28,7 +29,18 @@ from ofa_tvm.latency.dataset import LatencyTable
 from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
 from ofa_tvm.latency.regression import LatencyRegressor, errors
 from ofa_tvm.latency.roofline import is_cpu, rooflines
-from ofa_tvm.models import read_model, tables_array, tables_of, write_model
+from ofa_tvm.models import (
+    CLASSES,
+    COUNT,
+    SCORES,
+    TEXT,
+    damaged,
+    read_model,
+    space_of,
+    tables_array,
+    tables_of,
+    write_model,
+)
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import (
     BlockStructure,
@@ -41,6 +53,48 @@ from ofa_tvm.targets.devices import Device, Platform, find_platform
 
 KIND = "generalized_latency"
 
+
+def _between(least: float, most: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": least, "maximum": most}
+
+
+def _table(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
+
+
+_EFFICIENCIES = {"type": "array", "items": _between(0, 1e9)}
+_FAMILY = _table(
+    {
+        "efficiency": _EFFICIENCIES | {"minItems": len(KERNEL_CLASSES), "maxItems": len(KERNEL_CLASSES)},
+        "floor_ms": _between(0, 1e6),
+        "host_ms": _between(0, 1e6),
+        "exponent": _between(-10, 10),
+        "sources": {"type": "object", "minProperties": 1, "additionalProperties": _between(-50, 50)},
+        "spread": _between(0, 100),
+    }
+)
+_REFERENCE = _table(
+    {
+        "name": TEXT,
+        "device": TEXT,
+        "batch": COUNT,
+        "space": TEXT,
+        "n_classes": CLASSES,
+        "rows": COUNT,
+        "deviation_ms": _between(0, 1e9),
+    }
+)
+_HEADER = {
+    "families": {"type": "object", "additionalProperties": _FAMILY},
+    "references": {"type": "array", "items": _REFERENCE},
+    "validation": {"type": "object", "additionalProperties": SCORES},
+    "data_sha256": TEXT,
+}
 _ROWS = 80  # of each series: a roofline has few unknowns
 _MOST_ROWS = 7000  # of a reference
 _OVERLAP = 4.0  # p above: host and device overlap almost perfectly
@@ -579,15 +633,17 @@ class GeneralizedLatency:
         UserError
             If the file is missing, damaged, or no such model.
         """
-        header, arrays = read_model(path, KIND)
+        header, arrays = read_model(path, KIND, _HEADER)
         model = cls()
         model.families = {
-            name: Family(np.array(fields.pop("efficiency")), **fields)
+            name: Family(np.array(fields.pop("efficiency"), dtype=np.float64), **fields)
             for name, fields in header["families"].items()
         }
         references = []
         for i, fields in enumerate(header["references"]):
-            structure = block_structure(get_layered_space(fields["space"]), fields["n_classes"])
+            if f"reference{i}" not in arrays:
+                raise damaged(path, f"it lacks reference{i}")
+            structure = block_structure(space_of(path, fields, get_layered_space), fields["n_classes"])
             references.append(Reference(**fields, tables=tables_of(structure, arrays[f"reference{i}"], path)))
         model.references = tuple(references)
         model.validation_, model.data_sha256_ = header["validation"], header["data_sha256"]

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -307,7 +308,7 @@ def _read_entries(file: Path) -> dict[str, float]:
         raise UserError(f"{file} is not a lookup table: expected a mapping from operators to times")
     entries = {}
     for key, value in content.items():
-        mean = value.get("mean") if isinstance(value, dict) else None
+        mean: Any = value.get("mean") if isinstance(value, dict) else None
         if type(mean) not in (int, float) or not 0 < mean < math.inf:
             raise UserError(f"{file}: the entry {shown(key, 120)} has no time above 0 under 'mean'")
         entries[str(key)] = float(mean)

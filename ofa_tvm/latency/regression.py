@@ -23,12 +23,21 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.latency.features import context_features
 from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
 from ofa_tvm.models import (
+    CLASSES,
+    FLAG,
+    NUMBER,
+    SCORES,
+    TEXT,
     Function,
     UncertainSubnetModel,
     as_genes,
     check_fit,
+    check_predictions,
+    damaged,
     data_sha256,
+    genes_array,
     read_model,
+    space_of,
     tables_array,
     tables_of,
     write_model,
@@ -55,6 +64,16 @@ _VARIATION = 0.25
 
 # Subnets that suggestions are chosen from.
 _POOL = 800
+_HEADER = {
+    "space": TEXT,
+    "target": TEXT,
+    "unit": {"enum": ["ms", "Minstr"]},
+    "n_classes": CLASSES,
+    "robust": FLAG,
+    "noise": NUMBER,
+    "data_sha256": TEXT,
+    "validation": SCORES,
+}
 
 
 def _kind(layers: Sequence[Layer]) -> tuple[tuple[object, ...], ...]:
@@ -398,8 +417,8 @@ class LatencyRegressor(UncertainSubnetModel):
         UserError
             If the file is missing or is no such model.
         """
-        header, arrays = read_model(path, KIND)
-        space = get_layered_space(header["space"])
+        header, arrays = read_model(path, KIND, _HEADER, ("genes", "latency", "log_variances", "tables"))
+        space = space_of(path, header, get_layered_space)
         model = cls(
             space,
             target=header["target"],
@@ -412,11 +431,14 @@ class LatencyRegressor(UncertainSubnetModel):
             if name in arrays:
                 setattr(model, name, tables_of(structure, arrays[name], path))
         model.variations = tuple(tables_of(structure, array, path) for array in arrays.get("variations", ()))
-        model.genes_, model.latency_ = arrays["genes"].astype(np.int64), arrays["latency"]
+        model.genes_, model.latency_ = genes_array(path, space, arrays["genes"]), arrays["latency"]
         model._log_variances = arrays["log_variances"]
         groups = len(_EXPECTED if model.prior is None else _EXPECTED_PRIOR) - 1
         check_fit(path, header, model.genes_, model.latency_, model._log_variances, groups)
         model.noise_, model.validation_ = header["noise"], header["validation"]
+        if not (model.latency_ > 0).all():
+            raise damaged(path, "it holds latencies that are not above 0")
+        check_predictions(path, model)
         return model
 
 

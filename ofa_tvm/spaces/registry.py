@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.spaces.fbnet import fbnet
 from ofa_tvm.spaces.layered import LayeredSpace
 from ofa_tvm.spaces.published import PUBLISHED
@@ -39,7 +39,7 @@ def get_space(name: str) -> Space:
         return PUBLISHED[name]()
     entry = find_plugin(SPACES, name)
     if entry is None:
-        raise UsageError(f"there is no search space {name!r}; choose one of {', '.join(list_spaces())}")
+        raise UsageError(f"there is no search space {shown(name)}; choose one of {', '.join(list_spaces())}")
     space = call_plugin(entry)
     if not isinstance(space, Space) or space.name != name:
         got = f"the space {space.name}" if isinstance(space, Space) else f"a {type(space).__name__}"
@@ -64,7 +64,7 @@ def get_layered_space(name: str) -> LayeredSpace:
     known = list_spaces()
     if name not in known:
         raise UsageError(
-            f"there is no search space {name!r}; choose one of {', '.join((*known, *_DATA_ONLY))}"
+            f"there is no search space {shown(name)}; choose one of {', '.join((*known, *_DATA_ONLY))}"
         )
     return get_space(name)
 
