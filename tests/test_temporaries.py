@@ -120,6 +120,20 @@ def test_a_folder_takes_anothers_place(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    if not native:
+        monkeypatch.setattr(temporaries.sys, "platform", "other")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "says").write_text("place")
+    with pytest.raises(OSError):
+        exchange(tmp_path / "absent", tmp_path / "place")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert (tmp_path / "place" / "says").read_text() == "place"
+
+
 def test_what_a_kill_between_two_renames_left_homeless_is_put_back(tmp_path: Path) -> None:
     stage = _named(temporary_beside(tmp_path / "deploy").name, pid=2**22 - 1)
     (tmp_path / stage).mkdir()

@@ -177,24 +177,6 @@ def test_a_manifest_of_another_network_is_refused_before_memory_is_taken(
         _ = Artefact.open(artefact.folder).classifier
 
 
-def test_the_old_artefact_comes_back_if_the_new_one_cannot_take_its_place(
-    artefact: Artefact, small: SmallModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = {path.name: path.read_bytes() for path in artefact.folder.iterdir()}
-    rename = Path.rename
-
-    def fails_once(path: Path, target: Path) -> Path:
-        if target == artefact.folder and not path.name.endswith(".old"):
-            raise OSError(5, "Input/output error")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fails_once)
-    with pytest.raises(UserError, match=r"cannot write the artefact .*Input/output error"):
-        write_artefact(artefact.folder, small.so, small.onnx, {"target": small.target.to_json()})
-    assert {path.name: path.read_bytes() for path in artefact.folder.iterdir()} == before
-    assert names(tmp_path) == ["deploy"]
-
-
 def test_what_is_not_an_artefact_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no artefact folder .*none"):
         Artefact.open(tmp_path / "none")
