@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.tracker import TrackerClient, TrackerUnreachable
 
 WAIT_S = 60.0  # for a device that other work keeps busy
+CONNECT_LIMIT_S = 20.0  # for a device that was said to be free
+T = TypeVar("T")
 _TRIES = 4  # on different devices
 _MACHINE_FILES = (
     "proc/cpuinfo",
@@ -27,6 +32,26 @@ _MACHINE_FILES = (
 
 class SessionLost(Exception):
     """The device is gone, or its session crashed."""
+
+
+def _within(limit_s: float, work: Callable[[], T]) -> T:
+    """What `work` returns; for calls that know no time limit and cannot be interrupted.
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer. It goes on in a thread, whose result is dropped.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(limit_s)
 
 
 class Session:
@@ -49,7 +74,7 @@ class Session:
     TrackerUnreachable
         If there is no tracker or no free device.
     SessionLost
-        If the device that the tracker named does not answer.
+        If the device that the tracker named does not answer within 20 s.
     """
 
     def __init__(self, place: Place, *, limit_s: float = 600.0, wait_s: float = WAIT_S) -> None:
@@ -59,11 +84,15 @@ class Session:
             host, port, match = tracker.request(place.key, wait_s)
         self.address = f"{host}:{port}"
         self._numbers = itertools.count()
+
+        def connect() -> tuple[Any, str, bool]:
+            rpc = tvm.rpc.connect(host, port, match, session_timeout=limit_s)
+            arch, emulated = (rpc.get_function(f"ofa_tvm.device.{name}")() for name in ("arch", "emulated"))
+            return rpc, str(arch), bool(emulated)
+
         try:
-            self._rpc = tvm.rpc.connect(host, port, match, session_timeout=limit_s)
+            self._rpc, self.arch, self.emulated = _within(CONNECT_LIMIT_S, connect)
             self.cpu = self._rpc.cpu()
-            self.arch = str(self.call("ofa_tvm.device.arch"))
-            self.emulated = bool(self.call("ofa_tvm.device.emulated"))
         except Exception as error:  # tvm raises RuntimeError and kinds of its own
             raise SessionLost(f"device {self.address} does not answer") from error
 

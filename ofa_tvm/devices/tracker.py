@@ -24,6 +24,7 @@ from ofa_tvm.process import end_with_parent, use_runtime_only
 DEFAULT_PORT = 9190
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6  # codes of TVM's tracker protocol
+_LONGEST_ANSWER = 2**24
 _START_LIMIT_S = 60.0
 
 
@@ -60,9 +61,10 @@ class TrackerClient:
     def __init__(self, host: str, port: int, *, limit_s: float = 30.0) -> None:
         self._name = f"{host}:{port}"
         try:
+            until = time.monotonic() + limit_s
             self._socket = socket.create_connection((host, port), timeout=limit_s)
             self._socket.sendall(struct.pack("<i", _MAGIC))
-            (magic,) = struct.unpack("<i", self._receive(4))
+            (magic,) = struct.unpack("<i", self._receive(4, until))
         except OSError as error:
             raise TrackerUnreachable(
                 f"no tracker answers at {self._name} ({error.strerror or error}); start one with "
@@ -85,21 +87,26 @@ class TrackerClient:
         TrackerUnreachable
             If the tracker is gone.
         """
-        status = self._ask([_SUMMARY], 5.0)[1]
-        addresses: dict[str, list[str]] = {}
-        for info in status["server_info"]:
-            key = str(info["key"]).removeprefix("server:")
-            addresses.setdefault(key, []).append(":".join(map(str, info["addr"])))
-        queues = status["queue_info"]
-        return [
-            DeviceKey(
-                key,
-                tuple(sorted(addresses.get(key, ()))),
-                int(queues.get(key, {}).get("free", 0)),
-                int(queues.get(key, {}).get("pending", 0)),
-            )
-            for key in sorted({*addresses, *(k for k, q in queues.items() if q["pending"])})
-        ]
+        try:
+            status = self._ask([_SUMMARY], 5.0)[1]
+            addresses: dict[str, list[str]] = {}
+            for info in status["server_info"]:
+                key = str(info["key"]).removeprefix("server:")
+                addresses.setdefault(key, []).append(":".join(map(str, info["addr"])))
+            queues = status["queue_info"]
+            return [
+                DeviceKey(
+                    key,
+                    tuple(sorted(addresses.get(key, ()))),
+                    int(queues.get(key, {}).get("free", 0)),
+                    int(queues.get(key, {}).get("pending", 0)),
+                )
+                for key in sorted({*addresses, *(k for k, q in queues.items() if q["pending"])})
+            ]
+        except TimeoutError:
+            raise TrackerUnreachable(f"the tracker at {self._name} does not answer") from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise TrackerUnreachable(f"what answers at {self._name} is not a tracker of TVM's RPC") from error
 
     def devices(self, key: str) -> int:
         """How many devices of a key there are."""
@@ -120,32 +127,43 @@ class TrackerClient:
                 f"the tracker at {self._name} had no free device of key {key} for {wait_s:g} s; "
                 "`ofa-tvm device list` shows what it has"
             ) from None
-        host, port, match = answer[1]
-        return str(host), int(port), str(match)
+        try:
+            host, port, match = answer[1]
+            return str(host), int(port), str(match)
+        except (LookupError, TypeError, ValueError) as error:
+            raise TrackerUnreachable(f"what answers at {self._name} is not a tracker of TVM's RPC") from error
 
     def _ask(self, message: list[Any], limit_s: float) -> Any:
         text = json.dumps(message).encode()
         try:
+            until = time.monotonic() + limit_s
             self._socket.settimeout(limit_s)
             self._socket.sendall(struct.pack("<i", len(text)) + text)
-            (size,) = struct.unpack("<i", self._receive(4))
-            answer = json.loads(self._receive(size))
+            (size,) = struct.unpack("<I", self._receive(4, until))
+            if size > _LONGEST_ANSWER:
+                raise ValueError("nonsense was sent")
+            answer = json.loads(self._receive(size, until))
         except TimeoutError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TrackerUnreachable(f"the tracker at {self._name} went away") from error
         if not isinstance(answer, list) or not answer or answer[0] != 0:
-            raise TrackerUnreachable(f"the tracker at {self._name} answered {answer!r}")
+            raise TrackerUnreachable(f"the tracker at {self._name} answered {str(answer)[:100]}")
         return answer
 
-    def _receive(self, size: int) -> bytes:
-        data = b""
+    def _receive(self, size: int, until: float) -> bytes:
+        """So many bytes, all of them before a moment of the monotonic clock."""
+        data = bytearray()
         while len(data) < size:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, "timed out")
+            self._socket.settimeout(left)
             chunk = self._socket.recv(size - len(data))
             if not chunk:
                 raise ConnectionResetError(0, "the connection broke")
             data += chunk
-        return data
+        return bytes(data)
 
 
 class TrackerProcess:

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -31,11 +32,15 @@
 #include <tvm/ffi/reflection/registry.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <fstream>
+#include <list>
 #include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 // The wheel's tensor.h includes a header that the wheel does not have; nothing of tensor.h is needed here.
 #define TVM_RUNTIME_TENSOR_H_
@@ -51,7 +56,10 @@ namespace ffi = tvm::ffi;
 constexpr int32_t kMagic = 0xFF271, kMismatch = kMagic + 2, kTrackerMagic = 0x2F271;
 constexpr int kPut = 3, kUpdateInfo = 5, kPendingKeys = 7;
 constexpr int kPingMs = 2000, kUnclaimedPings = 3;
-constexpr uint32_t kLongestKey = 4096;
+constexpr size_t kLongestKey = 4096;
+constexpr int kGreetingMs = 5000, kTrackerMs = 10000;
+constexpr size_t kMostClients = 256;  // at once, of which at most one gets the device
+constexpr char kSessionFolder[] = "ofa-tvm-session-";
 
 volatile const uint64_t* counter = nullptr;
 
@@ -77,44 +85,71 @@ struct Options {
   bool with_parent = false;
 };
 
-void send_all(int fd, const void* data, size_t size) {
+// When something has to be done by: what takes several steps is limited as a whole.
+class Deadline {
+ public:
+  explicit Deadline(int ms) : end_(Clock::now() + std::chrono::milliseconds(ms)) {}
+
+  int left_ms() const {
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end_ - Clock::now()).count();
+    return left > 0 ? static_cast<int>(left) : 0;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point end_;
+};
+
+volatile sig_atomic_t ended_by = 0;  // the signal that this process shall end by
+
+struct Ended {};
+
+void await(int fd, short events, const Deadline& deadline) {
+  while (true) {
+    if (ended_by) throw Ended();
+    pollfd waiting{fd, events, 0};
+    int ready = poll(&waiting, 1, deadline.left_ms());
+    if (ready > 0) return;
+    if (ready < 0 && errno == EINTR) continue;
+    throw Lost("no answer");
+  }
+}
+
+void send_all(int fd, const void* data, size_t size, const Deadline& deadline) {
   auto* bytes = static_cast<const char*>(data);
   while (size) {
-    ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
+    await(fd, POLLOUT, deadline);
+    ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (sent <= 0) throw Lost("the connection broke");
     bytes += sent;
     size -= static_cast<size_t>(sent);
   }
 }
 
-void receive_all(int fd, void* data, size_t size, int limit_ms = 10000) {
+void receive_all(int fd, void* data, size_t size, const Deadline& deadline) {
   auto* bytes = static_cast<char*>(data);
   while (size) {
-    pollfd waiting{fd, POLLIN, 0};
-    int ready = poll(&waiting, 1, limit_ms);
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready <= 0) throw Lost("no answer");
-    ssize_t got = recv(fd, bytes, size, 0);
-    if (got < 0 && errno == EINTR) continue;
+    await(fd, POLLIN, deadline);
+    ssize_t got = recv(fd, bytes, size, MSG_DONTWAIT);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got <= 0) throw Lost("the connection broke");
     bytes += got;
     size -= static_cast<size_t>(got);
   }
 }
 
-void send_text(int fd, const std::string& text) {
+std::string with_size(const std::string& text) {
   int32_t size = static_cast<int32_t>(text.size());
-  send_all(fd, &size, sizeof size);
-  send_all(fd, text.data(), text.size());
+  return std::string(reinterpret_cast<const char*>(&size), sizeof size) + text;
 }
 
-std::string receive_text(int fd) {
+std::string receive_text(int fd, const Deadline& deadline) {
   uint32_t size = 0;
-  receive_all(fd, &size, sizeof size);
+  receive_all(fd, &size, sizeof size, deadline);
   if (size > (1u << 20)) throw Lost("nonsense was sent");
   std::string text(size, '\0');
-  receive_all(fd, &text[0], size);
+  receive_all(fd, &text[0], size, deadline);
   return text;
 }
 
@@ -123,14 +158,25 @@ std::string random_key(const std::string& key) {
   return key + ":" + std::to_string(device());
 }
 
-int connect_to(const std::string& host, int port) {
+// Connects within the deadline, or returns -1.
+int connect_to(const std::string& host, int port, const Deadline& deadline) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
   if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found)) return -1;
   int fd = -1;
   for (addrinfo* at = found; at && fd < 0; at = at->ai_next) {
-    fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
-    if (fd >= 0 && connect(fd, at->ai_addr, at->ai_addrlen)) {
+    fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, at->ai_protocol);
+    if (fd < 0) continue;
+    int problem = connect(fd, at->ai_addr, at->ai_addrlen) ? errno : 0;
+    if (problem == EINPROGRESS) {
+      try {
+        await(fd, POLLOUT, deadline);
+        socklen_t size = sizeof problem;
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &problem, &size);
+      } catch (const Lost&) {
+      }
+    }
+    if (problem) {
       close(fd);
       fd = -1;
     }
@@ -148,11 +194,12 @@ class Tracker {
   int fd() const { return fd_; }
 
   void connect() {
-    fd_ = connect_to(options_.tracker_host, options_.tracker_port);
+    Deadline deadline(kTrackerMs);
+    fd_ = connect_to(options_.tracker_host, options_.tracker_port, deadline);
     if (fd_ < 0) throw Lost("no tracker");
     int32_t magic = kTrackerMagic;
-    send_all(fd_, &magic, sizeof magic);
-    receive_all(fd_, &magic, sizeof magic);
+    send_all(fd_, &magic, sizeof magic, deadline);
+    receive_all(fd_, &magic, sizeof magic, deadline);
     if (magic != kTrackerMagic) throw Lost("not a tracker");
     std::ostringstream info;
     info << "[" << kUpdateInfo << ", {\"key\": \"server:" << options_.key << "\", \"addr\": [" << address()
@@ -183,8 +230,10 @@ class Tracker {
   }
 
   std::string ask(const std::string& text) {
-    send_text(fd_, text);
-    return receive_text(fd_);
+    Deadline deadline(kTrackerMs);
+    std::string message = with_size(text);
+    send_all(fd_, message.data(), message.size(), deadline);
+    return receive_text(fd_, deadline);
   }
 
   const Options& options_;
@@ -199,7 +248,7 @@ int listen_on(Options& options, int* port) {
     fprintf(stderr, "error: there is no address %s\n", options.host.c_str());
     exit(2);
   }
-  int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
+  int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), yes = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
   for (*port = options.port; *port <= options.port_end; ++*port) {
     uint16_t number = htons(static_cast<uint16_t>(*port));
@@ -208,7 +257,7 @@ int listen_on(Options& options, int* port) {
     } else {
       reinterpret_cast<sockaddr_in*>(found->ai_addr)->sin_port = number;
     }
-    if (!bind(fd, found->ai_addr, found->ai_addrlen) && !listen(fd, 16)) {
+    if (!bind(fd, found->ai_addr, found->ai_addrlen) && !listen(fd, 1024)) {
       sockaddr_storage own{};
       socklen_t size = sizeof own;
       getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size);
@@ -223,28 +272,75 @@ int listen_on(Options& options, int* port) {
   exit(1);
 }
 
-// Accepts a client that knows the key; its session's time limit in seconds is the result (0: none).
-int greet(int fd, const std::string& match, const std::string& key, double* limit_s) {
-  int32_t magic = 0;
-  receive_all(fd, &magic, sizeof magic);
-  if (magic != kMagic) throw Lost("not a client of TVM's RPC");
-  std::istringstream words(receive_text(fd));
-  std::string word;
-  words >> word;
-  if (word != "client:" + match) {
-    int32_t answer = kMismatch;
-    send_all(fd, &answer, sizeof answer);
-    throw Lost("a client came with another key");
+// A client that has not said yet who it is: none holds up another, and all of what it says has one time limit.
+class Greeting {
+ public:
+  explicit Greeting(int fd) : fd_(fd), deadline_(kGreetingMs) {}
+  Greeting(const Greeting&) = delete;
+  ~Greeting() {
+    if (fd_ >= 0) close(fd_);
   }
-  *limit_s = 0;
-  while (words >> word) {
-    if (word.rfind("-timeout=", 0) == 0) *limit_s = atof(word.c_str() + 9);
+
+  int fd() const { return fd_; }
+  int left_ms() const { return deadline_.left_ms(); }
+
+  // Takes what has come: whether the client knows the key, and its session may begin.
+  bool proceed(const std::string& match, const std::string& key) {
+    char chunk[1024];
+    // No more than the greeting: what follows is the session's.
+    ssize_t got = recv(fd_, chunk, std::min(sizeof chunk, needed() - said_.size()), MSG_DONTWAIT);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) return false;
+    if (got <= 0) throw Lost("a client left before it said what it wants");
+    said_.append(chunk, static_cast<size_t>(got));
+    if (said_.size() >= sizeof(int32_t) && number(0) != kMagic) throw Lost("not a client of TVM's RPC");
+    if (said_.size() < needed()) return false;
+    std::istringstream words(said_.substr(2 * sizeof(int32_t)));
+    std::string word;
+    words >> word;
+    if (word != "client:" + match) {
+      int32_t answer = kMismatch;
+      send_all(fd_, &answer, sizeof answer, deadline_);
+      throw Lost("a client came with another key");
+    }
+    while (words >> word) {
+      if (word.rfind("-timeout=", 0) == 0) limit_s_ = atof(word.c_str() + 9);
+    }
+    int32_t answer = kMagic;
+    std::string name = with_size("server:" + key);
+    send_all(fd_, &answer, sizeof answer, deadline_);
+    send_all(fd_, name.data(), name.size(), deadline_);
+    return true;
   }
-  int32_t answer = kMagic;
-  send_all(fd, &answer, sizeof answer);
-  send_text(fd, "server:" + key);
-  return fd;
-}
+
+  // The connection, blocking from now on, and the time limit of its session in seconds (0: none).
+  int take(double* limit_s) {
+    int fd = fd_;
+    fd_ = -1;
+    *limit_s = limit_s_;
+    return fd;
+  }
+
+ private:
+  int32_t number(size_t at) const {
+    int32_t value = 0;
+    memcpy(&value, said_.data() + at, sizeof value);
+    return value;
+  }
+
+  // Bytes of the whole greeting, as far as it is known: a magic number, the key's length, the key.
+  size_t needed() const {
+    size_t head = 2 * sizeof(int32_t);
+    if (said_.size() < head) return head;
+    auto size = static_cast<uint32_t>(number(sizeof(int32_t)));
+    if (size > kLongestKey) throw Lost("nonsense was sent");
+    return head + size;
+  }
+
+  int fd_;
+  Deadline deadline_;
+  std::string said_;
+  double limit_s_ = 0;
+};
 
 void remove_folder(const std::string& path) {
   if (DIR* folder = opendir(path.c_str())) {
@@ -257,6 +353,23 @@ void remove_folder(const std::string& path) {
     closedir(folder);
   }
   rmdir(path.c_str());
+}
+
+// Removes the folders of sessions whose server was killed: a living one holds a lock on its own.
+void remove_dead_sessions(const std::string& parent) {
+  DIR* folder = opendir(parent.c_str());
+  if (!folder) return;
+  while (dirent* entry = readdir(folder)) {
+    if (strncmp(entry->d_name, kSessionFolder, strlen(kSessionFolder))) continue;
+    std::string path = parent + "/" + entry->d_name;
+    int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status {};
+    // One that was made this moment may not be locked yet.
+    bool fresh = fd >= 0 && (fstat(fd, &status) || time(nullptr) - status.st_mtime < 2);
+    if (fd >= 0 && !fresh && !flock(fd, LOCK_EX | LOCK_NB)) remove_folder(path);
+    if (fd >= 0) close(fd);
+  }
+  closedir(folder);
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
@@ -348,12 +461,14 @@ void serve(int fd, const Options& options, double limit_s) {
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);  // a client that lost power frees the device
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-  std::string folder = options.folder + "/ofa-tvm-session-XXXXXX";
+  std::string folder = options.folder + "/" + kSessionFolder + "XXXXXX";
   if (!mkdtemp(&folder[0])) {
     fprintf(stderr, "cannot make a folder in %s: %s\n", options.folder.c_str(), strerror(errno));
     close(fd);
     return;
   }
+  int lock = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock >= 0) flock(lock, LOCK_EX | LOCK_NB);
   pid_t child = fork();
   if (!child) serve_session(fd, folder);
   close(fd);
@@ -362,19 +477,15 @@ void serve(int fd, const Options& options, double limit_s) {
     alarm(limit_s > 0 ? static_cast<unsigned>(limit_s + 1) : 0);
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-      fprintf(stderr, "a session exceeded its %g s and was ended\n", limit_s);
+      if (!ended_by) fprintf(stderr, "a session exceeded its %g s and was ended\n", limit_s);
       kill(child, SIGKILL);
     }
     alarm(0);
     if (WIFSIGNALED(status)) fprintf(stderr, "a session ended by %s\n", strsignal(WTERMSIG(status)));
   }
   remove_folder(folder);
-}
-
-int accept_client(int listener) {
-  int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-  if (fd < 0) throw Lost("no client after all");
-  return fd;
+  if (lock >= 0) close(lock);
+  if (ended_by) throw Ended();
 }
 
 // Waits until a client comes who was sent by the tracker (or, without one, simply comes).
@@ -386,25 +497,40 @@ int wait_for_client(int listener, Tracker* tracker, const Options& options, doub
     match = random_key(options.key);
     tracker->offer(match);
   }
+  std::list<Greeting> clients;
+  Deadline ping(kPingMs);
   while (true) {
-    pollfd waiting{listener, POLLIN, 0};
-    int ready = poll(&waiting, 1, tracker ? kPingMs : -1);
-    if (ready < 0 && errno != EINTR) throw Lost("poll failed");
-    if (ready > 0) {
-      int fd = accept_client(listener);
+    std::vector<pollfd> waiting{{listener, POLLIN, 0}};
+    int wait_ms = tracker ? ping.left_ms() : kPingMs;
+    for (const Greeting& client : clients) {
+      waiting.push_back({client.fd(), POLLIN, 0});
+      wait_ms = std::min(wait_ms, client.left_ms());
+    }
+    if (poll(waiting.data(), waiting.size(), wait_ms) < 0 && errno != EINTR) throw Lost("poll failed");
+    if (ended_by) throw Ended();
+    auto at = waiting.begin() + 1;
+    for (auto client = clients.begin(); client != clients.end(); ++at) {
       try {
-        return greet(fd, match, options.key, limit_s);
+        if (at->revents && client->proceed(match, options.key)) return client->take(limit_s);
+        if (!client->left_ms()) throw Lost("a client did not say in time what it wants");
+        ++client;
       } catch (const Lost& why) {
         fprintf(stderr, "%s\n", why.what());
-        close(fd);
+        client = clients.erase(client);
       }
-    } else if (ready == 0 && tracker) {
+    }
+    for (int fd; waiting[0].revents && (fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) {
+      clients.emplace_back(fd);
+      if (clients.size() > kMostClients) clients.pop_front();  // the one that kept silent longest
+    }
+    if (tracker && !ping.left_ms()) {
       unclaimed = tracker->pending(match) ? 0 : unclaimed + 1;
       if (unclaimed >= kUnclaimedPings) {  // given to a client that never came
         match = random_key(options.key);
         tracker->offer(match);
         unclaimed = 0;
       }
+      ping = Deadline(kPingMs);
     }
   }
 }
@@ -470,6 +596,14 @@ int main(int argc, char** argv) {
   awake.sa_handler = [](int) {};  // an alarm ends a wait for a session
   sigaction(SIGALRM, &awake, nullptr);
   signal(SIGXFSZ, SIG_IGN);  // a full disk is reported, not died of
+  struct sigaction ending {};
+  ending.sa_handler = [](int number) { ended_by = number; };
+  for (int number : {SIGTERM, SIGINT, SIGHUP}) {
+    struct sigaction before {};
+    sigaction(number, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) sigaction(number, &ending, nullptr);  // nohup's choice is kept
+  }
+  remove_dead_sessions(options.folder);
   if (options.with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
   int port = 0, listener = listen_on(options, &port);
   Tracker connection(options, port);
@@ -481,6 +615,9 @@ int main(int argc, char** argv) {
       double limit_s = 0;
       int fd = wait_for_client(listener, tracker, options, &limit_s);
       serve(fd, options, limit_s);
+    } catch (const Ended&) {
+      fprintf(stderr, "stopped\n");
+      return 128 + ended_by;
     } catch (const Lost& why) {
       if (tracker) {  // it may restart: offer the device again as soon as it is back
         tracker->drop();
