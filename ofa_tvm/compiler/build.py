@@ -21,7 +21,7 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import graph, half, layout, lowering, templates
 from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
 from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
-from ofa_tvm.compiler.importer import import_onnx
+from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.traces import scheduled_by_trace
@@ -104,7 +104,8 @@ def lower_onnx(
         If the model has an operator that TVM cannot import; the sentence names the operator and its node.
     """
     sizes = graph.input_shapes(model, shapes)
-    prepared = graph.prepare(half.to_float16(model) if target.dtype == "float16" else model)
+    normalized = graph.normalized(model, sizes, known_operators())
+    prepared = graph.prepare(half.to_float16(normalized) if target.dtype == "float16" else normalized)
     try:
         mod = import_onnx(prepared, sizes)
     except UserError as error:

@@ -48,6 +48,11 @@ def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
             raise UserError(f"it cannot be imported by TVM: {_last_line(error)}") from error
 
 
+def known_operators() -> set[str]:
+    """Operators of ONNX's own domain that can be imported."""
+    return {*CONVERTERS, *_get_convert_map(), "If"}
+
+
 class _Importer(ONNXGraphImporter):
     """TVM's importer, which asks us first and fails in sentences."""
 
@@ -56,7 +61,7 @@ class _Importer(ONNXGraphImporter):
         self.node = onnx.NodeProto()  # what is being converted
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = {*CONVERTERS, *_get_convert_map(), "If"}
+        known = known_operators()
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
                 raise UserError(f"{_named(node)} is not supported; rewrite that part of the model")

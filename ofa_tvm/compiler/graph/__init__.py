@@ -1,82 +1,48 @@
-"""ONNX graphs made ready for import: checked, shapes fixed, batch norm folded."""
+"""ONNX graphs made ready for import: sizes fixed, functions inlined, constants and batch norms folded."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.compiler.graph.files import check, read_onnx
+from ofa_tvm.compiler.graph.folding import fold_constants
+from ofa_tvm.compiler.graph.inputs import Shapes, fix_inputs, graph_inputs, input_shapes
+from ofa_tvm.compiler.graph.standard import inline_functions, upgrade
+from ofa_tvm.compiler.graph.types import check_types
 
-Shapes = Mapping[str, Sequence[int]]
+__all__ = ["Shapes", "check", "graph_inputs", "input_shapes", "normalized", "prepare", "read_onnx"]
 
 
-def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Read and check an ONNX file.
+def normalized(model: onnx.ModelProto, sizes: Shapes, known: Collection[str]) -> onnx.ModelProto:
+    """The model for inputs of these sizes, in the operators that the importer knows, as far as they reach.
+
+    Parameters
+    ----------
+    model
+        A valid model.
+    sizes
+        Static shape of every input.
+    known
+        Operators of ONNX's own domain that can be imported.
 
     Raises
     ------
-    UsageError
-        If there is no such file.
     UserError
-        If it cannot be read or is not a valid ONNX model.
+        If a value is of a type that kernels are not made for, such as text or a sequence.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise UsageError(f"there is no ONNX file {source}")
-    try:
-        model = onnx.load(source)
-        onnx.checker.check_model(model)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{source} is not a valid ONNX model: {reason[0]}") from error
-    return model
-
-
-def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs a caller has to give: those that no initializer provides."""
-    given = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in given]
-
-
-def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[str, tuple[int, ...]]:
-    """Static shape of every input, from the model or from `shapes`.
-
-    Raises
-    ------
-    UsageError
-        If a dimension is dynamic and `shapes` does not give it, if the two disagree, or if `shapes`
-        names an input that the model does not have.
-    """
-    shapes = dict(shapes or {})
-    result: dict[str, tuple[int, ...]] = {}
-    for value in graph_inputs(model):
-        dims = value.type.tensor_type.shape.dim
-        declared = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
-        given = shapes.pop(value.name, None)
-        if given is None:
-            if None in declared:
-                shown = ", ".join("?" if d is None else str(d) for d in declared)
-                raise UsageError(
-                    f"input {value.name!r} has the dynamic shape ({shown}); give its size, for example "
-                    f'--shape {value.name}=1x3x224x224, in Python shape={{"{value.name}": (1, 3, 224, 224)}}'
-                )
-            result[value.name] = tuple(d for d in declared if d is not None)
-            continue
-        fits = len(given) == len(declared) and all(
-            int(g) > 0 and (d is None or d == int(g)) for d, g in zip(declared, given, strict=True)
-        )
-        if not fits:
-            shown = ", ".join("?" if d is None else str(d) for d in declared)
-            raise UsageError(f"shape {tuple(given)} does not fit input {value.name!r} of shape ({shown})")
-        result[value.name] = tuple(int(g) for g in given)
-    if shapes:
-        known = ", ".join(repr(name) for name in result)
-        raise UsageError(f"the model has no input {next(iter(shapes))!r}; its inputs are {known}")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    fix_inputs(result, sizes)
+    result = upgrade(inline_functions(result, None))
+    fold_constants(result)
+    if any(node.domain in ("", "ai.onnx") and node.op_type not in known for node in result.graph.node):
+        result = inline_functions(result, known)
+        fold_constants(result)
+    check_types(result)
     return result
 
 
@@ -84,24 +50,10 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy of `model` with batch norms folded into convolutions, and some operators in an importable form."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
-    _constants_to_initializers(prepared.graph)
     _fold_batch_norms(prepared.graph)
     _rewrite_extractors(prepared.graph)
     _drop_unused_initializers(prepared.graph)
     return prepared
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    kept = []
-    for node in graph.node:
-        value = next((a.t for a in node.attribute if a.name == "value"), None)
-        if node.op_type == "Constant" and value is not None:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(value)
-            tensor.name = node.output[0]
-        else:
-            kept.append(node)
-    _replace_nodes(graph, kept)
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

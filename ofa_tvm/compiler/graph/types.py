@@ -1,0 +1,61 @@
+"""Types of values: tensors of numbers, and how everything else is refused."""
+
+from __future__ import annotations
+
+import onnx
+
+from ofa_tvm.errors import UserError
+
+_NUMBERS = frozenset(
+    getattr(onnx.TensorProto, name)
+    for name in ["FLOAT", "FLOAT16", "DOUBLE", "BOOL"]
+    + [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
+)
+
+_NO_KERNELS = ", which kernels are not made for; leave that part out of the model, or use float32"
+
+
+def check_types(model: onnx.ModelProto) -> None:
+    """Refuse what kernels are not made for.
+
+    Parameters
+    ----------
+    model
+        A model whose values have known types.
+
+    Raises
+    ------
+    UserError
+        If an input, an output or what a node computes is text, of an eight or four bit floating point type or
+        the like, or if an input or output is no tensor; the sentence names the operator and its node.
+    """
+    graph = model.graph
+    for value, what in [(v, "input") for v in graph.input] + [(v, "output") for v in graph.output]:
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        if kind != "tensor_type":
+            raise UserError(
+                f"{what} {value.name!r} is of type {kind.removesuffix('_type')}, but a compiled network "
+                f"takes and gives tensors; make each of its tensors an {what} of its own"
+            )
+        elem_type = value.type.tensor_type.elem_type
+        if what == "input" and elem_type not in _NUMBERS:
+            raise UserError(f"input {value.name!r} holds {_name(elem_type)}{_NO_KERNELS}")
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        for name in [*node.input, *node.output]:
+            elem_type = types.get(name, 0)
+            if elem_type and elem_type not in _NUMBERS:
+                raise UserError(
+                    f"operator {node.op_type} (node {node.name or node.output[0]!r}) is not supported: "
+                    f"{name!r} holds {_name(elem_type)}{_NO_KERNELS}"
+                )
+    for value in graph.output:
+        elem_type = types.get(value.name, 0)
+        if elem_type and elem_type not in _NUMBERS:
+            raise UserError(f"output {value.name!r} holds {_name(elem_type)}{_NO_KERNELS}")
+
+
+def _name(elem_type: int) -> str:
+    name = onnx.TensorProto.DataType.Name(elem_type).lower()
+    return "text" if name == "string" else f"numbers of type {name}"
