@@ -24,6 +24,7 @@ from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
+from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
@@ -101,28 +102,46 @@ def lower_onnx(
     UsageError
         If an input shape is dynamic and not given.
     UserError
-        If the model has an operator that TVM cannot import; the sentence names the operator and its node.
+        If the model has an operator that cannot be compiled; the sentence names the operator and its node.
     """
     sizes = graph.input_shapes(model, shapes)
-    normalized = graph.normalized(model, sizes, known_operators())
-    prepared = graph.prepare(half.to_float16(normalized) if target.dtype == "float16" else normalized)
     try:
-        mod = import_onnx(prepared, sizes)
+        normalized = graph.normalized(model, sizes, known_operators())
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+    if target.dtype == "float16":
+        normalized = half.to_float16(normalized)
+    try:
+        return _lowered(normalized, target)
+    except Exception as error:
+        why = refusal(normalized, partial(_lowered, target=target), error)
+        raise UserError(f"{source}: {why}") from error
+
+
+def _lowered(normalized: onnx.ModelProto, target: Target) -> tvm.IRModule:
+    prepared = graph.prepare(normalized)
+    mod = import_onnx(prepared, graph.input_shapes(prepared))
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
     mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1)
     if target.dtype == "float16" and not templates.sums_in_half(tvm_target):
         mod = half.with_float32_sums(mod)
     lowered = lowering.lower(mod, tvm_target, target.dtype)
-    for name in kernel_calls(lowered):
-        if not is_static(lowered[name]):  # TVM's sorting on GPUs
-            raise UserError(
-                f"{source}: {name} has no form with fixed shapes for {target.kind}; leave that operator out "
-                "of the model, or compile for a CPU target"
-            )
+    if not _is_static(lowered):
+        raise ValueError(
+            "the shape of what it makes depends on values that the network computes, or its kernel for "
+            f"{target.kind} has no fixed shape"
+        )
     return lowered
+
+
+def _is_static(mod: tvm.IRModule) -> bool:
+    """Whether all of a lowered module's shapes are fixed (TVM's sorting on GPUs is not, nor is NonZero)."""
+    types = [binding.var.ty for binding in layout.bindings(mod["main"])]
+    tensors = [f for ty in types for f in (ty.fields if isinstance(ty, relax.TupleType) else [ty])]
+    return all(layout.static_shape_of(ty) is not None for ty in tensors) and all(
+        is_static(mod[name]) for name in kernel_calls(mod)
+    )
 
 
 def kernels_of(mod: tvm.IRModule) -> dict[str, Kernel]:
@@ -228,7 +247,7 @@ def prepare(
     UsageError, UserError
         As `compile`, and if `profile` is asked of a network that cannot be profiled.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
+    proto = graph.check(model) if isinstance(model, onnx.ModelProto) else graph.read_onnx(model)
     source = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     mod = lower_onnx(proto, target, shape, source)
     table = find_records(target, logs) if records is None else records

@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
 from ofa_tvm.compiler.converters import CONVERTERS, Node
+from ofa_tvm.compiler.refusals import reason, refuse
 from ofa_tvm.errors import UserError
 
 
@@ -42,10 +43,11 @@ def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
         warnings.simplefilter("ignore")  # of renamed values and the like
         try:
             return importer.from_onnx(model.graph, opset)
-        except UserError:
+        except Exception:
+            with contextlib.suppress(Exception):
+                while True:  # blocks left open would be reported on stderr
+                    importer.bb._end_block()
             raise
-        except Exception as error:
-            raise UserError(f"it cannot be imported by TVM: {_last_line(error)}") from error
 
 
 def known_operators() -> set[str]:
@@ -64,7 +66,7 @@ class _Importer(ONNXGraphImporter):
         known = known_operators()
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
-                raise UserError(f"{_named(node)} is not supported; rewrite that part of the model")
+                raise refuse(node, "")
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
@@ -75,7 +77,7 @@ class _Importer(ONNXGraphImporter):
             except UserError:
                 raise
             except Exception as error:
-                raise UserError(f"{_named(node)} cannot be imported: {_last_line(error)}") from error
+                raise refuse(node, f"TVM cannot import it: {reason(error)}") from error
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr | None], attrs: dict[str, Any], opset: int
@@ -101,16 +103,6 @@ class _Importer(ONNXGraphImporter):
 
 def _name(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), "")
-
-
-def _named(node: onnx.NodeProto) -> str:
-    domain = "" if node.domain in ("", "ai.onnx") else f" of domain {node.domain!r}"
-    return f"operator {node.op_type}{domain} (node {_name(node)!r})"
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1]
 
 
 def _decoded(value: Any) -> Any:

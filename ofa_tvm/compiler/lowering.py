@@ -29,6 +29,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
                 skip_ops=["relax.reshape"],
             ),
             relax.transform.AnnotateTIROpPattern(),
+            relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(["main"]),
