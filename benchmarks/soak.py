@@ -1,8 +1,8 @@
 """One runner, many threads, many calls: `python benchmarks/soak.py`.
 
-Each thread calls the runner with inputs in an order of its own, in turns with ordinary arrays, aligned ones and
-an output of its own, and compares every output, bit for bit, with the one that a single thread got. Memory is
-read ten times on the way.
+Each thread calls the runner with inputs in an order of its own, in turns with ordinary arrays, aligned ones
+and an output of its own, and compares every output, bit for bit, with the one that a single thread got.
+Memory is read ten times on the way.
 """
 
 from __future__ import annotations

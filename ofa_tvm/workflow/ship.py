@@ -32,6 +32,7 @@ from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 # Of a module to ONNX Runtime in float32, relative to the largest output. float16 keeps 11 bits of each value.
 LARGEST_DIFFERENCE = {"float32": 1e-3, "float16": 3e-2}
 _PROFILED = 30  # inferences
+_COMPARED = 8  # test images whose outputs are compared with ONNX Runtime's
 _AT_ONCE = 256  # images in memory
 
 
@@ -91,6 +92,13 @@ def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, fold
 def accuracy_through_module(artefact: Artefact, data: ImageData) -> float:
     """Share of the test images that the compiled module itself classifies correctly, 0..1."""
     return _accuracy(artefact.classifier.logits, data, artefact.runner.inputs[0].shape[-1])
+
+
+def _some_images(data: ImageData, resolution: int, seed: int) -> np.ndarray:
+    """Test images to compare outputs on, as the network gets them."""
+    count = data.size("test")
+    chosen = np.random.default_rng(seed).choice(count, min(count, _COMPARED), replace=False)
+    return data.batch("test", np.sort(chosen), resolution).numpy()
 
 
 def accuracy_in_float32(onnx: Path, data: ImageData) -> float:
@@ -225,11 +233,12 @@ def ready_to_ship(
     manifest["kernels"] = kernel_list(built.compiled, inside_us)
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
-    difference = check_against_onnxruntime(trial)
+    difference = check_against_onnxruntime(trial, _some_images(data, arch.r, seed))
     if not difference.max_rel <= LARGEST_DIFFERENCE[target.dtype]:
+        worst = max(difference.by_input, key=difference.by_input.__getitem__)
         raise UserError(
             f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
-            "output; it was not shipped. Please report the architecture: " + arch.to_json()
+            f"output (input: {worst}); it was not shipped. Please report the architecture: " + arch.to_json()
         )
     accuracy = accuracy_through_module(trial, data)
     manifest["accuracy"] = {
@@ -247,6 +256,7 @@ def ready_to_ship(
         "against": "onnxruntime",
         "max_abs_difference": difference.max_abs,
         "max_rel_difference": difference.max_rel,
+        "max_rel_difference_by_input": dict(difference.by_input),
         "tuned_fraction": built.compiled.tuned_fraction,
     }
     return ReadyToShip(built, manifest, target, measurement, difference, accuracy, accuracy_change)

@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import yaml
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module, write_small_onnx
 
@@ -72,13 +74,47 @@ def test_same_inputs_give_the_same_manifest_apart_from_the_date(
 
 def test_the_module_computes_what_its_onnx_says(artefact: Artefact) -> None:
     difference = check_against_onnxruntime(artefact)
-    assert 0 <= difference.max_abs < 1e-4 and difference.max_rel < 1e-4
+    assert 0 <= difference.max_abs < 1e-2 and difference.max_rel < 1e-4
+    assert set(difference.by_input) == {"random", "natural", "zeros", "large", "nan"}
+    assert difference.max_rel == max(difference.by_input.values())
+    images = np.random.default_rng(0).uniform(-2, 2, (5, 3, SIZE, SIZE)).astype(np.float32)
+    assert check_against_onnxruntime(artefact, images).by_input["images"] < 1e-4
 
 
 def test_the_check_sees_a_module_of_another_network(small: SmallModule, tmp_path: Path) -> None:
     other = write_small_onnx(tmp_path / "other.onnx", scale=1.5)
     mixed = write_artefact(tmp_path / "mixed", small.so, other, {"target": small.target.to_json()})
     assert check_against_onnxruntime(mixed).max_rel > 0.1
+
+
+def pointwise(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in "xy"]
+    bounds = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("low", -20), ("high", 20))]
+    zero = numpy_helper.from_array(np.array(0, np.float32), "zero")
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], [*bounds, zero])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("kind", ["large", "nan"])
+def test_extreme_inputs_find_what_random_ones_do_not(small: SmallModule, tmp_path: Path, kind: str) -> None:
+    plain = pointwise(helper.make_node("Neg", ["x"], ["y"]))
+    other = {
+        "large": pointwise(
+            helper.make_node("Clip", ["x", "low", "high"], ["c"]), helper.make_node("Neg", ["c"], ["y"])
+        ),
+        "nan": pointwise(
+            helper.make_node("IsNaN", ["x"], ["bad"]),
+            helper.make_node("Where", ["bad", "zero", "x"], ["c"]),
+            helper.make_node("Neg", ["c"], ["y"]),
+        ),
+    }[kind]
+    ofa_tvm.compile(other, small.target, tmp_path / "m.so")
+    onnx.save(plain, tmp_path / "m.onnx")
+    mixed = write_artefact(
+        tmp_path / "mixed", tmp_path / "m.so", tmp_path / "m.onnx", {"target": small.target.to_json()}
+    )
+    found = check_against_onnxruntime(mixed).by_input
+    assert {name for name, difference in found.items() if difference > 1e-6} == {kind}
 
 
 def test_pictures_get_classes(artefact: Artefact, small: SmallModule, tmp_path: Path) -> None:
