@@ -59,7 +59,7 @@ _POOLING = frozenset(
     f"relax.nn.{name}" for name in ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
 )
 _UNDEFINED_AT_ZERO = frozenset({"relax.log", "relax.rsqrt", "relax.power"})
-_REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min"])
+_REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min", "variance", "std"])
 _CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
     "relax.add": np.add,
     "relax.subtract": np.subtract,
@@ -287,12 +287,10 @@ class _Rewriter:
             return self._pooling(call, source)
         if name in _REDUCTION and call.attrs.keepdims and call.attrs.axis is not None:
             axes = sorted(axis % 4 for axis in _ints(call.attrs.axis))
+            if axes != [2, 3] or self._preferred(source) == "nchw":
+                return None
             reduce = getattr(relax.op, name.removeprefix("relax."))
-            return (
-                ("nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True))
-                if axes == [2, 3]
-                else None
-            )
+            return "nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True)
         if name == "relax.reshape" and self._shape(source)[2:] == (1, 1):
             return self._flatten(call, source)
         return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
+import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
+from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.layout import static_shape
-from ofa_tvm.compiler.products import packed_product, packs
+from ofa_tvm.compiler.products import batched_product, packed_product, packs
 from ofa_tvm.compiler.templates import lanes
 
 
@@ -17,17 +20,14 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
 
     `dtype` is that of weights and feature maps.
     """
+    vector = lanes(target, dtype)
+    own = {"relax.nn.conv2d": _conv2d, "relax.matmul": partial(_matmul, vector), "relax.take": _take}
+    if vector:
+        own |= normalisation.legalizers(lanes(target) or vector)
     passes = tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
-            relax.transform.LegalizeOps(
-                {
-                    "relax.nn.conv2d": _conv2d,
-                    "relax.matmul": partial(_matmul, lanes(target, dtype)),
-                    "relax.take": _take,
-                },
-                skip_ops=["relax.reshape"],
-            ),
+            relax.transform.LegalizeOps(own, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),
@@ -40,14 +40,22 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
 
 
 def _matmul(lanes: int | None, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Products with constant matrices on packed panels (on a CPU); all others with TVM's definition."""
+    """On a CPU products with constant matrices on packed panels, and others of whole tiles; else TVM's."""
     left, right = call.args[0], call.args[1]
-    shape = static_shape(left)
-    if lanes and isinstance(right, tvm.ir.GenericConst) and shape is not None and len(shape) == 2:
-        matrix = right.value.numpy()
-        if packs(matrix, lanes) and call.attrs.out_dtype in (None, "", left.ty.dtype):
+    left_shape, right_shape, shape = static_shape(left), static_shape(right), static_shape(call)
+    floating = str(left.ty.dtype).startswith("float") and call.attrs.out_dtype in (None, "", left.ty.dtype)
+    if lanes and floating and left_shape and right_shape and shape and len(left_shape) > 1:
+        matrix = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
+        several = math.prod(shape[:-1]) > 1
+        if matrix is not None and (packs(matrix, lanes) or (several and _is_wide(matrix, lanes))):
             return packed_product(bb, left, matrix, lanes)
+        if several and len(right_shape) > 1:
+            return batched_product(bb, left, right, shape, lanes)
     return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
+
+
+def _is_wide(matrix: np.ndarray, lanes: int) -> bool:
+    return matrix.ndim == 2 and 2 * matrix.shape[1] > lanes
 
 
 def _take(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

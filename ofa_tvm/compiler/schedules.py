@@ -22,8 +22,8 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 _KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
 _UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
-_PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
-_DATA_PARALLEL, _REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
+PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
+_DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,17 @@ def analyse(sch: Schedule) -> Anatomy | None:
 
     On the way, `sch` is simplified: elementwise blocks are inlined into the output block.
     """
-    blocks = _blocks(sch)
+    blocks = blocks_of(sch)
     names = [sch.get(block).name_hint for block in blocks]
-    reductions = [i for i, block in enumerate(blocks) if _REDUCTION in _iter_kinds(sch, block)]
+    reductions = [i for i, block in enumerate(blocks) if REDUCTION in iter_kinds(sch, block)]
     if len(reductions) != 1:
         return None
     (at,) = reductions
     producers = [sch.get(block).name_hint for block in sch.get_producers(blocks[at])]
     padding = next((n for n, b in zip(names, blocks, strict=True) if n in producers and _pads(sch, b)), None)
-    kinds = _iter_kinds(sch, blocks[at])
+    kinds = iter_kinds(sch, blocks[at])
     extents = [int(sch.get(loop).extent) for loop in sch.get_loops(blocks[at])]
-    if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds:
+    if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds or _spread(sch, blocks[at], blocks[-1]):
         return None
     padded: tuple[int, ...] = ()
     for name, block in zip(names, blocks, strict=True):
@@ -196,12 +196,23 @@ def analyse(sch: Schedule) -> Anatomy | None:
         output=names[-1],
         padding=padding,
         spatial=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _DATA_PARALLEL),
-        reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _REDUCTION),
+        reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == REDUCTION),
         padded=padded,
     )
 
 
-def _blocks(sch: Schedule) -> list[SBlockRV]:
+def _spread(sch: Schedule, reduction: SBlockRV, output: SBlockRV) -> bool:
+    """Whether several values of the output take part in one result of the reduction, as in x - mean(x)."""
+    return _results(sch, output) > _results(sch, reduction)
+
+
+def _results(sch: Schedule, block: SBlockRV) -> int:
+    """Values that a block makes."""
+    loops = zip(sch.get_loops(block), iter_kinds(sch, block), strict=True)
+    return math.prod(int(sch.get(loop).extent) for loop, kind in loops if kind == _DATA_PARALLEL)
+
+
+def blocks_of(sch: Schedule) -> list[SBlockRV]:
     """Blocks in order of execution; none for kernels written as plain loops (sorting, scans)."""
     try:
         return list(sch.get_child_blocks(sch.get_sblock("root")))
@@ -219,7 +230,8 @@ def _pads(sch: Schedule, block: SBlockRV) -> bool:
     )
 
 
-def _iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:
+def iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:
+    """Kinds of a block's axes, as numbers of tvm.tirx.IterVar."""
     return [int(v.iter_type) for v in sch.get(block).iter_vars]
 
 
@@ -349,7 +361,7 @@ def _apply_template(
         if lanes > 1:
             sch.vectorize(sch.split(copied, [None, lanes])[1])
     work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
-    if mach.threads > 1 and work >= _PARALLEL_FLOPS:
+    if mach.threads > 1 and work >= PARALLEL_FLOPS:
         sch.parallel(
             sch.fuse(*outer)
         )  # before the reduction is decomposed: its parts do not pass TVM's check
@@ -401,8 +413,8 @@ def unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> Non
 def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
     """All blocks inlined into the output, its innermost loop in vectors; None if one cannot be inlined."""
     sch = Schedule(mod)
-    blocks = _blocks(sch)
-    if not blocks or any(_REDUCTION in _iter_kinds(sch, block) for block in blocks):
+    blocks = blocks_of(sch)
+    if not blocks or any(REDUCTION in iter_kinds(sch, block) for block in blocks):
         return None
     try:
         for block in blocks[:-1]:
@@ -415,7 +427,7 @@ def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
         split, vector = sch.split(loops[-1], [None, width])
         if width > 1:
             sch.vectorize(vector)
-        if mach.threads > 1 and math.prod(extents) >= _PARALLEL_FLOPS:
+        if mach.threads > 1 and math.prod(extents) >= PARALLEL_FLOPS:
             sch.parallel(sch.fuse(*loops[:-1], split))
     except tvm.s_tir.ScheduleError:
         return None

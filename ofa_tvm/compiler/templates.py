@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import tvm
@@ -10,6 +11,7 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import (
     elementary,  # noqa: F401  (tells TVM how to lower exp and the like)
     gpu_schedules,
+    row_schedules,
     schedules,
 )
 
@@ -42,7 +44,10 @@ def ranked_schedules(
     """
     if on_gpu(target):
         return gpu_schedules.ranked_schedules(mod, target)
-    return schedules.ranked_schedules(mod, _machine(mod, target), hints)
+    machine = _machine(mod, target)
+    found = schedules.ranked_schedules(mod, machine, hints)
+    first = next(found, None) or row_schedules.scheduled(mod, machine)
+    return itertools.chain([first] if first else [], found)
 
 
 def design_space(mod: tvm.IRModule, target: tvm.target.Target) -> list[Schedule]:
@@ -52,4 +57,10 @@ def design_space(mod: tvm.IRModule, target: tvm.target.Target) -> list[Schedule]
 
 def count(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:
     """How many schedules there are to try; None where that is open."""
-    return None if on_gpu(target) else schedules.count(mod, _machine(mod, target))
+    if on_gpu(target):
+        return None
+    machine = _machine(mod, target)
+    found = schedules.count(mod, machine)
+    if found is None and row_schedules.scheduled(mod, machine) is not None:
+        return 1
+    return found

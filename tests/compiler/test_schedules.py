@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx_models import MODELS, Graph
 from single_kernels import arguments, convolution, kernels, pooling, product, run, some, squeeze
 
-from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler import schedules, templates
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
@@ -53,7 +53,7 @@ def assert_schedules_agree(kernel: Kernel, target: Target, found: list[tvm.s_tir
 
 def assert_all_agree(graph: Graph, target: Target, most: int = 2) -> None:
     for kernel in kernels(graph, target):
-        found = list(schedules.ranked_schedules(kernel.mod, machine(target)))
+        found = list(templates.ranked_schedules(kernel.mod, target.tvm_target()))
         assert found, f"no schedule for {kernel.name}"
         if not only_moves(kernel):
             assert_schedules_agree(kernel, target, some(iter(found), most))
