@@ -144,7 +144,7 @@ class Preprocessing:
             )
         if self.interpolation not in _FILTERS:
             raise UsageError(
-                f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}"
+                f"unknown interpolation {shown(self.interpolation)}; use one of {', '.join(_FILTERS)}"
             )
         if not 1 <= self.resolution <= _MOST_SIDE:
             raise UsageError(

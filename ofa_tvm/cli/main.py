@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from ofa_tvm import __version__
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shown
 from ofa_tvm.process import Ended, ending_signals
 from ofa_tvm.temporaries import remove_dead
 
@@ -68,7 +68,7 @@ class VerbGroup(click.Group):
         if args[0] not in VERBS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], VERBS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"verbs are {', '.join(VERBS)}"
-            raise click.UsageError(f"there is no verb {args[0]!r}; {hint}", ctx)
+            raise click.UsageError(f"there is no verb {shown(args[0])}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

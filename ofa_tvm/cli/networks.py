@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.workflow.project import Project, find_project
 
@@ -161,7 +161,7 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
         except UsageError as error:
             raise UsageError(f"{text}: {error}") from error
     else:
-        raise UsageError(f"{text!r} is no subnet: name min, median, max, a JSON file, or JSON itself")
+        raise UsageError(f"{shown(text)} is no subnet: name min, median, max, a JSON file, or JSON itself")
     if resolution is not None:
         arch = arch.replace(r=resolution)
     space.validate(arch)

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ofa_tvm.errors import shown
+
 target_option = click.option(
     "-t", "--target", default="x86", show_default=True, help="A target's name or YAML file."
 )
@@ -33,7 +35,9 @@ class _Resolutions(click.ParamType):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of resolutions; type for example 160,192,224", param, ctx)
+            self.fail(
+                f"{shown(value)} is not a list of resolutions; type for example 160,192,224", param, ctx
+            )
 
 
 resolutions_option = click.option(
@@ -57,7 +61,7 @@ class _Shape(click.ParamType):
         except ValueError:
             sizes = ()
         if not name or not sizes or min(sizes) < 1:
-            self.fail(f"{value!r} is not a shape; type for example input=1x3x224x224", param, ctx)
+            self.fail(f"{shown(value)} is not a shape; type for example input=1x3x224x224", param, ctx)
         return name, sizes
 
 

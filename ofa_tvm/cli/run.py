@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.deploy import Artefact, Classifier, Prediction, load
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.images import SUFFIXES, open_image
 from ofa_tvm.process import use_runtime_only
 from ofa_tvm.targets import Target, get_target
@@ -108,8 +108,9 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a .npy array of numbers: {error}") from error
+    except Exception as error:  # numpy reads headers by Python's tokenizer, which has errors of its own
+        reason = shorten(" ".join(str(error).split()), 120)
+        raise UserError(f"{path} is not a .npy array of numbers: {reason}") from error
     if not isinstance(x, np.ndarray) or not x.size:
         raise UserError(f"{path} holds no examples")
     return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ def split_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"{text!r} is not an address; type host:port, for example 127.0.0.1:9190")
+        raise UsageError(f"{shown(text)} is not an address; type host:port, for example 127.0.0.1:9190")
     return host, int(port)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shown
 from ofa_tvm.process import end_with_parent, use_runtime_only
 
 DEFAULT_PORT = 9190
@@ -148,7 +148,7 @@ class TrackerClient:
         except (OSError, ValueError, RecursionError) as error:
             raise TrackerUnreachable(f"the tracker at {self._name} went away") from error
         if not isinstance(answer, list) or not answer or answer[0] != 0:
-            raise TrackerUnreachable(f"the tracker at {self._name} answered {str(answer)[:100]}")
+            raise TrackerUnreachable(f"the tracker at {self._name} answered {shown(answer)}")
         return answer
 
     def _receive(self, size: int, until: float) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ofa_tvm.errors import UsageError, UserError, shorten
+from ofa_tvm.errors import UsageError, UserError, shorten, shown
 from ofa_tvm.jsonfile import read_json
 from ofa_tvm.schema import first_problem, is_whole, key_path
 from ofa_tvm.spaces import Arch, ConvSpec, MBConvSpec, NetworkSpec, get_space
@@ -146,7 +146,7 @@ def _check_chain(spec: NetworkSpec) -> None:
 
 def _network(config: dict[str, Any]) -> NetworkSpec:
     if config["name"] not in ("MobileNetV3", "ProxylessNASNets"):
-        raise ValueError(f"networks of kind {config['name']!r} are not supported")
+        raise ValueError(f"networks of kind {shown(config['name'])} are not supported")
     before: list[ConvSpec] = []
     after: list[ConvSpec] = []
     for name in ("final_expand_layer", "feature_mix_layer"):
@@ -169,14 +169,14 @@ def _activation(name: str | None) -> Activation:
     for known in ACTIVATIONS:
         if known == (name or "none"):
             return known
-    raise ValueError(f"the activation {name!r} is not supported")
+    raise ValueError(f"the activation {shown(name)} is not supported")
 
 
 def _conv(name: str, layer: dict[str, Any]) -> ConvSpec:
     plain = {"groups": 1, "dilation": 1, "bias": False, "has_shuffle": False, "ops_order": "weight_bn_act"}
     for field, value in plain.items():
         if layer.get(field, value) != value:
-            raise ValueError(f"{name} has {field} = {layer[field]!r}, which is not supported")
+            raise ValueError(f"{name} has {field} = {shown(layer[field])}, which is not supported")
     return ConvSpec(
         name, layer["in_channels"], layer["out_channels"], layer["kernel_size"], layer["stride"],
         _activation(layer["act_func"]), norm=layer["use_bn"],
@@ -186,7 +186,7 @@ def _conv(name: str, layer: dict[str, Any]) -> ConvSpec:
 def _block(block: dict[str, Any]) -> MBConvSpec:
     layer = block.get("mobile_inverted_conv") or block["conv"]
     if layer["name"] != "MBInvertedConvLayer":
-        raise ValueError(f"blocks of kind {layer['name']!r} are not supported")
+        raise ValueError(f"blocks of kind {shown(layer['name'])} are not supported")
     c_in, ratio = layer["in_channels"], layer["expand_ratio"]
     return MBConvSpec(
         c_in=c_in,

@@ -38,6 +38,7 @@ _NUMBER = re.compile(
     r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE
 )
 _MOST_BYTES = 1 << 28
+_GZIP = b"\x1f\x8b"
 _META_SCHEMA = {
     "items": {
         "type": "object",
@@ -182,7 +183,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as handle:
             data = handle.read(_MOST_BYTES + 1)
-        if data[:2] == b"\x1f\x8b":
+        if data[:2] == _GZIP:
             with gzip.open(io.BytesIO(data)) as packed:
                 data = packed.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
@@ -190,6 +191,15 @@ def _read_bytes(path: Path) -> bytes:
     if len(data) > _MOST_BYTES:
         raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; is it the right file?")
     return data
+
+
+def _is_packed(path: Path) -> bool:
+    """Whatever it is called."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(2) == _GZIP
+    except OSError:
+        return False
 
 
 def _text(data: bytes, path: Path) -> str:
@@ -271,7 +281,7 @@ def _fail(path: Path, problems: Sequence[str]) -> None:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
             f"{path} has {len(problems)} bad row{'s' * (len(problems) > 1)}: "
-            f"{'; '.join(problems[:_SHOWN])}{more}; correct or delete them"
+            f"{shorten('; '.join(problems[:_SHOWN]), 260)}{more}; correct or delete them"
         )
 
 
@@ -308,7 +318,7 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     """
     path = Path(path)
     data = _read_bytes(path)
-    if data.partition(b"\n")[0].count(b",") == 1 and path.suffix != ".gz":
+    if data.partition(b"\n")[0].count(b",") == 1 and not _is_packed(path):
         data = whole_lines(data, _torn_row(path))
     lines = _rows(_text(data, path), path)
     if not lines:
@@ -435,7 +445,7 @@ class LatencyWriter:
         self.added = 0
         self._heading = f"arch,{column.name}"
         self._held: LineFile | None = None
-        if self.path.suffix == ".gz":
+        if self.path.suffix == ".gz" or _is_packed(self.path):
             raise UsageError(f"cannot append to the compressed table {self.path}; unpack it first")
         self.measured = self._read()
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shown
 from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
 from ofa_tvm.runtime.elf import elf_arch, require_whole, runs_in_parallel
@@ -249,7 +249,7 @@ def read_metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
     content = json.loads(raw.numpy().tobytes())
     if content.get("format") != _METADATA_FORMAT:
         raise UserError(
-            f"{file} has metadata of format {content.get('format')!r}, but this ofa-tvm reads "
+            f"{file} has metadata of format {shown(content.get('format'))}, but this ofa-tvm reads "
             f"{_METADATA_FORMAT}; compile it again"
         )
     return dict(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shorten, shown
 
 _MS_PER = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
@@ -40,17 +40,19 @@ def parse_budget(text: str) -> Budget:
     """
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise UsageError(f"the budget {text!r} is not a number with a unit; type for example 25ms")
+        raise UsageError(f"the budget {shown(text)} is not a number with a unit; type for example 25ms")
     number, unit = float(match[1]), match[2]
     if not 0 < number < float("inf"):
-        raise UsageError(f"the budget {text!r} must be above 0; type for example 25ms")
+        raise UsageError(f"the budget {shown(text)} must be above 0; type for example 25ms")
     if not unit:
         raise UsageError(
-            f"the budget {text!r} lacks its unit; type {text.strip()}ms for milliseconds "
+            f"the budget {shown(text)} lacks its unit; type {shorten(text.strip(), 30)}ms for milliseconds "
             "(also us, s, or Minstr on an emulated device)"
         )
     if unit.lower() == "minstr":
         return Budget(number, "Minstr")
     if unit.lower() not in _MS_PER:
-        raise UsageError(f"the budget {text!r} has the unknown unit {unit!r}; use ms, us, s or Minstr")
+        raise UsageError(
+            f"the budget {shown(text)} has the unknown unit {shown(unit)}; use ms, us, s or Minstr"
+        )
     return Budget(number * _MS_PER[unit.lower()], "ms")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
 from ofa_tvm.models import Function
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.network import Layer
@@ -101,7 +101,7 @@ def make_objectives(
     """
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"unknown objective {name!r}; choose among {', '.join(NAMES)}")
+            raise UsageError(f"unknown objective {shown(name)}; choose among {', '.join(NAMES)}")
     if len(set(names)) < max(2, len(names)):
         raise UsageError("a Pareto search needs at least two different objectives, such as latency,accuracy")
     for name, model in (("latency", latency), ("accuracy", accuracy)):

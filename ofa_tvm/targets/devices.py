@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.load import get_target, load_target, target_names
 from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA, DEVICE_SCHEMA
@@ -127,6 +127,7 @@ def find_platform(series: str, batch: int = 1, devices: list[Device] | None = No
     if match is None and series in target_names()[:1]:
         return replace(Platform.of(get_target(series)), batch=batch, threads=None)
     raise UserError(
-        f"no descriptor claims the column {series!r}, so its hardware is unknown; write a device file with "
-        f"`columns: [{series}]` (see targets/README.md) and name its folder with --targets-dir"
+        f"no descriptor claims the column {shown(series)}, so its hardware is unknown; write a device file "
+        f"with `columns: [{shorten(series, 40)}]` (see targets/README.md) and name its folder with "
+        "--targets-dir"
     )

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine
 from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
@@ -51,7 +51,8 @@ def get_target(name_or_path: str | os.PathLike[str]) -> Target:
         close = difflib.get_close_matches(text, [*names, *ALIASES], n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise UsageError(
-            f"unknown target {text!r}{hint}; known are {', '.join(names)}, or give a descriptor file's path"
+            f"unknown target {shown(text)}{hint}; known are {', '.join(names)}, "
+            "or give a descriptor file's path"
         )
     target = load_target(data_dir("targets") / f"{text}.yaml")
     if target.run.where != "local" and (tracker := os.environ.get(TRACKER)):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
-from ofa_tvm.errors import UsageError, shown
+from ofa_tvm.errors import UsageError, shorten, shown
 from ofa_tvm.schema import first_problem
 from ofa_tvm.spaces import Space
 from ofa_tvm.yamlfile import parse_yaml
@@ -163,7 +163,9 @@ class TrainingConfig:
             raise UsageError(f"phase names must differ: {', '.join(names)}")
         for phase in self.phases:
             if not phase.name or PurePath(phase.name).name != phase.name:
-                raise UsageError(f"phase name {phase.name!r} must do as a file's name: not empty, no slashes")
+                raise UsageError(
+                    f"phase name {shown(phase.name)} must do as a file's name: not empty, no slashes"
+                )
             if phase.epochs < 1 or phase.warmup_epochs < 0 or phase.subnets < 1 or phase.learning_rate <= 0:
                 raise UsageError(
                     f"phase {phase.name}: epochs, subnets and learning_rate must be positive, "
@@ -173,9 +175,9 @@ class TrainingConfig:
         if self.batch_size < 1 or (micro is not None and micro < 1):
             raise UsageError("batch_size and micro_batch_size must be positive")
         if self.distillation_type not in ("ce", "mse"):
-            raise UsageError(f"unknown distillation_type {self.distillation_type!r}; use ce or mse")
+            raise UsageError(f"unknown distillation_type {shown(self.distillation_type)}; use ce or mse")
         if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
+            raise UsageError(f"unknown precision {shown(self.precision)}; use {', '.join(PRECISIONS)}")
 
     def replace(self, **changes: Any) -> TrainingConfig:
         """A copy with some settings changed."""
@@ -214,7 +216,7 @@ class TrainingConfig:
             data = config.to_dict()
             key, equals, text = assignment.partition("=")
             if not equals:
-                raise UsageError(f"a setting reads name=value, not {assignment!r}")
+                raise UsageError(f"a setting reads name=value, not {shown(assignment)}")
             try:
                 value = parse_yaml(text)
             except ValueError as error:
@@ -265,7 +267,7 @@ def _phase_table(data: dict[str, Any], path: Sequence[str], key: str) -> dict[st
     names = [phase["name"] for phase in data["phases"]]
     if path[0] != "phases" or len(path) != 2 or path[1] not in names:
         raise UsageError(
-            f"there is no setting {key!r}; phases are {', '.join(names)} (phases.NAME.epochs=10)"
+            f"there is no setting {shown(key)}; phases are {', '.join(names)} (phases.NAME.epochs=10)"
         )
     table: dict[str, Any] = data["phases"][names.index(path[1])]
     return table
@@ -274,7 +276,9 @@ def _phase_table(data: dict[str, Any], path: Sequence[str], key: str) -> dict[st
 def _refuse_unknown(settings: Mapping[str, Any], kind: type, what: str) -> None:
     known = [f.name for f in fields(kind)]
     if unknown := sorted(set(settings) - set(known)):
-        raise UsageError(f"unknown {what} setting {unknown[0]!r}; known are {', '.join(known)}")
+        raise UsageError(
+            f"unknown {what} setting {shown(unknown[0])}; known are {shorten(', '.join(known), 200)}"
+        )
 
 
 def dimensions(space: Space) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.images import Preprocessing
 from ofa_tvm.training.augment import Augmentation
 
@@ -94,7 +94,7 @@ def split_name(split: str) -> Split:
     for known in SPLITS:
         if split == known:
             return known
-    raise UsageError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    raise UsageError(f"unknown split {shown(split)}; use one of {', '.join(SPLITS)}")
 
 
 class ArrayData(ImageData):

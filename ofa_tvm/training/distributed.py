@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, distributed, nn
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,9 +27,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}; use auto, cpu or cuda") from error
+        raise UsageError(f"unknown device {shown(name)}; use auto, cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} cannot be trained on; use auto, cpu or cuda")
+        raise UsageError(f"device {shown(name)} cannot be trained on; use auto, cpu or cuda")
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available():

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, shown
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.training.config import Phase, dimensions
 
@@ -47,7 +47,7 @@ def gene_ranges(space: Space, phase: Phase) -> tuple[npt.NDArray[np.int64], npt.
     for name in phase.open:
         if name not in dimensions(space):
             raise UsageError(
-                f"phase {phase.name} opens {name!r}, but {space.name} has {', '.join(dimensions(space))}"
+                f"phase {phase.name} opens {shown(name)}, but {space.name} has {', '.join(dimensions(space))}"
             )
     largest = np.asarray(space.cardinalities, dtype=np.int64) - 1
     smallest = largest.copy()

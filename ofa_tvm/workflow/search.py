@@ -15,7 +15,7 @@ import numpy as np
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import OfficialPredictor, load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
@@ -172,7 +172,7 @@ def fit_accuracy(
         If there are too few subnets.
     """
     if kind not in ("auto", "gp", "mlp"):
-        raise UsageError(f"unknown kind {kind!r} of accuracy predictor; use auto, gp or mlp")
+        raise UsageError(f"unknown kind {shown(kind)} of accuracy predictor; use auto, gp or mlp")
     if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
         return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
     return AccuracyPredictor(space).fit(archs, accuracies)

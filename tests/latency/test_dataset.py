@@ -169,7 +169,8 @@ def test_one_process_at_a_time_measures_into_a_table(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_table_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "lat.csv"
-    for content in (b"\x7fELF\xff", b"notes", b"arch,arm_ms", b"arch,x86_ms,note\n"):
+    packed = gzip.compress(b"arch,x86_ms\n")
+    for content in (packed, b"\x7fELF\xff", b"notes", b"arch,arm_ms", b"arch,x86_ms,note\n"):
         path.write_bytes(content)
         with pytest.raises(UserError):
             LatencyWriter(path, SPACE, Column("x86"))
