@@ -77,7 +77,9 @@ def command(
         + f"), {compiled.tuned_fraction:.0%} of the kernel time tuned; {seconds:.1f} s"
     )
     if compiled.tuned_fraction < 1:
-        more = f" --threads {threads}" if threads else ""
+        more = "".join(f" --shape {name}={'x'.join(map(str, size))}" for name, size in shapes)
+        more += f" --threads {threads}" if threads else ""
+        more += f" --dtype {dtype}" if dtype else ""
         console.say(f"to tune the rest: ofa-tvm tune {model} --target {target}{more}")
     console.result(
         {

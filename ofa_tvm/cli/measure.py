@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option, target_option, threads_option
+from ofa_tvm.cli.options import dtype_option, shape_option, target_option, threads_option
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
+from ofa_tvm.files import sha256
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
 from ofa_tvm.process import leave_torch_out
+from ofa_tvm.runtime import LoadedModule, load_module
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.temporaries import scratch_folder
 
 if TYPE_CHECKING:
     from ofa_tvm.compiler import KernelUse
+    from ofa_tvm.compiler.graph import Shapes
     from ofa_tvm.targets import DType
 
 
@@ -27,11 +30,18 @@ if TYPE_CHECKING:
 @target_option
 @threads_option
 @dtype_option
+@shape_option
 @click.option("--repeats", type=click.IntRange(min=5), help="Samples to take; by default the target's.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time to spend."
 )
 @click.option("--onnxruntime", is_flag=True, help="Time ONNX Runtime on the same network in the same rounds.")
+@click.option(
+    "--onnx",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Of a .so, with --onnxruntime: the ONNX file that it was compiled from, if not beside it.",
+)
 @click.option("--kernels", is_flag=True, help="Of an ONNX file: the time of every kernel inside the network.")
 @common_options
 def command(
@@ -40,9 +50,11 @@ def command(
     target: str,
     threads: int | None,
     dtype: DType | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
     repeats: int | None,
     seconds: float,
     onnxruntime: bool,
+    source: Path | None,
     kernels: bool,
 ) -> None:
     """Time MODEL: a compiled .so, an artefact folder, or an ONNX file, which is compiled first.
@@ -56,19 +68,19 @@ def command(
         if model.suffix != ".onnx":
             raise UsageError(f"--dtype is of a module that is compiled now: give an ONNX file, not {model}")
         chosen = chosen.with_dtype(dtype)
+    if shapes and model.suffix != ".onnx":
+        raise UsageError(f"--shape is of a module that is compiled now: give an ONNX file, not {model}")
+    if source is not None and (not onnxruntime or model.suffix != ".so"):
+        raise UsageError("--onnx belongs to --onnxruntime with a compiled .so, whose network it names")
     if kernels and model.suffix != ".onnx":
         raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
     if chosen.run.where != "local" and (kernels or onnxruntime):
         raise UsageError("--kernels and --onnxruntime measure on this machine; leave them out for a device")
     with scratch_folder("measure") as scratch, Measurer(chosen) as measurer:
-        so, onnx = _files(model, chosen, Path(scratch))
-        if onnxruntime and onnx is None:
-            raise UsageError(
-                f"--onnxruntime needs the network: give an artefact or an ONNX file, not {model}"
-            )
-        paths = [so, onnx] if onnxruntime and onnx is not None else [so]
+        so = _module(model, chosen, dict(shapes), Path(scratch))
+        paths = [so, *([_network(model, so, source, Path(scratch))] if onnxruntime else [])]
         results = measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=console.seed)
-        profiled = _profile(console, model, chosen, Path(scratch)) if kernels else None
+        profiled = _profile(console, model, chosen, dict(shapes), Path(scratch)) if kernels else None
     result = results[0]
     console.print(_sentence(str(model), result))
     answer = {"model": str(model), **result.to_json()}
@@ -82,13 +94,15 @@ def command(
     console.result(answer)
 
 
-def _profile(console: Console, model: Path, target: Target, scratch: Path) -> list[dict[str, object]]:
+def _profile(
+    console: Console, model: Path, target: Target, shapes: Shapes, scratch: Path
+) -> list[dict[str, object]]:
     """Kernels by their time inside the network, beside the log's time of the kernel alone."""
     from ofa_tvm import compile
     from ofa_tvm.measurement import profile
 
     so = scratch / "profiled.so"
-    uses = {use.name: use for use in compile(str(model), target, str(so), profile=True).kernels}
+    uses = {use.name: use for use in compile(str(model), target, str(so), shape=shapes, profile=True).kernels}
     calls = profile(so, seed=console.seed)
     total_us = sum(call.median_us for call in calls)
     console.table(
@@ -123,19 +137,47 @@ def _alone(use: KernelUse) -> float | None:
     return None if use.cost is None else 1e3 * use.cost * use.calls
 
 
-def _files(model: Path, target: Target, scratch: Path) -> tuple[Path, Path | None]:
-    """The module, and the ONNX that it was compiled from if that is known."""
+def _module(model: Path, target: Target, shapes: Shapes, scratch: Path) -> Path:
+    """The compiled module; an ONNX file is compiled now."""
     if model.is_dir():
-        artefact = Artefact.open(model)
-        return artefact.module_path, artefact.onnx_path
+        return Artefact.open(model).module_path
     if model.suffix != ".onnx":
-        return model, None
+        return model
     leave_torch_out()
     from ofa_tvm import compile
 
     so = scratch / "model.so"
-    compile(str(model), target, str(so))
-    return so, model
+    compile(str(model), target, str(so), shape=shapes)
+    return so
+
+
+def _network(model: Path, so: Path, source: Path | None, scratch: Path) -> Path:
+    """The ONNX that a module was compiled from, with the module's sizes, for ONNX Runtime."""
+    module = load_module(so)
+    if model.is_dir():
+        onnx = Artefact.open(model).onnx_path
+    else:
+        onnx = model if model.suffix == ".onnx" else _source(module, source)
+    from ofa_tvm.compiler.graph import write_fixed
+
+    return write_fixed(onnx, {spec.name: spec.shape for spec in module.inputs}, scratch / "fixed.onnx")
+
+
+def _source(module: LoadedModule, given: Path | None) -> Path:
+    """The ONNX file that a module was compiled from: as given, else by its name beside the module or here."""
+    noted = module.metadata.get("source")
+    name, digest = (noted["name"], noted["sha256"]) if noted else (None, None)
+    found = [given] if given else [folder / str(name) for folder in (module.path.parent, Path())]
+    for path in found:
+        if path.is_file() and (digest is None or sha256(path) == digest):
+            return path
+    if given is not None and given.is_file():
+        raise UsageError(f"{module.path.name} was not compiled from {given} as it is now, but from {name}")
+    where = f"{given} is missing" if given else f"{name or 'its ONNX file'} is not beside it, or was changed"
+    raise UsageError(
+        f"--onnxruntime needs the network that {module.path.name} was compiled from, and {where}; name it: "
+        "--onnx FILE"
+    )
 
 
 def _sentence(name: str, result: Measurement) -> str:

@@ -29,7 +29,7 @@ from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import replacing
+from ofa_tvm.files import replacing, sha256
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.runtime.elf import append_checksum
 from ofa_tvm.targets import DType, Target
@@ -262,6 +262,8 @@ def prepare(
         scheduled[name], use = _schedule(kernel, table, transfer, tvm_target)
         uses.append(use)
     metadata = _metadata(proto, mod, target)
+    if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
+        metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
     if templates.on_gpu(tvm_target):
         if profile:
             raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")

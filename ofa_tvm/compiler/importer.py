@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
 from ofa_tvm.compiler.converters import CONVERTERS, Node
+from ofa_tvm.compiler.layout import static_shape_of
 from ofa_tvm.compiler.refusals import reason, refuse
 from ofa_tvm.errors import UserError
 
@@ -52,7 +53,7 @@ def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
 
 def known_operators() -> set[str]:
     """Operators of ONNX's own domain that can be imported."""
-    return {*CONVERTERS, *_get_convert_map(), "If"}
+    return {*CONVERTERS, *_get_convert_map()}
 
 
 class _Importer(ONNXGraphImporter):
@@ -78,6 +79,12 @@ class _Importer(ONNXGraphImporter):
                 raise
             except Exception as error:
                 raise refuse(node, f"TVM cannot import it: {reason(error)}") from error
+            for name in node.output:
+                ty = getattr(self._nodes.get(name), "ty", None)
+                if isinstance(ty, relax.TensorType) and static_shape_of(ty) is None:
+                    raise refuse(
+                        node, "the shape of what it makes depends on values that the network computes"
+                    )
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr | None], attrs: dict[str, Any], opset: int

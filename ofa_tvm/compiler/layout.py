@@ -23,6 +23,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.products import packed_product, packs
 
 _UNARY = frozenset(
@@ -200,7 +201,7 @@ class _Rewriter:
         if not isinstance(expr, relax.Var):
             return expr
         if expr in self.constants:
-            return relax.const(self.constants[expr])
+            return constant_of(self.constants[expr])
         return self._view(expr, "nchw") if self._is_map(expr) else self.views[expr, "nchw"]
 
     def _value(self, expr: relax.Expr) -> np.ndarray | None:
@@ -359,10 +360,10 @@ class _Rewriter:
             matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
             if packs(matrix, self.lanes):  # zeros that the input's padding would meet are left out
                 return "flat", packed_product(self.bb, view, matrix[:c_in], self.lanes)
-            return "flat", relax.op.matmul(view, relax.const(matrix))
+            return "flat", relax.op.matmul(view, constant_of(matrix))
         convolution = relax.op.nn.conv2d(
             view,
-            relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
+            constant_of(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
             strides=strides,
             padding=padding,
             dilation=_ints(attributes.dilation),
@@ -398,7 +399,7 @@ class _Rewriter:
         divisor = self._value(call.args[1])
         if call.op.name == "relax.divide" and divisor is not None and divisor.dtype.kind == "f":
             # A vector division costs ten times a multiplication; hard-swish is full of division by 6.
-            return view, relax.op.multiply(left, relax.const(1 / right.value.numpy()))
+            return view, relax.op.multiply(left, constant_of(1 / right.value.numpy()))
         return view, relax.Call(call.op, [left, right], call.attrs, call.ty_args)
 
     def _operand(self, argument: relax.Expr, view: str, channels: int, fill: int) -> relax.Expr | None:
@@ -410,7 +411,7 @@ class _Rewriter:
         if value is None:
             return self._view(argument, view) if self._is_map(argument) else None
         if value.size == 1:
-            return relax.const(value.reshape(()))
+            return constant_of(value.reshape(()))
         if value.ndim > 4:
             return None
         nhwc = np.ascontiguousarray(
@@ -419,9 +420,9 @@ class _Rewriter:
         if nhwc.shape[3] > 1:
             nhwc = np.pad(nhwc, [(0, 0)] * 3 + [(0, channels - nhwc.shape[3])], constant_values=fill)
         if view == "nhwc":
-            return relax.const(nhwc)
+            return constant_of(nhwc)
         if nhwc.shape[:3] == (1, 1, 1):
-            return relax.const(nhwc.reshape(1, -1))
+            return constant_of(nhwc.reshape(1, -1))
         return None
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tvm import relax, te, tirx
 
+from ofa_tvm.compiler.constants import constant_of
+
 _ROWS = range(4, 14)  # sizes of a register tile
 _TILE = 8  # rows to which those without such a divisor are rounded up
 
@@ -44,7 +46,7 @@ def packed_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray,
         matrix = np.pad(matrix, [(0, 0), (0, _rounded(width, lanes) - width)])
     panel = math.gcd(matrix.shape[1], lanes)
     packed = np.ascontiguousarray(matrix.reshape(depth, -1, panel).transpose(1, 0, 2))
-    return bb.call_te(_product, left, relax.const(packed), width, primfunc_name_hint="matmul")
+    return bb.call_te(_product, left, constant_of(packed), width, primfunc_name_hint="matmul")
 
 
 def batched_product(

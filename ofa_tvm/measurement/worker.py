@@ -17,6 +17,14 @@ from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
 from ofa_tvm.process import Link, answer_requests, use_runtime_only
 from ofa_tvm.runtime import Runner, TensorSpec, load_module, random_input
 
+_ONNX_DTYPES = {  # ONNX Runtime's names of types
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+} | {
+    f"tensor({name})": name for name in (f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+}
 _INPUTS = 4  # that a network is called with in turn
 
 
@@ -56,12 +64,11 @@ def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has exception classes for each cause, without a public base
         raise UserError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
-    dtypes = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
     specs = []
     for item in session.get_inputs():
-        if item.type not in dtypes or not all(isinstance(size, int) for size in item.shape):
+        if item.type not in _ONNX_DTYPES or not all(isinstance(size, int) for size in item.shape):
             raise UserError(f"{path}: input {item.name} is {item.type}{item.shape}; fix its shape and type")
-        specs.append(TensorSpec(item.name, tuple(item.shape), dtypes[item.type]))
+        specs.append(TensorSpec(item.name, tuple(item.shape), _ONNX_DTYPES[item.type]))
     names = [spec.name for spec in specs]
     feeds = [dict(zip(names, arrays, strict=True)) for arrays in _inputs(specs, seed)]
     for feed in feeds:

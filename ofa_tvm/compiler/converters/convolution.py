@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
+from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.converters.node import Node
 from ofa_tvm.compiler.converters.tensors import reshape
 from ofa_tvm.compiler.converters.windows import windows
@@ -159,7 +160,7 @@ def _phases(node: Node, axes: list[_Upsampled], dilations: list[int], groups: in
     taps, phases = [3 + 2 * i for i in range(rank)], [4 + 2 * i for i in range(rank)]
     ordered = np.flip(split, tuple(taps)).transpose(0, 2, *phases, 1, *taps)
     shape = (groups * outputs * int(np.prod([a.stride for a in axes])), inputs // groups)
-    return relax.const(np.ascontiguousarray(ordered).reshape(*shape, *(a.taps for a in axes)))
+    return constant_of(np.ascontiguousarray(ordered).reshape(*shape, *(a.taps for a in axes)))
 
 
 def _interleaved(node: Node, axes: list[_Upsampled], weight: relax.Expr, groups: int) -> relax.Expr:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import relax, te, tirx, topi
 
+from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.converters.node import Node
 from ofa_tvm.compiler.converters.tensors import power, reshape, scalar
 from ofa_tvm.compiler.converters.windows import Window, windows
@@ -134,7 +135,7 @@ def max_unpool(node: Node) -> relax.Expr:
         c,
         *((size - 1) * strides[i] + kernel[i] - pads[i] - pads[rank + i] for i, size in enumerate(sizes)),
     ]
-    zeros = relax.const(np.zeros(int(np.prod(shape)), node.dtype()))
+    zeros = constant_of(np.zeros(int(np.prod(shape)), node.dtype()))
     flat = node.op.scatter_elements(
         zeros, reshape(node, node[1], (-1,)), reshape(node, node[0], (-1,)), axis=0
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
+from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.converters.node import Node
 from ofa_tvm.compiler.converters.tensors import cast, gather, matrix_product, scalar, weighted
 
@@ -186,7 +187,7 @@ def _extrapolated(node: Node, result: relax.Expr, outside: list[tuple[int, np.nd
         return result
     value = scalar(node.attribute("extrapolation_value", 0.0), result)
     for mask in masks:
-        result = node.op.where(relax.const(mask), value, result)
+        result = node.op.where(constant_of(mask), value, result)
     return result
 
 

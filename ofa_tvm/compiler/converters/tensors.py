@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import relax
 
+from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.converters.node import Node, dtype_of
 
 
@@ -21,7 +22,7 @@ def cast(node: Node, expr: relax.Expr, dtype: str) -> relax.Expr:
 
 def gather(node: Node, expr: relax.Expr, indices: np.ndarray, axis: int) -> relax.Expr:
     """What lies at constant positions along an axis."""
-    return node.op.take(expr, relax.const(np.asarray(indices, np.int32)), axis)
+    return node.op.take(expr, constant_of(np.asarray(indices, np.int32)), axis)
 
 
 def weighted(node: Node, expr: relax.Expr, taps: np.ndarray, weights: np.ndarray, axis: int) -> relax.Expr:
@@ -30,7 +31,7 @@ def weighted(node: Node, expr: relax.Expr, taps: np.ndarray, weights: np.ndarray
     total: relax.Expr | None = None
     for tap, weight in zip(taps.T, weights.T, strict=True):
         if weight.any():
-            factor = relax.const(weight.reshape([-1] + [1] * behind))
+            factor = constant_of(weight.reshape([-1] + [1] * behind))
             term = node.op.multiply(gather(node, expr, tap, axis), factor)
             total = term if total is None else node.op.add(total, term)
     return relax.op.zeros_like(expr) if total is None else total
@@ -41,7 +42,7 @@ def matrix_product(node: Node, expr: relax.Expr, matrix: np.ndarray, axis: int) 
     shape = node.shape_of(expr)
     order = [*(i for i in range(len(shape)) if i != axis), axis]
     rows = reshape(node, node.op.permute_dims(expr, order), (-1, shape[axis]))
-    product = node.op.matmul(rows, relax.const(matrix))
+    product = node.op.matmul(rows, constant_of(matrix))
     whole = reshape(node, product, [*(shape[i] for i in order[:-1]), matrix.shape[1]])
     return node.op.permute_dims(whole, [int(i) for i in np.argsort(order)])
 

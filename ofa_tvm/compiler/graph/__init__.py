@@ -8,13 +8,23 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ofa_tvm.compiler.graph.files import check, read_onnx
+from ofa_tvm.compiler.graph.files import check, read_onnx, write_fixed
 from ofa_tvm.compiler.graph.folding import fold_constants, reads
 from ofa_tvm.compiler.graph.inputs import Shapes, fix_inputs, graph_inputs, input_shapes
 from ofa_tvm.compiler.graph.standard import inline_functions, upgrade
 from ofa_tvm.compiler.graph.types import check_types
 
-__all__ = ["Shapes", "check", "graph_inputs", "input_shapes", "normalized", "prepare", "read_onnx", "reads"]
+__all__ = [
+    "Shapes",
+    "check",
+    "graph_inputs",
+    "input_shapes",
+    "normalized",
+    "prepare",
+    "read_onnx",
+    "reads",
+    "write_fixed",
+]
 
 
 def normalized(model: onnx.ModelProto, sizes: Shapes, known: Collection[str]) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from ofa_tvm.compiler.graph.inputs import Shapes, fix_inputs
 from ofa_tvm.errors import UsageError, UserError
 
 
@@ -25,10 +26,33 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise UsageError(f"there is no ONNX file {source}")
     try:
         model = onnx.load(source)
-        onnx.checker.check_model(os.fspath(source))  # by its path: a model in memory has to be under 2 GB
+        _check(model)
     except Exception as error:
         raise UserError(f"{source} is not a valid ONNX model: {_reason(error)}") from error
     return model
+
+
+def write_fixed(source: Path, sizes: Shapes, path: Path) -> Path:
+    """Write a model with static input sizes, for tools that need them; returns `path`.
+
+    Parameters
+    ----------
+    source
+        The ONNX file.
+    sizes
+        Shape of every input.
+    path
+        Where to write it; large weights go into a file beside it.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `read_onnx`.
+    """
+    model = read_onnx(source)
+    fix_inputs(model, sizes)
+    onnx.save(model, path, save_as_external_data=model.ByteSize() >= 2**31, location=f"{path.name}.data")
+    return path
 
 
 def check(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -39,12 +63,28 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
     UserError
         If it is not.
     """
-    if model.ByteSize() < 2**31:
-        try:
-            onnx.checker.check_model(model)
-        except Exception as error:
-            raise UserError(f"the model is not a valid ONNX model: {_reason(error)}") from error
+    try:
+        _check(model)
+    except Exception as error:
+        raise UserError(f"the model is not a valid ONNX model: {_reason(error)}") from error
     return model
+
+
+def _check(model: onnx.ModelProto) -> None:
+    if model.ByteSize() >= 2**31:
+        return  # more than onnx's C++ code takes
+    unshaped = [
+        value
+        for value in (*model.graph.input, *model.graph.output)
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    ]
+    try:
+        for value in unshaped:  # which ONNX Runtime accepts and the checker does not
+            value.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(model)
+    finally:
+        for value in unshaped:
+            value.type.tensor_type.ClearField("shape")
 
 
 def _reason(error: Exception) -> str:

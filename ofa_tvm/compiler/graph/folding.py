@@ -4,7 +4,7 @@ Exporters write `x.view(x.shape[0], -1)` as a dozen operators on integers, weigh
 weights, and branches on what is known once the input's size is. Node by node, in order: ONNX's own shape
 inference gives the types of its outputs; a node of constants is computed by ONNX's reference implementation;
 `Shape` and `Size` of what has a static shape are constants; an `If` on a constant is the branch that it
-takes; what has no elements needs no operator.
+takes, and one on a computed value both branches and a choice; what has no elements needs no operator.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class _Folder:
             return
         if node.op_type == "If" and node.input[0] in self.tensors:
             self._branch(node)
+            return
+        if node.op_type == "If" and self._both_branches(node):
             return
         self._infer(node)
         if not self._computed(node) and not self._empty(node):
@@ -185,7 +187,30 @@ class _Folder:
     def _branch(self, node: onnx.NodeProto) -> None:
         """Put the branch that an `If` on a constant takes in its place."""
         taken = "then_branch" if numpy_helper.to_array(self.tensors[node.input[0]]).item() else "else_branch"
-        graph = next(attribute.g for attribute in node.attribute if attribute.name == taken)
+        self.aliases.update(zip(node.output, self._inlined(node, taken), strict=True))
+
+    def _both_branches(self, node: onnx.NodeProto) -> bool:
+        """Compute both branches of an `If` and choose, where they make tensors of the same static types."""
+        if any(value is None for value in map(self._shape, reads(node))):
+            return False
+        start = len(self.nodes)
+        then, otherwise = (self._inlined(node, name) for name in ("then_branch", "else_branch"))
+        for left, right in zip(then, otherwise, strict=True):
+            shape = self._shape(left)
+            if shape is None or self.types.get(left) != self.types.get(right):
+                del self.nodes[start:]
+                return False
+        scalar = f"{node.output[0]}__scalar"
+        self._constant(scalar, numpy_helper.from_array(np.zeros(0, np.int64), scalar))
+        condition = f"{node.output[0]}__condition"
+        self.take(helper.make_node("Reshape", [node.input[0], scalar], [condition], name=node.name))
+        for outer, left, right in zip(node.output, then, otherwise, strict=True):
+            self.take(helper.make_node("Where", [condition, left, right], [outer], name=node.name))
+        return True
+
+    def _inlined(self, node: onnx.NodeProto, branch: str) -> list[str]:
+        """Take a branch's nodes as the graph's own; returns the names of its outputs."""
+        graph = next(attribute.g for attribute in node.attribute if attribute.name == branch)
         prefix = f"branch{self.branches}_"  # two branches may use the same names
         self.branches += 1
         own = {t.name for t in graph.initializer} | {n for inner in graph.node for n in inner.output if n}
@@ -197,9 +222,8 @@ class _Folder:
             copy.CopyFrom(inner)
             rename(copy, names, outputs=True)
             self.take(copy)
-        for outer, value in zip(node.output, graph.output, strict=True):
-            name = names.get(value.name, value.name)
-            self.aliases[outer] = self.aliases.get(name, name)
+        outputs = [names.get(value.name, value.name) for value in graph.output]
+        return [self.aliases.get(name, name) for name in outputs]
 
 
 def default_opset(model: onnx.ModelProto) -> int:

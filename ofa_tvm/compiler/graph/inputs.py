@@ -61,7 +61,7 @@ def fix_inputs(model: onnx.ModelProto, sizes: Shapes) -> None:
     kept = graph_inputs(model)
     values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
     for value in values:
-        if not value.type.HasField("tensor_type"):
+        if value.name not in sizes or not value.type.HasField("tensor_type"):
             continue
         value.type.tensor_type.shape.ClearField("dim")
         value.type.tensor_type.shape.SetInParent()
