@@ -53,7 +53,7 @@ def command(
     if threads is not None:
         target = target.with_threads(threads)
     with Measurer(target) as measurer:
-        result = measurer.measure(path, repeats=repeats, seconds=seconds, seed=console.seed)
+        result = measurer.measure(path, repeats=repeats, seconds=seconds, seed=console.seed, cold=True)
     answer = {"artefact": str(deploy), **result.to_json()}
     if result.instructions is not None:
         console.print(
@@ -85,6 +85,8 @@ def _show(console: Console, deploy: Path, result: Measurement) -> None:
         f"{result.repeats} samples of {result.calls} calls, {result.threads} thread"
         f"{'s' if result.threads > 1 else ''} on CPU {','.join(map(str, result.cpus))} of {result.machine}",
     )
+    if result.cold_ms is not None:
+        console.print(f"with cold caches, as after other work: median {result.cold_ms:.4g} ms")
     if result.noisy:
         console.print("the machine was busy: the samples scatter widely, so compare with care")
     # The tail is cut at the 99th percentile: one interrupted sample would flatten everything else.

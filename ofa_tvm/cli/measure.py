@@ -79,7 +79,7 @@ def command(
     with scratch_folder("measure") as scratch, Measurer(chosen) as measurer:
         so = _module(model, chosen, dict(shapes), Path(scratch))
         paths = [so, *([_network(model, so, source, Path(scratch))] if onnxruntime else [])]
-        results = measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=console.seed)
+        results = measurer.measure_many(paths, repeats=repeats, seconds=seconds, seed=console.seed, cold=True)
         profiled = _profile(console, model, chosen, dict(shapes), Path(scratch)) if kernels else None
     result = results[0]
     console.print(_sentence(str(model), result))
@@ -190,5 +190,6 @@ def _sentence(name: str, result: Measurement) -> str:
     return (
         f"{name}: {result.cost:.4g} {result.unit} (median of {result.repeats} samples, MAD {spread:.1f} %, "
         f"{result.threads} thread{'s' if result.threads > 1 else ''}, {result.target}, {result.machine})"
+        + ("" if result.cold_ms is None else f", {result.cold_ms:.4g} ms with cold caches")
         + (" - noisy: the machine was busy" if result.noisy else "")
     )

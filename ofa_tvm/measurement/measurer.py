@@ -17,7 +17,6 @@ from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
 from ofa_tvm.targets import Target, detect_machine
 
 GROUP = 32  # modules that one interleaved run holds in memory at once
-RECYCLE = 64  # modules after which a worker is replaced, because TVM never unloads a library
 
 
 class Measurer:
@@ -52,7 +51,6 @@ class Measurer:
         self._machine = detect_machine().model
         self._limit_s = time_limit_s
         self._worker: WorkerProcess | None = None
-        self._loaded = 0
         if target.run.where == "local":
             self.cpus = choose_cpus(target.threads)
             if reason := target.runs_on(detect_machine()):
@@ -87,6 +85,7 @@ class Measurer:
         repeats: int | None = None,
         seconds: float = 5.0,
         seed: int = 0,
+        cold: bool = False,
     ) -> Measurement:
         """Time one `.so` (or, by ONNX Runtime with the same threads, one `.onnx`).
 
@@ -99,14 +98,16 @@ class Measurer:
         seconds
             A slow module gives fewer samples, at least five, if they would take longer.
         seed
-            Of its random input.
+            Of its random inputs.
+        cold
+            Time calls with empty caches as well (`Measurement.cold_ms`; on this machine only).
 
         Raises
         ------
         UserError
             If the file cannot be loaded, crashes, hangs, or returns values that are not finite.
         """
-        return self.measure_many([path], repeats=repeats, seconds=seconds, seed=seed)[0]
+        return self.measure_many([path], repeats=repeats, seconds=seconds, seed=seed, cold=cold)[0]
 
     @overload
     def measure_many(
@@ -116,6 +117,7 @@ class Measurer:
         repeats: int | None = ...,
         seconds: float = ...,
         seed: int = ...,
+        cold: bool = ...,
         errors: Literal["raise"] = ...,
     ) -> list[Measurement]: ...
 
@@ -127,6 +129,7 @@ class Measurer:
         repeats: int | None = ...,
         seconds: float = ...,
         seed: int = ...,
+        cold: bool = ...,
         errors: Literal["return"],
     ) -> list[Measurement | UserError]: ...
 
@@ -137,6 +140,7 @@ class Measurer:
         repeats: int | None = None,
         seconds: float = 5.0,
         seed: int = 0,
+        cold: bool = False,
         errors: Literal["raise", "return"] = "raise",
     ) -> list[Any]:
         """Time several files in interleaved rounds (32 at a time), so that their order and ratios hold.
@@ -152,24 +156,23 @@ class Measurer:
         files = [str(Path(path).resolve()) for path in paths]
         results: list[Measurement | UserError] = []
         for start in range(0, len(files), GROUP):
-            results += self._group(files[start : start + GROUP], repeats, seconds, seed, errors)
+            request = {
+                "repeats": self.target.measure.repeats if repeats is None else repeats,
+                "sample_ms": self.target.measure.sample_ms,
+                "seconds": seconds,
+                "seed": seed,
+                "cold": cold,
+            }
+            results += self._group(files[start : start + GROUP], request, errors)
         return results
 
     def _group(
-        self, files: list[str], repeats: int | None, seconds: float, seed: int, errors: str
+        self, files: list[str], settings: dict[str, Any], errors: str
     ) -> list[Measurement | UserError]:
-        settings = self.target.measure
         failed: dict[int, UserError] = {}
         while left := [index for index in range(len(files)) if index not in failed]:
-            request = {
-                "paths": [files[index] for index in left],
-                "repeats": settings.repeats if repeats is None else repeats,
-                "sample_ms": settings.sample_ms,
-                "seconds": seconds,
-                "seed": seed,
-            }
             try:
-                timings = self._ask(request)
+                timings = self._ask(settings | {"paths": [files[index] for index in left]})
             except _Failure as failure:
                 error = UserError(failure.message)
                 if errors == "raise":
@@ -186,8 +189,15 @@ class Measurer:
             return Measurement.emulated(
                 item["instructions"], self.target.name, self._machine, noisy=item["noisy"]
             )
-        timing = Timing(tuple(item.pop("samples_ms")), **item)
-        return Measurement.of(timing, self.target.name, self.target.threads, self.cpus, self._machine)
+        timing = Timing(tuple(item["samples_ms"]), item["calls"], item["passes"])
+        return Measurement.of(
+            timing,
+            self.target.name,
+            self.target.threads,
+            self.cpus,
+            self._machine,
+            cold_ms=item.get("cold_ms"),
+        )
 
     def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """The worker's answer; a device that hangs or takes the worker down is given up once for another."""
@@ -201,11 +211,8 @@ class Measurer:
 
     def _ask_once(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         paths = request["paths"]
-        if self._worker is None or (self._fleet is None and self._loaded + len(paths) > RECYCLE):
-            self._end_worker()
+        if self._worker is None:
             self._worker = self._start()
-            self._loaded = 0
-        self._loaded += len(paths)
         index: int | None = 0 if len(paths) == 1 else None
         try:
             self._revive()
@@ -276,9 +283,12 @@ def measure(
     seconds: float = 5.0,
     seed: int = 0,
 ) -> Measurement:
-    """Time one compiled module on `target`; see `Measurer.measure`. Many modules want one `Measurer`."""
+    """Time one compiled module on `target`, with empty caches as well; see `Measurer.measure`.
+
+    Many modules want one `Measurer`.
+    """
     with Measurer(target) as measurer:
-        return measurer.measure(path, repeats=repeats, seconds=seconds, seed=seed)
+        return measurer.measure(path, repeats=repeats, seconds=seconds, seed=seed, cold=True)
 
 
 def measure_many(

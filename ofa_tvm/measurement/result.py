@@ -25,6 +25,8 @@ class Measurement:
         One entry a sample, each the mean of `calls` calls.
     instructions
         Guest instructions of one call on an emulated device, else None.
+    cold_ms
+        Median of single calls after the caches were emptied, as after other work; None where not taken.
     unit
         "ms", or "Minstr" (millions of guest instructions).
     threads, cpus
@@ -49,6 +51,7 @@ class Measurement:
     date: str
     unit: str = "ms"
     instructions: int | None = None
+    cold_ms: float | None = None
 
     @property
     def cost(self) -> float:
@@ -76,7 +79,14 @@ class Measurement:
 
     @classmethod
     def of(
-        cls, timing: Timing, target: str, threads: int, cpus: tuple[int, ...], machine: str
+        cls,
+        timing: Timing,
+        target: str,
+        threads: int,
+        cpus: tuple[int, ...],
+        machine: str,
+        *,
+        cold_ms: float | None = None,
     ) -> Measurement:
         """A timing taken just now on `machine`."""
         return cls(
@@ -92,6 +102,7 @@ class Measurement:
             target=target,
             machine=machine,
             date=_now(),
+            cold_ms=cold_ms,
         )
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.cold import CALLS, cache_emptier
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
 from ofa_tvm.process import Link, answer_requests, use_runtime_only
@@ -102,7 +104,23 @@ def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
             timers[-1](1)  # a crash while it runs is then its own, too
     link.send(event="timing")
     with _blaming(" or ".join(request["paths"])):
-        return {"timings": requested_timings(request, timers, link.beat)}
+        timings = requested_timings(request, timers, link.beat)
+        if request["cold"]:
+            for timing, cold_ms in zip(timings, _cold_ms(timers, link), strict=True):
+                timing["cold_ms"] = cold_ms
+        return {"timings": timings}
+
+
+def _cold_ms(timers: Sequence[Timer], link: Link) -> list[float]:
+    """Median milliseconds of single calls that find nothing of theirs in the caches."""
+    empty = cache_emptier()
+    samples: list[list[float]] = [[] for _ in timers]
+    for _ in range(CALLS):
+        for run, taken in zip(timers, samples, strict=True):
+            empty()
+            taken.append(1e3 * run(1))
+            link.beat()
+    return [statistics.median(taken) for taken in samples]
 
 
 def main() -> None:
@@ -110,6 +128,8 @@ def main() -> None:
     cpus = tuple(int(cpu) for cpu in sys.argv[1].split(","))
     pin(cpus)
     use_runtime_only()
+    import tvm.runtime.vm  # noqa: F401  (seconds on a busy machine, which are no module's silence)
+
     answer_requests(lambda request, link: _serve(request, len(cpus), link))
 
 

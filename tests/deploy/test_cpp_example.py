@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module
+from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module, write_small_onnx
 
+import ofa_tvm
 from ofa_tvm.deploy import Artefact, write_artefact
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import Preprocessing, open_image
@@ -81,6 +82,15 @@ def test_the_program_says_what_python_says(small: SmallModule, tmp_path: Path) -
         len(answers(subprocess.check_output([bare / "classify", bare / "model.so", npy, "2"], text=True)))
         == 2
     )
+    if len(os.sched_getaffinity(0)) > 1:
+        wide = write_small_onnx(tmp_path / "wide.onnx", width=256)
+        two = build_small_module(wide, tmp_path / "two.so", small.target.with_threads(2))
+        done = subprocess.run([bare / "classify", two, npy], capture_output=True, text=True, check=True)
+        assert done.stderr.startswith("2 threads, ")
+        x = np.load(npy)
+        logits = np.asarray(ofa_tvm.load(two)(x)).ravel()
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert answers(done.stdout) == pytest.approx(dict(zip(LABELS, shares, strict=True)), abs=2e-6)
     np.save(tmp_path / "wrong.npy", np.zeros(3, np.float32))
     Image.new("RGB", (9, 9)).save(tmp_path / "wrong.ppm")
     for file, says in (

@@ -69,6 +69,9 @@ def test_a_module_that_is_let_go_frees_its_device(small: SmallModule, place: Pla
             gc.enable()
         with open_session(place, wait_s=10) as session:
             assert session.alive
+            for threads in (len(os.sched_getaffinity(0)), 1):
+                session.set_threads(threads)
+                assert session.call("runtime.NumThreads") == threads
 
 
 def test_a_tracker_that_restarts_gets_its_devices_back(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -442,11 +443,21 @@ void load_gpu_runtimes() {
   }
 }
 
+// The size of TVM's pool of threads, of which a client then takes as many as its module is for; left alone, TVM
+// takes half of an x86 board's CPUs for hyperthreads and no more can be had.
+void allow_all_cpus() {
+  cpu_set_t cpus;
+  if (!sched_getaffinity(0, sizeof cpus, &cpus)) {
+    setenv("TVM_NUM_THREADS", std::to_string(CPU_COUNT(&cpus)).c_str(), 0);
+  }
+}
+
 [[noreturn]] void serve_session(int fd, const std::string& folder) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   try {
     load_gpu_runtimes();
     if (chdir(folder.c_str())) refuse("cannot enter " + folder);
+    allow_all_cpus();
     register_functions(folder);
     ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
   } catch (const std::exception& error) {
