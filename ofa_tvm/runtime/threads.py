@@ -9,10 +9,12 @@ such network asks, or from callers that are kept here, a few for each number of 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -80,6 +82,19 @@ def _use(threads: int) -> bool:
     return found == threads
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may run on, and no more of them than its control group has time for."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cpus, _cpu_time(cgroup))))
+
+
+def _cpu_time(cgroup: Path) -> float:
+    """Seconds of processor time that a control group gets in a second; infinite without a limit."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # versions 2 and 1
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in files).split()
+            if float(quota) > 0:  # "max" and -1 say that there is no limit
+                return float(quota) / float(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return math.inf
