@@ -4,7 +4,8 @@ The importer gives NCHW. Channels-last lets every kernel be vectorised over chan
 size, so the whole network is converted, and permutations remain only at its edges. A feature map has up to
 three views, made when first asked for and then reused:
 
-- `nchw` (N, C, H, W), as imported; operators unknown here use it;
+- `nchw` (N, C, H, W), as imported; operators unknown here use it; tensors of other ranks have no other view,
+  but for (N, C, W), which are maps of height 1;
 - `nhwc` (N, H, W, C), used by spatial operators;
 - `flat` (N*H*W, C), used by 1x1 convolutions, which tune faster and end faster as matrix products; between
   `nhwc` and `flat` lies a reshape, which costs nothing at run time.
@@ -17,6 +18,7 @@ exact channels instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -57,8 +59,12 @@ _BINARY = frozenset(
     f"relax.{name}" for name in ["add", "subtract", "multiply", "divide", "maximum", "minimum", "power"]
 )
 _POOLING = frozenset(
-    f"relax.nn.{name}" for name in ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
+    f"relax.nn.{name}{axes}d"
+    for name in ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"]
+    for axes in (1, 2)
 )
+_CHANNELS_FIRST = {3: "NCW", 4: "NCHW"}
+_RESHAPES = frozenset({"relax.reshape", "relax.squeeze", "relax.expand_dims"})
 _UNDEFINED_AT_ZERO = frozenset({"relax.log", "relax.rsqrt", "relax.power"})
 _REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min", "variance", "std"])
 _CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
@@ -158,7 +164,10 @@ class _Rewriter:
         if not isinstance(expr, relax.Var) or expr in self.constants:
             return False
         shape = self.shapes.get(expr)
-        return shape is not None and len(shape) == 4
+        return shape is not None and len(shape) in _CHANNELS_FIRST
+
+    def _rank(self, var: relax.Var) -> int:
+        return len(self.shapes[var] or ())
 
     def _view(self, var: relax.Var, view: str) -> relax.Expr:
         if (var, view) not in self.views:
@@ -167,12 +176,17 @@ class _Rewriter:
             if view == "nchw":
                 self._narrow(var)
                 expr = relax.op.permute_dims(self._view(var, "nhwc"), [0, 3, 1, 2])
+                if self._rank(var) == 3:
+                    expr = relax.op.reshape(self.bb.emit(expr), (n, c, w))
             elif view == "flat":
                 expr = relax.op.reshape(self._view(var, "nhwc"), (n * h * w, padded))
             elif (var, "flat") in self.views:
                 expr = relax.op.reshape(self.views[var, "flat"], (n, h, w, padded))
             else:
-                expr = relax.op.permute_dims(self.views[var, "nchw"], [0, 2, 3, 1])
+                imported = self.views[var, "nchw"]
+                if self._rank(var) == 3:
+                    imported = self.bb.emit(relax.op.reshape(imported, (n, c, h, w)))
+                expr = relax.op.permute_dims(imported, [0, 2, 3, 1])
             self.views[var, view] = self.bb.emit(expr)
         return self.views[var, view]
 
@@ -191,8 +205,7 @@ class _Rewriter:
         return -(-channels // self.lanes) * self.lanes if channels > self.lanes // 2 else channels
 
     def _shape(self, var: relax.Var) -> tuple[int, int, int, int]:
-        n, c, h, w = self.shapes[var] or ()
-        return n, c, h, w
+        return _as_map(self.shapes[var] or ())
 
     def _original(self, expr: relax.Expr) -> relax.Expr:
         """The expression in the layout in which it was imported."""
@@ -269,7 +282,7 @@ class _Rewriter:
     def _channels_last(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
         """(view, expression) in a channels-last view, or None where the imported form must be kept."""
         name = call.op.name
-        if name == "relax.nn.conv2d":
+        if name in ("relax.nn.conv1d", "relax.nn.conv2d"):
             return self._convolution(call)
         if name in _BINARY:
             return self._binary(call)
@@ -287,13 +300,16 @@ class _Rewriter:
         if name in _POOLING:
             return self._pooling(call, source)
         if name in _REDUCTION and call.attrs.keepdims and call.attrs.axis is not None:
-            axes = sorted(axis % 4 for axis in _ints(call.attrs.axis))
-            if axes != [2, 3] or self._preferred(source) == "nchw":
+            rank = self._rank(source)
+            axes = sorted(axis % rank for axis in _ints(call.attrs.axis))
+            if axes != list(range(2, rank)) or self._preferred(source) == "nchw":
                 return None
             reduce = getattr(relax.op, name.removeprefix("relax."))
             return "nhwc", reduce(self._view(source, "nhwc"), axis=[1, 2], keepdims=True)
-        if name == "relax.reshape" and self._shape(source)[2:] == (1, 1):
-            return self._flatten(call, source)
+        if name == "relax.permute_dims":
+            return self._permuted(call, source)
+        if name in _RESHAPES:
+            return self._reshaped(call, source)
         return None
 
     def _preferred(self, *maps: relax.Var) -> str:
@@ -302,30 +318,43 @@ class _Rewriter:
                 return view
         return "nchw"
 
-    def _flatten(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
-        """(N, C, 1, 1) to (N, C): no permutation is needed."""
-        if self._preferred(source) == "nchw":
+    def _permuted(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
+        """The user's own way to channels-last and back, which is where the views are already."""
+        axes = [axis % self._rank(source) for axis in _ints(call.attrs.axes or [])]
+        if axes in ([0, 2, 3, 1], [0, 2, 1]) and self._preferred(source) != "nchw":
+            self._narrow(source)
+            last = self._view(source, "nhwc")
+            return "nchw", last if len(axes) == 4 else relax.op.reshape(last, static_shape(call))
+        if axes == [0, 3, 1, 2] and (source, "nchw") in self.views:
+            return "nhwc", self.views[source, "nchw"]
+        return None
+
+    def _reshaped(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
+        """(N, C, 1, 1) to (N, C), or (N, C, 1, W) to (N, C, W) and back: no permutation is needed."""
+        view, shape = self._preferred(source), static_shape(call)
+        if view == "nchw" or shape is None:
             return None
-        shape = static_shape(call)
-        if shape is None:
+        if len(shape) in _CHANNELS_FIRST and _as_map(shape) == self._shape(source):
+            return view, self._view(source, view)
+        if self._shape(source)[2:] != (1, 1):
             return None
         self._narrow(source)
         return "nchw", relax.op.reshape(self._view(source, "flat"), shape)
 
     def _pooling(self, call: relax.Call, source: relax.Var) -> tuple[str, relax.Expr] | None:
         attributes = call.attrs
-        if attributes.layout != "NCHW":
+        if attributes.layout != _CHANNELS_FIRST[self._rank(source)]:
             return None
-        operator = getattr(relax.op.nn, call.op.name.removeprefix("relax.nn."))
+        operator = getattr(relax.op.nn, f"{call.op.name.removeprefix('relax.nn.')[:-2]}2d")
         data = self._view(source, "nhwc")
         if "adaptive" in call.op.name:
             size = attributes.output_size
-            return "nhwc", operator(data, None if size is None else _ints(size), layout="NHWC")
+            return "nhwc", operator(data, None if size is None else _of_map(_ints(size)), layout="NHWC")
         keywords = {
-            "pool_size": _ints(attributes.pool_size),
-            "strides": _ints(attributes.strides),
-            "padding": _ints(attributes.padding),
-            "dilation": _ints(attributes.dilation),
+            "pool_size": _of_map(_ints(attributes.pool_size)),
+            "strides": _of_map(_ints(attributes.strides)),
+            "padding": _padding(_ints(attributes.padding)),
+            "dilation": _of_map(_ints(attributes.dilation)),
             "ceil_mode": bool(attributes.ceil_mode),
             "count_include_pad": bool(attributes.count_include_pad),
         }
@@ -334,17 +363,22 @@ class _Rewriter:
     def _convolution(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
         data, attributes = call.args[0], call.attrs
         weight = self._value(call.args[1])
-        if not self._is_map(data) or weight is None or attributes.data_layout != "NCHW":
+        if not self._is_map(data) or weight is None:
             return None
+        if attributes.data_layout != _CHANNELS_FIRST[self._rank(data)]:
+            return None
+        if weight.ndim == 3:
+            weight = weight[:, :, np.newaxis]
         c_in = self._shape(data)[1]
-        groups, strides, padding = (
-            int(attributes.groups),
-            _ints(attributes.strides),
-            _ints(attributes.padding),
-        )
+        groups = int(attributes.groups)
+        strides = _of_map(_ints(attributes.strides))
+        padding = _padding(_ints(attributes.padding))
         depthwise = groups == c_in and weight.shape[1] == 1
         if groups != 1 and not depthwise:
-            return None
+            if self.lanes == 1:
+                return None
+            groups, weight = _merged(weight, groups, self.lanes)
+            self._narrow(data)
         multiplied = depthwise and weight.shape[0] > c_in
         if multiplied:  # several outputs a channel lie side by side, so none can be put in between
             self._narrow(data)
@@ -354,7 +388,7 @@ class _Rewriter:
         if depthwise:
             groups = given
             weight = weight if multiplied else _zeros_to(weight, given)
-        else:
+        elif groups == 1:
             weight = _zeros_to(weight, made, given)
         if pointwise:
             matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
@@ -366,7 +400,7 @@ class _Rewriter:
             constant_of(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
             strides=strides,
             padding=padding,
-            dilation=_ints(attributes.dilation),
+            dilation=_of_map(_ints(attributes.dilation)),
             groups=groups,
             data_layout="NHWC",
             kernel_layout="HWIO",
@@ -376,7 +410,10 @@ class _Rewriter:
 
     def _binary(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
         maps = [argument for argument in call.args if self._is_map(argument)]
-        if not maps or static_shape(call) not in [self.shapes[var] for var in maps]:
+        shape = static_shape(call)
+        if not maps or shape is None or shape not in [self.shapes[var] for var in maps]:
+            return None
+        if any(self._rank(var) != len(shape) for var in maps):
             return None
         view = self._preferred(*maps)
         if view == "nchw":
@@ -393,7 +430,7 @@ class _Rewriter:
                 self._narrow(var)
         channels = max(self.channels[var] for var in maps)
         fill = 1 if call.op.name == "relax.divide" else 0
-        left, right = (self._operand(argument, view, channels, fill) for argument in call.args)
+        left, right = (self._operand(argument, len(shape), view, channels, fill) for argument in call.args)
         if left is None or right is None:
             return None
         divisor = self._value(call.args[1])
@@ -402,8 +439,10 @@ class _Rewriter:
             return view, relax.op.multiply(left, constant_of(1 / right.value.numpy()))
         return view, relax.Call(call.op, [left, right], call.attrs, call.ty_args)
 
-    def _operand(self, argument: relax.Expr, view: str, channels: int, fill: int) -> relax.Expr | None:
-        """A binary operator's operand in `view`, or None if it cannot be brought there.
+    def _operand(
+        self, argument: relax.Expr, rank: int, view: str, channels: int, fill: int
+    ) -> relax.Expr | None:
+        """The operand in `view` of a binary operator on maps of so many axes, None if there is none.
 
         Constants with one value a channel are padded to `channels` with `fill`.
         """
@@ -412,11 +451,10 @@ class _Rewriter:
             return self._view(argument, view) if self._is_map(argument) else None
         if value.size == 1:
             return constant_of(value.reshape(()))
-        if value.ndim > 4:
+        if value.ndim > rank:
             return None
-        nhwc = np.ascontiguousarray(
-            value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 2, 3, 1)
-        )
+        lifted = value.reshape(_as_map((1,) * (rank - value.ndim) + value.shape))
+        nhwc = np.ascontiguousarray(lifted.transpose(0, 2, 3, 1))
         if nhwc.shape[3] > 1:
             nhwc = np.pad(nhwc, [(0, 0)] * 3 + [(0, channels - nhwc.shape[3])], constant_values=fill)
         if view == "nhwc":
@@ -424,6 +462,39 @@ class _Rewriter:
         if nhwc.shape[:3] == (1, 1, 1):
             return constant_of(nhwc.reshape(1, -1))
         return None
+
+
+def _as_map(shape: Shape) -> tuple[int, int, int, int]:
+    """(N, C, H, W); without a height it is 1."""
+    n, c, *h, w = shape
+    return n, c, h[0] if h else 1, w
+
+
+def _of_map(values: list[int]) -> list[int]:
+    """A value for each of two axes, from those of one or two."""
+    return values if len(values) == 2 else [1, *values]
+
+
+def _padding(values: list[int]) -> list[int]:
+    """(top, left, bottom, right)."""
+    return values if len(values) == 4 else [0, values[0], 0, values[1]]
+
+
+def _merged(weight: np.ndarray, groups: int, lanes: int) -> tuple[int, np.ndarray]:
+    """Groups joined, with zeros between them, until the outputs of one fill half a vector: (groups, OIHW)."""
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    joined = next(
+        (n for n in _divisors(groups) if 2 * math.gcd(n * outputs, lanes) >= lanes),
+        groups,
+    )
+    wide = np.zeros((groups // joined, joined, outputs, joined, inputs, *weight.shape[2:]), weight.dtype)
+    for n in range(joined):
+        wide[:, n, :, n] = weight.reshape(groups // joined, joined, outputs, *weight.shape[1:])[:, n]
+    return groups // joined, wide.reshape(weight.shape[0], joined * inputs, *weight.shape[2:])
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def _zeros_to(weight: np.ndarray, out_channels: int, in_channels: int | None = None) -> np.ndarray:

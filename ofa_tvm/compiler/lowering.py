@@ -87,7 +87,7 @@ def _gathered(data: te.Tensor, indices: te.Tensor, axis: int, inside: bool) -> t
 
 
 def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """NHWC depthwise convolutions with our definition; all others with TVM's."""
+    """NHWC depthwise and grouped convolutions with our definitions; all others with TVM's."""
     attributes = call.attrs
     shape = static_shape(call.args[0])
     depthwise = (
@@ -96,17 +96,70 @@ def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         and int(attributes.groups) == shape[3]
         and (static_shape(call.args[1]) or ())[2:] == (1, shape[3])
     )
-    if not depthwise:
+    grouped = (
+        attributes.data_layout == "NHWC"
+        and shape is not None
+        and int(attributes.groups) > 1
+        and (static_shape(call.args[1]) or ())[2:3] != (1,)
+    )
+    if not depthwise and not grouped:
         return relax.transform.legalize_ops.nn._nn_conv2d(bb, call)
-    return bb.call_te(
-        _depthwise_nhwc,
-        call.args[0],
-        call.args[1],
+    arguments = (
         [int(v) for v in attributes.strides],
         [int(v) for v in attributes.padding],
         [int(v) for v in attributes.dilation],
         str(attributes.out_dtype or call.args[0].ty.dtype),
-        primfunc_name_hint="depthwise_conv2d",
+    )
+    if depthwise:
+        name = "depthwise_conv2d"
+        return bb.call_te(_depthwise_nhwc, *call.args, *arguments, primfunc_name_hint=name)
+    groups = int(attributes.groups)
+    return bb.call_te(_grouped_nhwc, *call.args, groups, *arguments, primfunc_name_hint="conv2d")
+
+
+def _padded(data: te.Tensor, padding: list[int]) -> te.Tensor:
+    n, height, width, channels = (int(v) for v in data.shape)
+    top, left, bottom, right = padding
+    return te.compute(
+        (n, height + top + bottom, width + left + right, channels),
+        lambda b, y, x, c: tirx.if_then_else(
+            tirx.all(y >= top, y < top + height, x >= left, x < left + width),
+            data[b, y - top, x - left, c],
+            tirx.const(0, data.dtype),
+        ),
+        name="padded",
+    )
+
+
+def _grouped_nhwc(
+    data: te.Tensor,
+    weight: te.Tensor,
+    groups: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    out_dtype: str,
+) -> te.Tensor:
+    """Grouped convolution for data (N, H, W, C) and weight (kh, kw, C / groups, outputs).
+
+    The sum has an axis for the groups, so that a tile of outputs is known to lie in one of them.
+    """
+    kh, kw, depth, outputs = (int(v) for v in weight.shape)
+    padded = _padded(data, padding)
+    n, height, width, _ = (int(v) for v in padded.shape)
+    out_h = (height - dilation[0] * (kh - 1) - 1) // strides[0] + 1
+    out_w = (width - dilation[1] * (kw - 1) - 1) // strides[1] + 1
+    dy, dx, k = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (depth, "k")))
+    each = outputs // groups
+
+    def product(b: tirx.Var, g: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tvm.ir.Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        left = padded[b, line, column, g * depth + k].astype(out_dtype)
+        return te.sum(left * weight[dy, dx, k, g * each + c].astype(out_dtype), axis=[dy, dx, k])
+
+    summed = te.compute((n, groups, out_h, out_w, each), product, name="conv2d")
+    return te.compute(
+        (n, out_h, out_w, outputs), lambda b, y, x, o: summed[b, o // each, y, x, o % each], name="result"
     )
 
 
@@ -119,20 +172,11 @@ def _depthwise_nhwc(
     out_dtype: str,
 ) -> te.Tensor:
     """Depthwise convolution with the channel innermost, for data (N, H, W, C) and weight (kh, kw, 1, C)."""
-    n, height, width, channels = (int(v) for v in data.shape)
     kh, kw = int(weight.shape[0]), int(weight.shape[1])
-    top, left, bottom, right = padding
-    out_h = (height + top + bottom - dilation[0] * (kh - 1) - 1) // strides[0] + 1
-    out_w = (width + left + right - dilation[1] * (kw - 1) - 1) // strides[1] + 1
-    padded = te.compute(
-        (n, height + top + bottom, width + left + right, channels),
-        lambda b, y, x, c: tirx.if_then_else(
-            tirx.all(y >= top, y < top + height, x >= left, x < left + width),
-            data[b, y - top, x - left, c],
-            tirx.const(0, data.dtype),
-        ),
-        name="padded",
-    )
+    padded = _padded(data, padding)
+    n, height, width, channels = (int(v) for v in padded.shape)
+    out_h = (height - dilation[0] * (kh - 1) - 1) // strides[0] + 1
+    out_w = (width - dilation[1] * (kw - 1) - 1) // strides[1] + 1
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
     return te.compute(
         (n, out_h, out_w, channels),
