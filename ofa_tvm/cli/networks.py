@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from ofa_tvm.errors import UsageError, shown
+from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.workflow.project import Project, find_project
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ofa_tvm.training import ImageData
 
 R = TypeVar("R")
-_MOST_BYTES = 1 << 20
 
 checkpoint_option = click.option(
     "--checkpoint",
@@ -147,7 +146,6 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
     UserError
         If the file cannot be read.
     """
-    from ofa_tvm.files import read_text
     from ofa_tvm.spaces import Arch
 
     if text in ("min", "median", "max"):
@@ -156,9 +154,10 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
     elif text.lstrip().startswith("{"):
         arch = Arch.from_json(text)
     elif Path(text).is_file():
-        content = read_text(text, _MOST_BYTES)
         try:
-            arch = Arch.from_json(content)
+            arch = Arch.from_json(Path(text).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {text}: {error}") from error
         except UsageError as error:
             raise UsageError(f"{text}: {error}") from error
     else:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ofa_tvm.targets.devices import Platform
 
 _FILE = click.Path(path_type=Path)
-_MOST_BYTES = 1 << 26
 _column_option = click.option(
     "--target-column", help="Heading of the column (as x86_ms) or its target; by default all or the only one."
 )
@@ -572,10 +571,12 @@ def read_archs(path: Path, space: LayeredSpace) -> list[Any]:
     UserError
         If the file cannot be read or is empty, or a line is no architecture of the space.
     """
-    from ofa_tvm.files import read_text
-
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     found: list[Any] = []
-    for number, line in enumerate(read_text(path, _MOST_BYTES).split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -20,6 +20,9 @@ from ofa_tvm.compiler.layout import static_shape_of
 from ofa_tvm.compiler.refusals import reason, refuse
 from ofa_tvm.errors import UserError
 
+# TVM converts these as other domains define them; ONNX's own are inlined.
+_OTHERS = {"Attention", "Optional", "OptionalGetElement", "OptionalHasElement"}
+
 
 def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> tvm.IRModule:
     """The model as a Relax module, weights included as constants.
@@ -53,7 +56,7 @@ def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
 
 def known_operators() -> set[str]:
     """Operators of ONNX's own domain that can be imported."""
-    return {*CONVERTERS, *_get_convert_map()}
+    return {*CONVERTERS, *_get_convert_map()} - _OTHERS
 
 
 class _Importer(ONNXGraphImporter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError, shown
-from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
 from ofa_tvm.runtime.elf import elf_arch, require_whole, runs_in_parallel
@@ -246,15 +246,11 @@ def read_metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
         raw = get()
     except Exception as error:
         raise UserError(f"{file} carries no metadata: it is not a module that ofa-tvm compiled") from error
-    try:
-        content = parse_json(raw.numpy().tobytes())
-    except ValueError as error:
-        raise UserError(f"{file} has broken metadata ({error}); compile it again") from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != _METADATA_FORMAT:
+    content = json.loads(raw.numpy().tobytes())
+    if content.get("format") != _METADATA_FORMAT:
         raise UserError(
-            f"{file} has metadata of format {shown(found)}, but this ofa-tvm reads {_METADATA_FORMAT}; "
-            "compile it again"
+            f"{file} has metadata of format {shown(content.get('format'))}, but this ofa-tvm reads "
+            f"{_METADATA_FORMAT}; compile it again"
         )
     return dict(content)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_lines import room
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.latency.dataset import Column, LatencyWriter, read_table
@@ -112,20 +111,6 @@ def test_a_table_cut_anywhere_is_gone_on_with(tmp_path: Path) -> None:
             assert dict(zip(table.archs, table.values[:, 0], strict=True)) == truth, (file.name, cut)
             assert len(table) == 2
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lat.csv", "lat.meta.jsonl"]
-
-
-def test_a_full_disk_tears_neither_table_nor_notes(tmp_path: Path) -> None:
-    first, second = SPACE.decode(SPACE.sample_genes(np.random.default_rng(1), 2))
-    path, meta = tmp_path / "lat.csv", tmp_path / "lat.meta.jsonl"
-    with LatencyWriter(path, SPACE, Column("x86")) as writer:
-        writer.append(first, 1.25)
-        for more in range(0, 60, 6):
-            before = (path.read_bytes(), meta.read_bytes())
-            with room(meta, more), pytest.raises(UserError, match=f"cannot write {meta}"):
-                writer.append(second, 2.5)
-            assert (path.read_bytes(), meta.read_bytes()) == before
-        writer.append(second, 2.5)
-    assert read_table(path).values[:, 0].tolist() == [1.25, 2.5]
 
 
 def test_a_last_row_without_newline_is_kept_if_it_is_whole(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -347,8 +346,6 @@ def test_earlier_folders_come_first(tmp_path: Path, target: Target) -> None:
 
 
 def test_threads_have_logs_of_their_own(tmp_path: Path, target: Target) -> None:
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("this process may use one CPU only")
     two = target.with_threads(2)
     assert (log_name(target), log_name(two)) == ("x86-64-v3", "x86-64-v3-2threads")
     write(tmp_path, two, record("k", 1.0))
@@ -368,54 +365,6 @@ def test_shipped_logs_are_whole() -> None:
     for folder in data_dir("tuning_logs").iterdir():
         if folder.is_dir():
             assert not read_folder(folder).problems
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"times_us": [0]}, "not valid"),
-        ({"times_us": [2.0, 0.0]}, "not valid"),
-        ({"times_us": [-1.0]}, "not valid"),
-        ({"times_us": [True]}, "not valid"),
-        ({"times_us": "1"}, "not valid"),
-        ({"times_us": [float("nan")]}, "not whole JSON"),
-        ({"times_us": [10**400]}, "not whole JSON"),
-        ({"times_us": [], "instructions": 0}, "not valid"),
-        ({"times_us": [], "instructions": True}, "not valid"),
-        ({"kernel": 5}, "not valid"),
-        ({"name": None}, "not valid"),
-        ({"error": ["x"]}, "not valid"),
-    ],
-)
-def test_records_that_nobody_measured_are_left_out(change: dict[str, object], says: str) -> None:
-    """Although their checksum fits."""
-    content = {"kernel": "k", "name": "n", "trace": [[], []], "times_us": [2.0]}
-    for table, good in ((content, True), (content | change, False)):
-        body = json.dumps(table, separators=(",", ":"))[:-1]
-        line = body + f',"crc":"{zlib.crc32(body.encode()):08x}"}}'
-        if good:
-            assert Record.from_line(line).times_us == (2.0,)
-        else:
-            with pytest.raises(ValueError, match=says) as caught:
-                Record.from_line(line)
-            assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize("line", ["null", "5", "[]", '"text"', "[" * 50_000, '{"kernel":' * 900, "1" * 5000])
-def test_lines_that_are_no_records(line: str) -> None:
-    for reader in (Record.from_line, Header.from_line):
-        with pytest.raises(ValueError) as caught:
-            reader(line)
-        assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize("field", ["target", "tvm_target", "machine", "versions", "date"])
-def test_headers_of_other_types(field: str) -> None:
-    content = json.loads(HEADER.to_line())
-    for value in (None, 5, [1] * 900):
-        with pytest.raises(ValueError, match=f"its header's {field} cannot be") as caught:
-            Header.from_line(json.dumps(content | {field: value}))
-        assert len(str(caught.value)) < 200
 
 
 def test_lines_are_json(tmp_path: Path, target: Target) -> None:

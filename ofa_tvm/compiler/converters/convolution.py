@@ -20,7 +20,7 @@ def conv(node: Node) -> relax.Expr:
     axes = windows(node, node.shape(1)[2:])
     return _with_bias(
         node,
-        _convolution(
+        convolve(
             node,
             node[0],
             node[1],
@@ -32,7 +32,7 @@ def conv(node: Node) -> relax.Expr:
     )
 
 
-def _convolution(
+def convolve(
     node: Node,
     data: relax.Expr,
     weight: relax.Expr,
@@ -42,6 +42,7 @@ def _convolution(
     dilation: list[int],
     groups: int,
 ) -> relax.Expr:
+    """Emit a convolution in ONNX's layout, over one to three axes."""
     if len(strides) not in _LAYOUTS:
         raise node.refusal("convolutions are over one, two or three axes")
     data_layout, kernel_layout = _LAYOUTS[len(strides)]
@@ -171,7 +172,7 @@ def _interleaved(node: Node, axes: list[_Upsampled], weight: relax.Expr, groups:
         ends = [node.shape()[2 + i] + min(0, back[i]) for i in range(rank)]
         data = node.op.strided_slice(data, list(range(2, 2 + rank)), [max(0, -v) for v in front], ends)
         front, back = ([max(0, v) for v in side] for side in (front, back))
-    phases = _convolution(
+    phases = convolve(
         node,
         data,
         weight,

@@ -52,7 +52,7 @@ def windows(node: Node, kernel: Sequence[int]) -> list[Window]:
     UserError
         If an axis is shorter than its window, or where ONNX Runtime and ONNX's reference differ.
     """
-    pooling = node.kind != "Conv"
+    pooling = node.kind.endswith("Pool")
     sizes = node.shape()[2:]
     rank = len(sizes)
     strides = node.attribute("strides") or [1] * rank
