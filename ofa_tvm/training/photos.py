@@ -37,6 +37,11 @@ from ofa_tvm.training.data import SPLITS, BatchPlan, ImageData, Indices, Split, 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# What file managers and file servers put into folders, besides names that begin with a dot.
+_SYSTEM = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found",
+    "system volume information",
+}  # fmt: skip
 _LINKS = 8  # in a chain, at most
 _KINDS = {"1": "black and white", "L": "grey", "I;16": "16-bit grey", "P": "palette", "RGBA": "transparent"}
 
@@ -240,20 +245,28 @@ def image_folder(
     source = Path(source)
     _check_text(str(source), "the path")
     if source.is_dir():
-        photos = _folder_files(source)
+        photos, folders = _folder_files(source)
     elif source.is_file():
-        photos = _tar_members(source)
+        photos, folders = _tar_members(source)
     else:
         raise UserError(f"no such data folder or tar file: {source}")
-    photos = [p for p in photos if not any(part.startswith(".") for part in PurePosixPath(p.name).parts)]
+    photos = [photo for photo in photos if not _is_hidden(photo.name)]
     photos.sort(key=lambda photo: PurePosixPath(photo.name).parts)
+    folders = [name for name in folders if not _is_hidden(name)]
+    folders += [str(PurePosixPath(photo.name).parent) for photo in photos]
     photos, problems, converted = _sound(photos, check, workers, progress)
     if problems and bad == "refuse":
         raise UserError(
             f"{source} holds {len(problems)} files that cannot be used: {'; '.join(problems[:5])}"
             f"{' ...' if len(problems) > 5 else ''} (remove them, or choose to skip bad images)"
         )
-    labels, by_split = _split_tree(source, photos, seed)
+    labels, by_split, empty = _split_tree(source, photos, folders, seed)
+    if empty and bad == "refuse":
+        raise UserError(
+            f"{source} has folders of classes without a picture: {', '.join(empty[:5])}"
+            f"{' ...' if len(empty) > 5 else ''} (add some or remove them, or choose to skip bad images)"
+        )
+    problems += [f"the folder {name} holds no picture, and is no class" for name in empty]
     return PhotoData(
         source.stem,
         labels,
@@ -266,13 +279,18 @@ def image_folder(
     )
 
 
-def _folder_files(source: Path) -> list[Photo]:
-    """All files under a folder, those behind links to folders and broken links too."""
+def _is_hidden(name: str) -> bool:
+    """Whether a file or one of the folders around it is the system's, not the user's."""
+    return any(part.startswith(".") or part.lower() in _SYSTEM for part in PurePosixPath(name).parts)
+
+
+def _folder_files(source: Path) -> tuple[list[Photo], list[str]]:
+    """All files under a folder, those behind links to folders and broken links too; and all folders."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
 
-    photos = []
+    photos, found = [], []
     above = {str(source): {source.resolve()}}  # of a folder: where it and those above it really lie
     for where, folders, names in os.walk(source, onerror=refuse, followlinks=True):
         here, inside = Path(where), []
@@ -282,27 +300,29 @@ def _folder_files(source: Path) -> list[Photo]:
                 above[str(here / name)] = above[where] | {real}
                 inside.append(name)
         folders[:] = inside
+        found += [str((here / name).relative_to(source)) for name in inside]
         for name in names:
             path = here / name
             status = _status(path)
             if status is None or stat.S_ISREG(status.st_mode):
                 size = 0 if status is None else status.st_size
                 photos.append(Photo(str(path.relative_to(source)), str(path), 0, size))
-    return photos
+    return photos, found
 
 
-def _tar_members(path: Path) -> list[Photo]:
-    """All files in a tar file; links stand for what they point to."""
+def _tar_members(path: Path) -> tuple[list[Photo], list[str]]:
+    """All files in a tar file, of which links stand for what they point to; and all folders."""
     try:
         with tarfile.open(path, "r:") as archive:
             try:
-                members = {_tar_name(m.name): m for m in archive if not m.isdir()}  # of two the later counts
+                everything = {_tar_name(m.name): m for m in archive}  # of two of a name the later counts
             except tarfile.ReadError as error:
                 raise UserError(f"{path} is a damaged tar file ({error}); copy it anew") from error
     except tarfile.ReadError as error:
         raise UserError(f"{path} is not an uncompressed tar file; unpack it and name the folder") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    members = {name: member for name, member in everything.items() if not member.isdir()}
     photos = []
     for name, member in members.items():
         target: tarfile.TarInfo | None = member
@@ -316,7 +336,7 @@ def _tar_members(path: Path) -> list[Photo]:
             # A link to nothing is an empty file, which is reported as such.
             offset, size = (target.offset_data, target.size) if target is not None and whole else (0, 0)
             photos.append(Photo(name, str(path), offset, size))
-    return photos
+    return photos, [name for name in everything if name not in members]
 
 
 def _tar_name(name: str) -> str:
@@ -416,13 +436,15 @@ def _read_remarks(path: Path) -> dict[str, tuple[str, str]] | None:
 
 
 def _split_tree(
-    source: Path, photos: Sequence[Photo], seed: int
-) -> tuple[list[str], dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]]]:
+    source: Path, photos: Sequence[Photo], folders: Sequence[str], seed: int
+) -> tuple[list[str], dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]], list[str]]:
+    """Labels, the splits, and folders in a class's place that hold no picture of any split."""
     parts = [PurePosixPath(photo.name).parts for photo in photos]
+    inside = [PurePosixPath(name).parts for name in folders]
     known = {"train", "val", "test"}
     # One folder around everything, as tar has it, is none of the tree's.
     while len({p[0] for p in parts}) == 1 and parts[0][0] not in known and all(len(p) > 2 for p in parts):
-        parts = [p[1:] for p in parts]
+        parts, inside = [p[1:] for p in parts], [f[1:] for f in inside if f[:1] == parts[0][:1]]
     misplaced = [p for p in parts if len(p) < 3 or p[0] not in known]
     splits = sorted({p[0] for p in parts if len(p) > 2 and p[0].lower() in _SPLIT_FOLDERS})
     if splits and misplaced:
@@ -438,6 +460,8 @@ def _split_tree(
             + ("" if parts else ": it holds no images")
         )
     labels = sorted({p[depth] for p in parts})
+    places = [f[: depth + 1] for f in inside if len(f) > depth and (not has_splits or f[0] in known)]
+    empty = sorted({"/".join(f) for f in places if f[depth] not in labels})
     for label in labels:
         _check_text(label, f"in {source} the class name")
     if len(labels) < 2:
@@ -456,7 +480,9 @@ def _split_tree(
     if not len(rows["val"]):
         share = min(0.1, 10_000 / len(rows["train"]))
         rows["train"], rows["val"] = hold_out(rows["train"], targets, share, seed, source.name, labels)
-    return labels, {split: ([photos[i] for i in rows[split]], targets[rows[split]]) for split in SPLITS}
+    by_split: dict[Split, tuple[Sequence[Photo], npt.NDArray[np.int64]]]
+    by_split = {split: ([photos[i] for i in rows[split]], targets[rows[split]]) for split in SPLITS}
+    return labels, by_split, empty
 
 
 def hold_out(

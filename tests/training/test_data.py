@@ -136,6 +136,46 @@ def test_bad_files_are_named_and_refused_or_skipped(tree: Path, rng: np.random.G
     assert data.converted == ("train/cat/grey.jpg (grey)", "train/dog/cmyk.jpg (CMYK)")
 
 
+def test_what_systems_put_into_folders_is_ignored(tree: Path) -> None:
+    plain = image_folder(tree, workers=0)
+    for name in ("Thumbs.db", "desktop.ini", "Desktop.ini", "._00.png", "ehthumbs.db"):
+        (tree / "train" / "cat" / name).write_text("nothing to see")
+    for folder in (
+        tree / "train" / "cat" / "@eaDir",
+        tree / "__MACOSX",
+        tree / "train" / ".ipynb_checkpoints",
+    ):
+        folder.mkdir()
+        (folder / "00.png").write_text("nothing to see")
+    assert image_folder(tree, workers=0).fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_class_without_pictures_is_named(tree: Path, tmp_path: Path, packed: bool, splits: bool) -> None:
+    (tree / "train" / "bird").mkdir()
+    (tree / "train" / "fish").mkdir()
+    (tree / "train" / "fish" / "one.jpg").write_text("no picture")
+    (tree / "val" / "cat" / "more").mkdir()  # within a class
+    source = tree if splits else tree / "train"
+    if packed:
+        with tarfile.open(tmp_path / "p.tar", "w") as archive:
+            archive.add(source, arcname="photos")
+        source = tmp_path / "p.tar"
+    with pytest.raises(UserError, match=r"one\.jpg"):
+        image_folder(source, workers=0)
+    data = image_folder(source, bad="skip", workers=0)
+    assert data.labels == ("cat", "dog")
+    left_out = " ".join(data.skipped)
+    assert "bird holds no picture" in left_out and "fish holds no picture" in left_out
+    assert len(data.skipped) == 3
+    (tree / "train" / "fish" / "one.jpg").unlink()
+    (tree / "train" / "fish").rmdir()
+    if not packed:
+        with pytest.raises(UserError, match=r"without a picture: (train/)?bird \(add some or remove"):
+            image_folder(source, workers=0)
+
+
 def test_pictures_are_checked_once_until_one_changes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = image_folder(tree, bad="skip", workers=0)
     opened: list[str] = []
