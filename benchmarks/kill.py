@@ -2,7 +2,7 @@
 
 On the small digits space, `train`, `evaluate`, `tune`, `collect`, `search` and the quickstart are started as
 a user would, killed (SIGKILL to the verb alone: its children have to notice by themselves) at a random
-moment, and started again, three times in a row before they may finish. What they end with is compared with an
+moment, and started again, five times in a row before they may finish. What they end with is compared with an
 uninterrupted run where it is determined by the seed, and checked for wholeness where it is a measurement; the
 folder has to hold the files of the uninterrupted run and no others, and no process, temporary file or folder
 may be left. The quickstart is called from Python, as its command line has no small settings; the other verbs
@@ -41,7 +41,7 @@ from ofa_tvm.logs.log import read_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-KILLS_IN_A_ROW = 3
+KILLS_IN_A_ROW = 5
 LIMIT_S = 900.0
 CONFIG = """
 phases:
@@ -253,9 +253,9 @@ def main() -> None:
         verb.name: verb
         for verb in (
             Verb("train", (*train, "--config", "quick.yaml"), trained),
-            Verb("evaluate", ("evaluate", "-n", "8", "--fit", "accuracy.model"), evaluated),
-            Verb("tune", ("tune", "min.onnx", "--trials", "3"), tuned),
-            Verb("collect", ("collect", "-n", "6"), collected),
+            Verb("evaluate", ("evaluate", "-n", "6", "--fit", "accuracy.model"), evaluated),
+            Verb("tune", ("tune", "min.onnx", "--trials", "1"), tuned),
+            Verb("collect", ("collect", "-n", "4"), collected),
             Verb("search", (*search, "--accuracy-predictor", "accuracy.model", "-o", "deploy"), shipped),
             Verb("quickstart", (), demonstrated, QUICKSTART),
         )

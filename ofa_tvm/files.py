@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.temporaries import remove_dead, temporary_beside
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -38,6 +41,58 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ofa-tvm"
 
 
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what would be waited for without end, or never ends; a missing file is the reader's to name.
+
+    Raises
+    ------
+    UserError
+        If it is a pipe, a device or a socket, or no file can have that name.
+    """
+    try:
+        kind = _SPECIAL.get(stat.S_IFMT(Path(path).stat().st_mode))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {shorten(str(path), 100)}: {reason}") from error
+    if kind is not None:
+        raise UserError(f"{path} is {kind}, not a file; save what it gives to a file first")
+
+
+def require_room(folder: Path | None, n_bytes: int) -> None:
+    """Refuse to begin what the disk has no room for; for writers that end the process where it has none.
+
+    Parameters
+    ----------
+    folder
+        Where to write; None for memory, which only has the limit on files.
+    n_bytes
+        How much.
+
+    Raises
+    ------
+    UserError
+        If less is free, or files may not be that large (`ulimit -f`).
+    """
+    free = n_bytes if folder is None else shutil.disk_usage(folder).free
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if free < n_bytes:
+        raise UserError(
+            f"the disk with {folder} is full: {n_bytes >> 20} MiB are needed, {free >> 20} MiB are free"
+        )
+    if limit not in (resource.RLIM_INFINITY, -1) and limit < n_bytes:
+        raise UserError(f"files may have {limit >> 10} KiB here (ulimit -f), {n_bytes >> 10} KiB are needed")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: new files, renamed ones."""
     fd = os.open(folder, os.O_RDONLY)
@@ -62,6 +117,8 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
     target = Path(path)
     temporary = temporary_beside(target)
     try:
+        if target.exists():
+            require_file(target)  # which would be replaced by a file: /dev/null for all processes
         target.parent.mkdir(parents=True, exist_ok=True)
         if durable:  # caches hold many files; they clean up once, not for each
             remove_dead(target.parent, target.name)
@@ -100,6 +157,7 @@ def read_text(path: str | os.PathLike[str], most_bytes: int) -> str:
     UserError
         If the file cannot be read, is larger than `most_bytes`, or is not text.
     """
+    require_file(path)
     try:
         with Path(path).open("rb") as handle:
             data = handle.read(most_bytes + 1)
@@ -123,6 +181,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
     UserError
         If the file cannot be read.
     """
+    require_file(path)
     try:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.files import require_file
 from ofa_tvm.schema import first_problem, key_path
 
 MAX_PIXELS = 50_000_000
@@ -87,6 +88,8 @@ def open_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         If it is missing, not an image, truncated, or has more than 50 million pixels.
     """
     label = name or ("the image" if isinstance(source, bytes) else os.fspath(source))
+    if not isinstance(source, bytes):
+        require_file(source)
     try:
         opened = Image.open(BytesIO(source) if isinstance(source, bytes) else Path(source), formats=FORMATS)
         with opened as image:

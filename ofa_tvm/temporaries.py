@@ -19,6 +19,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from ofa_tvm.errors import UserError, shorten
+
 _OLD = ".old"
 _UNKNOWN_S = 24 * 3600.0  # what another machine made is dropped after a day: its processes cannot be seen
 _NAME_BYTES = 150  # of 255, so that what is added has room
@@ -37,9 +39,21 @@ def temporary_beside(path: Path) -> Path:
 
 
 def scratch_folder(label: str, parent: Path | None = None) -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder, by default in the system's place; those that dead processes left go first."""
-    remove_dead(Path(tempfile.gettempdir()) if parent is None else parent)
-    return tempfile.TemporaryDirectory(prefix=f"ofa-tvm-{label}-{_owner()}", dir=parent)
+    """A temporary folder, by default in the system's place; those that dead processes left go first.
+
+    Raises
+    ------
+    UserError
+        If none can be made, as on a full disk.
+    """
+    try:
+        remove_dead(Path(tempfile.gettempdir()) if parent is None else parent)
+        return tempfile.TemporaryDirectory(prefix=f"ofa-tvm-{label}-{_owner()}", dir=parent)
+    except OSError as error:
+        raise UserError(
+            f"no temporary folder can be made ({shorten(error.strerror or str(error), 150)}); is the disk "
+            "full? TMPDIR names another place"
+        ) from error
 
 
 def remove_dead(folder: Path, name: str | None = None) -> None:

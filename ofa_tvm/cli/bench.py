@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import Measurement, Measurer
@@ -21,7 +22,7 @@ _BINS = 12
 
 
 @click.command(short_help="Show an artefact's latency distribution.")
-@click.argument("deploy", type=click.Path(path_type=Path))
+@click.argument("deploy", type=INPUT_PATH)
 @click.option("-t", "--target", "target_name", help="By default the one that it was compiled for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default those it was compiled for.")
 @click.option(

@@ -9,6 +9,8 @@ import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    OUTPUT_PATH,
     dtype_option,
     duration,
     resolutions_option,
@@ -38,13 +40,13 @@ if TYPE_CHECKING:
 @click.option("--spread", is_flag=True, help="Spread the subnets evenly over their predicted latency.")
 @click.option(
     "--archs",
-    type=click.Path(path_type=Path),
+    type=INPUT_PATH,
     help="Measure these, one architecture (JSON) a line, e.g. those of `ofa-tvm predictor suggest`.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     default=Path("latency.csv"),
     show_default=True,
     help="CSV.",

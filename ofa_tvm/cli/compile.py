@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option, shape_option, target_option, threads_option
+from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    OUTPUT_PATH,
+    dtype_option,
+    shape_option,
+    target_option,
+    threads_option,
+)
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,14 +26,12 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compile an ONNX model into a shared library.")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=INPUT_PATH)
 @target_option
 @threads_option
 @dtype_option
 @shape_option
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The .so to write; by default beside MODEL."
-)
+@click.option("-o", "--output", type=OUTPUT_PATH, help="The .so to write; by default beside MODEL.")
 @click.option("--verbose", is_flag=True, help="List the kernels with their calls, time share and schedule.")
 @common_options
 def command(

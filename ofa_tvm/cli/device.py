@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import OUTPUT_PATH
 from ofa_tvm.devices.tracker import DEFAULT_PORT, TrackerClient, listen, serve_tracker
 from ofa_tvm.errors import UsageError
 from ofa_tvm.targets.load import TRACKER
@@ -164,9 +165,7 @@ def emulate_command(console: Console, target: str) -> None:
 
 @command.command("bundle")
 @click.option("-t", "--target", default="arm", show_default=True, help="What the board is.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("ofa-tvm-device"), show_default=True
-)
+@click.option("-o", "--output", type=OUTPUT_PATH, default=Path("ofa-tvm-device"), show_default=True)
 @common_options
 def bundle_command(console: Console, target: str, output: Path) -> None:
     """Write the folder that makes a board a device: the RPC server and TVM's runtime, nothing else.

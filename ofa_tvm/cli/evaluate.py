@@ -20,7 +20,7 @@ from ofa_tvm.cli.networks import (
     load_supernet,
     parse_arch,
 )
-from ofa_tvm.cli.options import resolutions_option, space_option
+from ofa_tvm.cli.options import OUTPUT_PATH, resolutions_option, space_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
 )  # fmt: skip
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     help="JSON lines of finished evaluations, read and extended; by default accuracy.jsonl beside "
     "ofa-tvm.yaml, else beside the checkpoint.",
 )
 @click.option(
     "--fit",
     "predictor_file",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     help="Fit an accuracy predictor to the subnets and write it here.",
 )
 @click.option(

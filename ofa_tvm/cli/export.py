@@ -18,7 +18,7 @@ from ofa_tvm.cli.networks import (
     load_supernet,
     parse_arch,
 )
-from ofa_tvm.cli.options import space_option
+from ofa_tvm.cli.options import OUTPUT_PATH, space_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     default=Path("model.onnx"),
     show_default=True,
     help="File.",

@@ -10,7 +10,9 @@ import re
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -114,16 +116,27 @@ def _fail(message: str, arguments: Sequence[str]) -> None:
 def invoke(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; what goes wrong is one plain line on standard error."""
     try:
-        with ending_signals() as came:
+        with warnings.catch_warnings(), ending_signals() as came:
+            warnings.showwarning = _show_warning
             code = _run(arguments, came)
     except Ended as error:  # between the last two lines
         return BY_SIGNAL + error.number
     return BY_SIGNAL + came[0] if came else code
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """Our own warnings are for people, to whom the place in the code says nothing."""
+    own = category.__module__.startswith("ofa_tvm.")
+    text = f"note: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno)
+    sys.stderr.write(text)
+
+
 def _run(arguments: Sequence[str], came: Sequence[int]) -> int:
     try:
-        remove_dead(Path(tempfile.gettempdir()))
+        with suppress(OSError):  # a full disk is of no concern to verbs that write nothing
+            remove_dead(Path(tempfile.gettempdir()))
         result: Any = cli.main(args=list(arguments), prog_name="ofa-tvm", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -151,8 +164,9 @@ def _run(arguments: Sequence[str], came: Sequence[int]) -> int:
             return INTERRUPTED
         if os.environ.get("OFA_TVM_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename is not None:
-            _fail(f"{error.filename}: {error.strerror or error}", arguments)
+        if isinstance(error, OSError) and error.strerror:  # the machine's trouble, not a bug
+            place = "" if error.filename is None else f"{error.filename}: "
+            _fail(f"{place}{error.strerror}", arguments)
             return 1
         saved = _traceback_file(error)
         where = f"the traceback is in {saved}" if saved else "set OFA_TVM_TRACEBACK=1 to see the traceback"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option, shape_option, target_option, threads_option
+from ofa_tvm.cli.options import INPUT_PATH, dtype_option, shape_option, target_option, threads_option
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.files import sha256
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Time one compiled module on its target.")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=INPUT_PATH)
 @target_option
 @threads_option
 @dtype_option
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--onnx",
     "source",
-    type=click.Path(path_type=Path),
+    type=INPUT_PATH,
     help="Of a .so, with --onnxruntime: the ONNX file that it was compiled from, if not beside it.",
 )
 @click.option("--kernels", is_flag=True, help="Of an ONNX file: the time of every kernel inside the network.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.workflow.project import Project, find_project
@@ -22,7 +23,7 @@ R = TypeVar("R")
 
 checkpoint_option = click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=INPUT_PATH,
     help="Trained supernet, own or official; by default the nearest ofa-tvm.yaml's.",
 )
 

@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ofa_tvm.errors import shown
+from ofa_tvm.errors import UserError, shorten, shown
+from ofa_tvm.files import require_file
+
+
+class _PathOf(click.ParamType):
+    """A path whose kind is looked at while the command line is read: before hours of work, not after."""
+
+    name = "path"
+
+    def __init__(self, *, written: bool) -> None:
+        self._written = written
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        try:
+            require_file(path)
+            if self._written and (problem := _unwritable(path)):
+                raise UserError(f"cannot write {shorten(str(path), 100)}: {problem}")
+        except UserError as error:
+            self.fail(str(error), param, ctx)
+        return path
+
+
+def _unwritable(path: Path) -> str:
+    """Why nothing can be written to a path, as far as can be told without trying; "" if nothing says so."""
+    place = path if path.is_dir() else path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        return f"{place} is a file"
+    if os.access(place, os.W_OK | os.X_OK):
+        return ""
+    return f"the folder {place.absolute()} is read-only, or another user's"
+
+
+INPUT_PATH, OUTPUT_PATH = _PathOf(written=False), _PathOf(written=True)
 
 target_option = click.option(
     "-t", "--target", default="x86", show_default=True, help="A target's name or YAML file."

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option, resolutions_option, space_option, target_option, threads_option
+from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    OUTPUT_PATH,
+    dtype_option,
+    resolutions_option,
+    space_option,
+    target_option,
+    threads_option,
+)
 from ofa_tvm.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from ofa_tvm.targets import DType
     from ofa_tvm.targets.devices import Platform
 
-_FILE = click.Path(path_type=Path)
+_FILE, _NEW_FILE = INPUT_PATH, OUTPUT_PATH
 _column_option = click.option(
     "--target-column", help="Heading of the column (as x86_ms) or its target; by default all or the only one."
 )
@@ -61,7 +69,7 @@ def command() -> None:
 @click.option("-t", "--target", help="Whose tuning log a kernel-sum takes; by default the column's target.")
 @threads_option
 @_targets_dir_option
-@click.option("-o", "--output", required=True, type=_FILE, help="The model file to write.")
+@click.option("-o", "--output", required=True, type=_NEW_FILE, help="The model file to write.")
 @common_options
 def fit_command(
     console: Console,
@@ -242,7 +250,7 @@ def eval_command(
 @_space_of_table
 @_targets_dir_option
 @_source_option
-@click.option("-o", "--output", required=True, type=_FILE, help="The model file to write.")
+@click.option("-o", "--output", required=True, type=_NEW_FILE, help="The model file to write.")
 @common_options
 def adapt_command(
     console: Console,
@@ -291,7 +299,9 @@ def adapt_command(
 @resolutions_option
 @_targets_dir_option
 @click.option("-n", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Subnets.")
-@click.option("-o", "--output", required=True, type=_FILE, help="File for one architecture (JSON) a line.")
+@click.option(
+    "-o", "--output", required=True, type=_NEW_FILE, help="File for one architecture (JSON) a line."
+)
 @common_options
 def suggest_command(
     console: Console,
@@ -407,7 +417,7 @@ def predict_command(
 )
 @_column_option
 @click.option("--format", "suffix", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
-@click.option("-o", "--output", required=True, type=_FILE, help="Folder for the tables.")
+@click.option("-o", "--output", required=True, type=_NEW_FILE, help="Folder for the tables.")
 @common_options
 def table_command(
     console: Console,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option
+from ofa_tvm.cli.options import OUTPUT_PATH, dtype_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Train, tune, search and ship on handwritten digits, in a few minutes.")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder."
-)
+@click.option("-o", "--out", type=OUTPUT_PATH, default=Path("demo"), show_default=True, help="Folder.")
 @click.option("--target", "target_name", default="x86", show_default=True, help="Target name or YAML file.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the compiled module.")
 @click.option(

@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH
 from ofa_tvm.errors import UsageError
 
 
 @click.command(short_help="Write a page with pictures of what a project learned and shipped.")
-@click.argument("deploy", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("deploy", nargs=-1, type=INPUT_PATH)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     default=Path("report"),
     show_default=True,
     help="Folder.",

@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.deploy import Artefact, Classifier, Prediction, load
 from ofa_tvm.errors import UserError, shorten
+from ofa_tvm.files import require_file
 from ofa_tvm.images import SUFFIXES, open_image
 from ofa_tvm.process import use_runtime_only
 from ofa_tvm.targets import Target, get_target
 
 
 @click.command(short_help="Classify pictures with an artefact.")
-@click.argument("deploy", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("deploy", type=INPUT_PATH)
+@click.argument("images", nargs=-1, required=True, type=INPUT_PATH)
 @click.option(
     "-k", "--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="Classes to print."
 )
@@ -103,6 +105,7 @@ def _inputs(path: Path, classifier: Classifier) -> list[tuple[str, npt.NDArray[n
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
+    require_file(path)
     try:
         # Mapped, so that a header's word for its size is not taken.
         x = np.load(path, mmap_mode="r", allow_pickle=False)

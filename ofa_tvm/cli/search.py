@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import dtype_option, resolutions_option, space_option, threads_option
+from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    OUTPUT_PATH,
+    dtype_option,
+    resolutions_option,
+    space_option,
+    threads_option,
+)
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from ofa_tvm.workflow.settings import Settings
     from ofa_tvm.workflow.ship import Shipped
 
-_FILE = click.Path(path_type=Path)
+_FILE, _NEW_FILE = INPUT_PATH, OUTPUT_PATH
 _RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a prediction, nothing is shipped"
 
 
@@ -109,7 +116,7 @@ class _Shipment:
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=_NEW_FILE,
     help="Folder of the artefact, or of one for each of several targets; without it nothing is shipped.",
 )
 @click.option("--with-runtime", is_flag=True, help="Add the target's TVM runtime libraries to the artefact.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import OUTPUT_PATH
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
@@ -56,9 +57,7 @@ def show_command(console: Console, target: str) -> None:
 
 
 @command.command("probe")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write the descriptor to this YAML file."
-)
+@click.option("-o", "--output", type=OUTPUT_PATH, help="Write the descriptor to this YAML file.")
 @click.option("--name", help="The name that it gets; by default the file's, or the processor's.")
 @click.option("--tracker", metavar="HOST:PORT", help="Describe a device of this tracker instead.")
 @click.option("--key", help="The device's key on the tracker.")

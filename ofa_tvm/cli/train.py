@@ -21,7 +21,7 @@ from ofa_tvm.cli.networks import (
     parse_arch,
     save_project,
 )
-from ofa_tvm.cli.options import space_option
+from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, space_option
 from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT
 
@@ -40,14 +40,14 @@ _SHOWN = 10
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_PATH,
     default=Path(),
     show_default="here",
     help="Folder: gets ofa-tvm.yaml and training/ (or finetune-<name>/).",
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=INPUT_PATH,
     help="YAML file with any of the settings; see docs/training.md.",
 )
 @click.option(
@@ -59,9 +59,7 @@ _SHOWN = 10
     type=click.FloatRange(min=0, min_open=True),
     help="Makes all phases so many times as long.",
 )
-@click.option(
-    "--init", type=click.Path(path_type=Path), help="Trained supernet to start from, own or official."
-)
+@click.option("--init", type=INPUT_PATH, help="Trained supernet to start from, own or official.")
 @click.option(
     "--finetune", metavar="ARCH", help="Train this subnet of --checkpoint further: min, median, max or JSON."
 )

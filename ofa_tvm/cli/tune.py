@@ -9,6 +9,7 @@ import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
+    INPUT_PATH,
     dtype_option,
     duration,
     resolutions_option,
@@ -32,7 +33,7 @@ _NO_DEVICE = "with one device; the tracker has none now"
 
 
 @click.command(short_help="Tune all kernels of a space, or of one ONNX model.")
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=INPUT_PATH)
 @target_option
 @threads_option
 @dtype_option

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -28,8 +29,8 @@ from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
-from ofa_tvm.errors import UserError
-from ofa_tvm.files import replacing, sha256
+from ofa_tvm.errors import UserError, shorten
+from ofa_tvm.files import replacing, require_room, sha256
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.runtime.elf import append_checksum
 from ofa_tvm.targets import DType, Target
@@ -264,13 +265,14 @@ def prepare(
     metadata = _metadata(proto, mod, target)
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
         metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
+    size = _LINKED_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
     if templates.on_gpu(tvm_target):
         if profile:
             raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
         text = json.dumps(metadata, sort_keys=True).encode()
         executable = gpu_executable(mod, scheduled, text, tvm_target, cuda_graph=cuda_graph)
         check = refuse_source_only if target.kind == "cuda" else None
-        link = partial(_link, executable, [], "", target, path, check)
+        link = partial(_link, executable, [], "", target, path, size, check)
     else:
         objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
         driver = make_driver(mod, scheduled, profile=profile)
@@ -284,7 +286,7 @@ def prepare(
         else:
             main = _call_driver(mod, driver)
         executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
-        link = partial(_link, executable, objects, driver.source if driver else "", target, path)
+        link = partial(_link, executable, objects, driver.source if driver else "", target, path, size)
     fraction = _tuned_fraction(list(kernels.values()), uses)
     return Unlinked(CompiledModule(path, tuple(uses), fraction), link)
 
@@ -385,24 +387,41 @@ def _call_external(call: relax.Call, scheduled: dict[str, ScheduledKernel]) -> r
     return relax.op.call_dps_packed(scheduled[call.args[0].name_hint].symbol, call.args[1], outputs)
 
 
+_NO_ROOM = re.compile("No space left on device|File too large|File size limit exceeded|Disk quota exceeded")
+_LINKED_BYTES = 1 << 22  # of a library, at most, besides the weights
+
+
 def _link(
     executable: tvm.runtime.Executable,
-    objects: list[Path],
+    objects: Sequence[Path | bytes],
     source: str,
     target: Target,
     path: Path,
+    size: int,
     check: Callable[[Path], None] | None = None,
 ) -> None:
     linker = target.link.find()
     with scratch_folder("link") as folder, replacing(path) as temporary:
+        require_room(Path(folder), size)
+        temporary.touch()  # what is wrong with the place is said here, not by the linker
 
         def link(output: str, files: list[str], **_options: object) -> None:
             command = [*linker, "-shared", "-fPIC", "-O1", "-o", output, *files]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            environment = os.environ | {"LC_ALL": "C"}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
-                raise UserError(f"linking {path.name} with {linker[0]} failed: {done.stderr.strip()}")
+                if match := _NO_ROOM.search(done.stderr):
+                    raise UserError(f"cannot write {path}: {match[0]}")
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                reason = next((line for line in lines if "error" in line or "cannot" in line), lines[0])
+                raise UserError(f"linking {path.name} with {linker[0]} failed: {shorten(reason, 200)}")
 
-        files = [str(p) for p in objects]
+        files = []
+        for index, code in enumerate(objects):
+            file = code if isinstance(code, Path) else Path(folder) / f"kernel{index}.o"
+            if isinstance(code, bytes):
+                file.write_bytes(code)
+            files.append(str(file))
         if source:
             driver = Path(folder) / "network.c"
             driver.write_text(source)

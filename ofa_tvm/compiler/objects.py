@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import elementary
 from ofa_tvm.compiler.kernels import kernel_key
 from ofa_tvm.compiler.nan import keeping_nan
-from ofa_tvm.files import cache_dir, replacing
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import cache_dir, replacing, require_room
 from ofa_tvm.temporaries import remove_dead
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LLVM_THREADS = 2
+_LARGEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,44 @@ def _is_whole(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
 
 
-def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> list[Path]:
-    """Object file of every kernel, from the cache or generated now."""
+class NotCached(UserWarning):
+    """Kernels cannot be kept for the next network; they are generated anew each time."""
+
+
+def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> list[Path | bytes]:
+    """Object file of every kernel, from the cache or generated now; its bytes where it cannot be kept.
+
+    Raises
+    ------
+    UserError
+        If files may not be as large as an object is (`ulimit -f`).
+    """
     made_by = f"{tvm.__version__} {elementary.REVISION} {target}"
     digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
     folder = cache_dir() / "kernels" / digest
     remove_dead(folder)
+    require_room(None, _LARGEST_BYTES)
 
-    def generate(kernel: ScheduledKernel) -> Path:
+    def generate(kernel: ScheduledKernel) -> Path | bytes:
         path = folder / f"{kernel.symbol}.o"
         if not _is_whole(path):
             library = tvm.compile(tvm.IRModule({kernel.symbol: kernel.function}), target=target)
-            with replacing(path, durable=False) as temporary:
-                library.mod.write_to_file(str(temporary), "o")
-                with temporary.open("ab") as handle:
-                    handle.write(hashlib.sha256(temporary.read_bytes()).digest())
+            code = _object_code(library.mod)
+            try:
+                with replacing(path, durable=False) as temporary:
+                    temporary.write_bytes(code + hashlib.sha256(code).digest())
+            except UserError as error:
+                remark = "going on without the cache of kernels; OFA_TVM_CACHE names another folder for it"
+                warnings.warn(f"{error}: {remark}", NotCached, stacklevel=2)
+                return code
         return path
 
     with ThreadPoolExecutor(_LLVM_THREADS) as pool:
         return list(pool.map(generate, kernels))
+
+
+def _object_code(module: tvm.runtime.Module) -> bytes:
+    """Written into memory: LLVM ends the process where a disk is full."""
+    with os.fdopen(os.memfd_create("kernel"), "rb") as handle:
+        module.write_to_file(f"/proc/self/fd/{handle.fileno()}", "o")
+        return handle.read()

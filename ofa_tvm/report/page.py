@@ -75,7 +75,6 @@ def write_report(content: Content, folder: Path) -> list[Path]:
         If a file cannot be written.
     """
     made = sections(content)
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE
     write_atomic(page, render(content, made))
     paths = [page]

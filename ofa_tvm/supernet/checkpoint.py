@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import write_atomic
+from ofa_tvm.files import require_file, write_atomic
 
 _SHOWN = 5
 _SEAL = b"ofa-tvm sha256 "
@@ -43,6 +43,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
     UserError
         If the file is absent, damaged, no torch file, or needs arbitrary code to load.
     """
+    require_file(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:

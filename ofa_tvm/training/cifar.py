@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.files import require_file
 from ofa_tvm.images import Preprocessing, open_image
 from ofa_tvm.training.augment import Augmentation
 from ofa_tvm.training.data import ArrayData
@@ -31,6 +32,7 @@ def cifar10(path: str | Path, *, validation: int = 5000, seed: int = 0) -> Array
     UserError
         If the file is missing or lacks one of these arrays.
     """
+    require_file(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             labels = [str(c) for c in arrays["classes"]]
