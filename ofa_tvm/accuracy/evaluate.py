@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import read_text
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.lines import append_line
 from ofa_tvm.progress import SILENT, Progress
@@ -20,8 +19,6 @@ from ofa_tvm.supernet import Supernet
 from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
-
-_MOST_BYTES = 1 << 28
 
 
 def evaluate_subnets(
@@ -84,12 +81,16 @@ def _read_cache(cache_path: str | Path | None, key: str) -> dict[Arch, float]:
     known: dict[Arch, float] = {}
     if cache_path is None or not Path(cache_path).exists():
         return known
-    for line in read_text(cache_path, _MOST_BYTES).split("\n"):
+    try:
+        content = Path(cache_path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {cache_path}: {error.strerror}") from error
+    for line in content.split(b"\n"):
         try:
             record = parse_json(line)
             if record["key"] == key:
                 value = record["accuracy"]
-                if isinstance(value, float | int) and 0 <= value <= 1:
+                if type(value) in (int, float) and 0 <= value <= 1:
                     known[Arch.from_json(json.dumps(record["arch"]))] = float(value)
         except (ValueError, KeyError, TypeError, UserError):
             continue  # cut short or no line of ours: evaluated again
