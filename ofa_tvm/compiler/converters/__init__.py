@@ -18,6 +18,7 @@ from ofa_tvm.compiler.converters import (
     quantized,
     recurrent,
     resize,
+    sampling,
 )
 from ofa_tvm.compiler.converters.node import Converter, Node
 from ofa_tvm.compiler.converters.reductions import REDUCTIONS
@@ -68,6 +69,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "RNN": recurrent.rnn,
     "Resize": resize.resize,
     "ReverseSequence": indexing.reverse_sequence,
+    "RoiAlign": sampling.roi_align,
     "Selu": elementwise.selu,
     "Slice": indexing.slice_,
     "Softplus": elementwise.softplus,
