@@ -12,7 +12,7 @@ from node_models import Array, Case, assert_right, merged
 import ofa_tvm
 from ofa_tvm.errors import UserError
 
-STEPS, BATCH, WIDTH, HIDDEN = 11, 2, 3, 4
+STEPS, BATCH, WIDTH, HIDDEN = 9, 2, 3, 4
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -39,13 +39,11 @@ def layer(
     return Case(kind, operands, [1, 2, 3, 7], outputs, {"hidden_size": HIDDEN, **attributes})
 
 
+@pytest.mark.slow
 def test_directions_and_states(tmp_path: Path) -> None:
-    cases = [
-        layer(kind, direction=direction)
-        for kind in GATES
-        for direction in ("forward", "reverse", "bidirectional")
-    ]
-    assert_right([*cases, *(layer(kind, 1, state=False) for kind in GATES)], tmp_path)
+    chosen = [("LSTM", "bidirectional"), ("GRU", "reverse"), ("RNN", "bidirectional"), ("LSTM", "forward")]
+    cases = [layer(kind, direction=direction) for kind, direction in chosen]
+    assert_right([*cases, layer("GRU", 1, state=False)], tmp_path)
 
 
 def test_variants(tmp_path: Path) -> None:
