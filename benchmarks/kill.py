@@ -263,6 +263,8 @@ def main() -> None:
     counts: dict[str, Count] = {}
     left, folder = options.n, start
     for index, (name, verb) in enumerate(verbs.items()):
+        if time.monotonic() > until:
+            break
         share = left // (len(verbs) - index) if name != "quickstart" else left
         time_share = time.monotonic() + (until - time.monotonic()) / (len(verbs) - index)
         empty = work / "empty"
@@ -270,14 +272,14 @@ def main() -> None:
         counts[name], whole = campaign.run(verb, empty if verb.code else folder, share, time_share)
         left -= counts[name].kills
         folder = whole
+        results = {name: vars(count) for name, count in counts.items()}
+        save(options.json, {"kills": sum(count.kills for count in counts.values()), "verbs": results})
     print("| verb | uninterrupted | kills | runs to the end | faults |")
     print("|---|---|---|---|---|")
     for name, count in counts.items():
         print(f"| {name} | {count.seconds:.0f} s | {count.kills} | {count.trials} | {len(count.faults)} |")
         for fault in count.faults:
             print(f"    {fault}")
-    content = {name: vars(count) for name, count in counts.items()}
-    save(options.json, {"kills": sum(count.kills for count in counts.values()), "verbs": content})
     if any(count.faults for count in counts.values()):
         raise SystemExit(f"the folders of trials with faults are in {work}")
     shutil.rmtree(work)
