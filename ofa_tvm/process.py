@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import runpy
 import select
 import shutil
 import signal
@@ -26,6 +27,8 @@ from ofa_tvm.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 _START_LIMIT_S = 60.0
+# Imports take seconds, in which the parent may die: that is watched from the start.
+_WORK = "from ofa_tvm.process import work_for_parent; work_for_parent()"
 
 
 def installed_command(lines: Sequence[str]) -> tuple[str, ...] | None:
@@ -134,7 +137,7 @@ class WorkerProcess:
         path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *args],
+            [sys.executable, "-c", _WORK, str(os.getpid()), module, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -245,6 +248,16 @@ def end_with_parent() -> None:
     """Let the system kill this process when its parent dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def work_for_parent() -> None:
+    """Run a module as a worker's program; the arguments are the parent's number, the module and its own."""
+    parent, module, *arguments = sys.argv[1:]
+    end_with_parent()
+    if os.getppid() != int(parent):
+        sys.exit(1)  # it was dead before
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def requests() -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -142,3 +143,18 @@ def test_workers_die_with_their_parent() -> None:
     parent.communicate()
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running()
+
+
+def test_a_worker_whose_parent_died_while_it_started_ends(tmp_path: Path) -> None:
+    """Before its imports, which take seconds: nobody would be there to read what it does."""
+    (tmp_path / "slow_worker.py").write_text("import time; time.sleep(60)")
+    code = (
+        "import os; from ofa_tvm.process import WorkerProcess\n"
+        "print(WorkerProcess('slow_worker')._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, timeout=60
+    )
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(20)
