@@ -107,26 +107,26 @@ def lower_onnx(
     """
     sizes = graph.input_shapes(model, shapes)
     try:
-        normalized = graph.normalized(model, sizes, known_operators())
+        prepared = graph.prepare(half.widened(graph.normalized(model, sizes, known_operators())))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     if target.dtype == "float16":
-        normalized = half.to_float16(normalized)
+        prepared = half.to_float16(prepared)
     try:
-        return _lowered(normalized, target)
+        return _lowered(prepared, target)
     except Exception as error:
-        why = refusal(normalized, partial(_lowered, target=target), error)
+        why = refusal(prepared, partial(_lowered, target=target), error)
         raise UserError(f"{source}: {why}") from error
 
 
-def _lowered(normalized: onnx.ModelProto, target: Target) -> tvm.IRModule:
-    prepared = graph.prepare(normalized)
+def _lowered(prepared: onnx.ModelProto, target: Target) -> tvm.IRModule:
     mod = import_onnx(prepared, graph.input_shapes(prepared))
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
-    mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1)
-    if target.dtype == "float16" and not templates.sums_in_half(tvm_target):
-        mod = half.with_float32_sums(mod)
+    in_half = templates.sums_in_half(tvm_target)
+    mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1, in_half=in_half)
+    if target.dtype == "float16":
+        mod = half.with_float32_sums(mod, windows=not in_half)
     lowered = lowering.lower(mod, tvm_target, target.dtype)
     if not _is_static(lowered):
         raise ValueError(

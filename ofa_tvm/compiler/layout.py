@@ -11,9 +11,13 @@ three views, made when first asked for and then reused:
   `nhwc` and `flat` lies a reshape, which costs nothing at run time.
 
 The channels-last views of what a convolution makes have their channels padded to whole vectors: 24 channels
-are one and a half AVX-512 registers, which would be computed as three halves, at half the speed. Padding
-weights are zero, so padded channels never reach the others; operators that could make them infinite get the
-exact channels instead.
+are one and a half AVX-512 registers, which would be computed as three halves, at half the speed.
+
+What padded channels hold is nobody's business: it may be anything, NaN and infinity included, since operators
+make of zero what they like. The invariant is that **no kernel that mixes channels reads a padded one**.
+Kernels that work on each channel alone (depthwise convolutions, pooling, reductions over pixels, elementwise
+operators) carry the padding along; products and convolutions of all channels read the map's own channels
+only (`_convolution`); all other operators get an exact view (`_narrow`, by `_original`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import tvm
 from tvm import relax
 
 from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.convolutions import convolution
 from ofa_tvm.compiler.products import packed_product, packs
 
 _UNARY = frozenset(
@@ -53,6 +58,7 @@ _UNARY = frozenset(
         "round",
         "sign",
         "square",
+        "astype",
     ]
 )
 _BINARY = frozenset(
@@ -65,7 +71,6 @@ _POOLING = frozenset(
 )
 _CHANNELS_FIRST = {3: "NCW", 4: "NCHW"}
 _RESHAPES = frozenset({"relax.reshape", "relax.squeeze", "relax.expand_dims"})
-_UNDEFINED_AT_ZERO = frozenset({"relax.log", "relax.rsqrt", "relax.power"})
 _REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min", "variance", "std"])
 _CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
     "relax.add": np.add,
@@ -79,10 +84,11 @@ _CONSTANT_OPS: dict[str, Callable[..., np.ndarray]] = {
 Shape = tuple[int, ...]
 
 
-def channels_last(mod: tvm.IRModule, lanes: int = 1) -> tvm.IRModule:
+def channels_last(mod: tvm.IRModule, lanes: int = 1, *, in_half: bool = False) -> tvm.IRModule:
     """Module whose `main` computes the same in NHWC, with constants folded.
 
     Channels of inner feature maps are padded to multiples of `lanes`, the values in a vector register.
+    Products of float16 are added in float32, with `in_half` in blocks of float16.
 
     Only straight-line dataflow functions (what an ONNX import gives) are rewritten; a function with control
     flow is returned as it is.
@@ -90,7 +96,7 @@ def channels_last(mod: tvm.IRModule, lanes: int = 1) -> tvm.IRModule:
     plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
     if not all(isinstance(binding.value, plain) for binding in bindings(mod["main"])):
         return mod
-    return _Rewriter(mod, lanes).run()
+    return _Rewriter(mod, lanes, in_half).run()
 
 
 def bindings(function: relax.Function) -> list[relax.Binding]:
@@ -123,8 +129,9 @@ def _ints(values: object) -> list[int]:
 class _Rewriter:
     """Walks `main` once, emitting each operator on the view that suits it."""
 
-    def __init__(self, mod: tvm.IRModule, lanes: int) -> None:
+    def __init__(self, mod: tvm.IRModule, lanes: int, in_half: bool) -> None:
         self.lanes = lanes
+        self.in_half = in_half
         self.function = mod["main"]
         others = {var: function for var, function in mod.functions.items() if var.name_hint != "main"}
         self.bb = relax.BlockBuilder(tvm.IRModule(others))
@@ -232,6 +239,7 @@ class _Rewriter:
         if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
             if self._fold(var, value):
                 return
+            value = self._without_zero_divisor(value)
             emitted = self._channels_last(value)
             if emitted is not None:
                 view, expr = emitted
@@ -279,6 +287,15 @@ class _Rewriter:
         self.constants[var] = np.asarray(result, arrays[0].dtype, order="C")
         return True
 
+    def _without_zero_divisor(self, call: relax.Call) -> relax.Call:
+        """Floats over a scalar zero are what they are times infinity; TVM's simplifier stops at zero."""
+        divisor = self._value(call.args[1]) if call.op.name == "relax.divide" else None
+        if divisor is None or divisor.size > 1 or divisor.dtype.kind != "f" or (divisor != 0).any():
+            return call
+        with np.errstate(divide="ignore"):
+            infinite = constant_of(1 / divisor)
+        return self.bb.normalize(relax.op.multiply(call.args[0], infinite))
+
     def _channels_last(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
         """(view, expression) in a channels-last view, or None where the imported form must be kept."""
         name = call.op.name
@@ -293,8 +310,6 @@ class _Rewriter:
             view = self._preferred(source)
             if view == "nchw":
                 return None
-            if name in _UNDEFINED_AT_ZERO:
-                self._narrow(source)
             arguments = [self._view(source, view), *call.args[1:]]
             return view, relax.Call(call.op, arguments, call.attrs, call.ty_args)
         if name in _POOLING:
@@ -384,29 +399,40 @@ class _Rewriter:
             self._narrow(data)
         pointwise = groups == 1 and weight.shape[2:] == (1, 1) and strides == [1, 1] and not any(padding)
         view = self._view(data, "flat" if pointwise else "nhwc")
-        given, made = self.channels[data], self._padded(weight.shape[0])
         if depthwise:
-            groups = given
-            weight = weight if multiplied else _zeros_to(weight, given)
+            groups = self.channels[data]
+            weight = weight if multiplied else _zeros_to(weight, groups)
         elif groups == 1:
-            weight = _zeros_to(weight, made, given)
+            weight = _zeros_to(weight, self._padded(weight.shape[0]))
         if pointwise:
             matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
-            if packs(matrix, self.lanes):  # zeros that the input's padding would meet are left out
-                return "flat", packed_product(self.bb, view, matrix[:c_in], self.lanes)
-            return "flat", relax.op.matmul(view, constant_of(matrix))
-        convolution = relax.op.nn.conv2d(
+            if packs(matrix, self.lanes):
+                product = packed_product(self.bb, view, matrix, self.lanes, in_half=self.in_half)
+                return "flat", self._as(data, product)
+            self._narrow(data)
+            return "flat", relax.op.matmul(self._view(data, "flat"), constant_of(matrix))
+        spatial = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        dilation = _of_map(_ints(attributes.dilation))
+        if groups == 1 and self.channels[data] > c_in:
+            sums = convolution(self.bb, view, spatial, strides, padding, dilation, in_half=self.in_half)
+            return "nhwc", self._as(data, sums)
+        return "nhwc", relax.op.nn.conv2d(
             view,
-            constant_of(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
+            constant_of(spatial),
             strides=strides,
             padding=padding,
-            dilation=_of_map(_ints(attributes.dilation)),
+            dilation=dilation,
             groups=groups,
             data_layout="NHWC",
             kernel_layout="HWIO",
             out_layout="NHWC",
         )
-        return "nhwc", convolution
+
+    def _as(self, like: relax.Var, sums: relax.Expr) -> relax.Expr:
+        """Sums, which may be float32 where `like` is float16, in the type of `like`."""
+        made = self.bb.normalize(sums)
+        same = str(made.ty.dtype) == str(like.ty.dtype)
+        return made if same else relax.op.astype(self.bb.emit(made), str(like.ty.dtype))
 
     def _binary(self, call: relax.Call) -> tuple[str, relax.Expr] | None:
         maps = [argument for argument in call.args if self._is_map(argument)]
@@ -423,28 +449,26 @@ class _Rewriter:
         for var in maps:
             self._view(var, view)
         wide = [var for var in maps if self._shape(var)[1] > 1]
-        by_map = call.op.name == "relax.divide" and self._is_map(call.args[1])
         uneven = len({self.channels[var] for var in wide}) > 1
-        if by_map or uneven or len(wide) < len(maps) or call.op.name in _UNDEFINED_AT_ZERO:
+        whole = np.dtype(str(call.ty.dtype)).kind in "iu"  # processors trap divisions of padding by padding
+        if uneven or whole or len(wide) < len(maps):
             for var in maps:
                 self._narrow(var)
         channels = max(self.channels[var] for var in maps)
-        fill = 1 if call.op.name == "relax.divide" else 0
-        left, right = (self._operand(argument, len(shape), view, channels, fill) for argument in call.args)
+        left, right = (self._operand(argument, len(shape), view, channels) for argument in call.args)
         if left is None or right is None:
             return None
         divisor = self._value(call.args[1])
-        if call.op.name == "relax.divide" and divisor is not None and divisor.dtype.kind == "f":
+        if call.op.name == "relax.divide" and divisor is not None and _inverts(divisor):
             # A vector division costs ten times a multiplication; hard-swish is full of division by 6.
-            return view, relax.op.multiply(left, constant_of(1 / right.value.numpy()))
+            with np.errstate(divide="ignore"):  # padding
+                return view, relax.op.multiply(left, constant_of(1 / right.value.numpy()))
         return view, relax.Call(call.op, [left, right], call.attrs, call.ty_args)
 
-    def _operand(
-        self, argument: relax.Expr, rank: int, view: str, channels: int, fill: int
-    ) -> relax.Expr | None:
+    def _operand(self, argument: relax.Expr, rank: int, view: str, channels: int) -> relax.Expr | None:
         """The operand in `view` of a binary operator on maps of so many axes, None if there is none.
 
-        Constants with one value a channel are padded to `channels` with `fill`.
+        Constants with one value a channel are padded to `channels` with zeros.
         """
         value = self._value(argument)
         if value is None:
@@ -456,7 +480,7 @@ class _Rewriter:
         lifted = value.reshape(_as_map((1,) * (rank - value.ndim) + value.shape))
         nhwc = np.ascontiguousarray(lifted.transpose(0, 2, 3, 1))
         if nhwc.shape[3] > 1:
-            nhwc = np.pad(nhwc, [(0, 0)] * 3 + [(0, channels - nhwc.shape[3])], constant_values=fill)
+            nhwc = np.pad(nhwc, [(0, 0)] * 3 + [(0, channels - nhwc.shape[3])])
         if view == "nhwc":
             return constant_of(nhwc)
         if nhwc.shape[:3] == (1, 1, 1):
@@ -497,7 +521,16 @@ def _divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def _zeros_to(weight: np.ndarray, out_channels: int, in_channels: int | None = None) -> np.ndarray:
-    """OIHW weights with zeros appended up to so many output and input channels."""
-    more_in = 0 if in_channels is None else in_channels - weight.shape[1]
-    return np.pad(weight, [(0, out_channels - weight.shape[0]), (0, more_in), (0, 0), (0, 0)])
+def _inverts(divisor: np.ndarray) -> bool:
+    """Whether multiplying by the reciprocals is dividing but for rounding: all are normal numbers."""
+    if divisor.dtype.kind != "f":
+        return False
+    with np.errstate(all="ignore"):
+        reciprocal = np.abs(1 / divisor)
+    limits = np.finfo(divisor.dtype)
+    return bool(((reciprocal >= limits.tiny) & (reciprocal <= limits.max)).all())
+
+
+def _zeros_to(weight: np.ndarray, out_channels: int) -> np.ndarray:
+    """OIHW weights with zeros appended up to so many output channels."""
+    return np.pad(weight, [(0, out_channels - weight.shape[0])] + [(0, 0)] * 3)

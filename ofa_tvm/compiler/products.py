@@ -10,15 +10,17 @@ last row several times, columns of zeros.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler.constants import constant_of
 
 _ROWS = range(4, 14)  # sizes of a register tile
+HALF_TERMS = 128  # float16 products that are added in float16: 1 % off if all are alike, 0.1 % if not
 _TILE = 8  # rows to which those without such a divisor are rounded up
 
 
@@ -27,8 +29,51 @@ def packs(matrix: np.ndarray, lanes: int) -> bool:
     return lanes > 1 and matrix.ndim == 2 and 2 * math.gcd(matrix.shape[1], lanes) >= lanes
 
 
-def packed_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, lanes: int) -> relax.Call:
+def product_of(left: tirx.Expr, right: tirx.Expr, dtype: str, *, in_half: bool = False) -> tirx.Expr:
+    """One term of a sum of products; those of float16 are float32 unless they are to be added `in_half`."""
+    if dtype != "float16" or in_half:
+        return left * right
+    return left.astype("float32") * right.astype("float32")
+
+
+def added_in_blocks(
+    bb: relax.BlockBuilder, depth: int, products: int, part: Callable[[int, int], relax.Call]
+) -> relax.Expr:
+    """A sum over `depth` in float16, a block at a time; blocks are added in float32.
+
+    Parameters
+    ----------
+    bb
+        Takes the kernels up.
+    depth
+        Extent of the sum that may be divided.
+    products
+        For each of these, how many products there are.
+    part
+        The float16 sum from one index up to another.
+
+    Returns
+    -------
+    Expr
+        float32, or float16 where one block is enough.
+    """
+    count = -(-depth // max(1, HALF_TERMS // products))
+    bounds = [depth * i // count for i in range(count + 1)]
+    blocks = [bb.emit(part(start, stop)) for start, stop in itertools.pairwise(bounds)]
+    if count == 1:
+        return blocks[0]
+    total, *others = [bb.emit(bb.call_te(topi.cast, block, "float32")) for block in blocks]
+    for other in others:
+        total = bb.emit(bb.call_te(topi.add, total, other))
+    return total
+
+
+def packed_product(
+    bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, lanes: int, *, in_half: bool = False
+) -> relax.Call:
     """(..., m, k') times a (k, n) matrix, k <= k': of the columns of `left`, those from k on are not read.
+
+    The product of float16 is float32, see `added_in_blocks` for one that is added `in_half`.
 
     Parameters
     ----------
@@ -40,19 +85,27 @@ def packed_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray,
         Where it does not fill its panels (see `packs`), columns of zeros are appended.
     lanes
         Values of a vector register.
+    in_half
+        Add products of float16 in float16, a block at a time.
     """
     depth, width = matrix.shape
+    in_half = in_half and matrix.dtype == np.float16
     if not packs(matrix, lanes):
         matrix = np.pad(matrix, [(0, 0), (0, _rounded(width, lanes) - width)])
     panel = math.gcd(matrix.shape[1], lanes)
     packed = np.ascontiguousarray(matrix.reshape(depth, -1, panel).transpose(1, 0, 2))
-    return bb.call_te(_product, left, constant_of(packed), width, primfunc_name_hint="matmul")
+
+    def part(start: int, stop: int) -> relax.Call:
+        panels = constant_of(packed[:, start:stop])
+        return bb.call_te(_product, left, panels, width, start, in_half, primfunc_name_hint="matmul")
+
+    return added_in_blocks(bb, depth, 1, part) if in_half else part(0, depth)
 
 
 def batched_product(
     bb: relax.BlockBuilder, left: relax.Expr, right: relax.Expr, shape: Sequence[int], lanes: int
 ) -> relax.Call:
-    """(..., m, k) times (..., k, n), neither constant, batch dimensions broadcast.
+    """(..., m, k) times (..., k, n), neither constant, batch dimensions broadcast; of float16 in float32.
 
     Parameters
     ----------
@@ -91,14 +144,15 @@ def _with_columns(right: te.Tensor, width: int) -> te.Tensor:
     )
 
 
-def _product(left: te.Tensor, right: te.Tensor, width: int) -> te.Tensor:
+def _product(left: te.Tensor, right: te.Tensor, width: int, start: int, in_half: bool) -> te.Tensor:
     """The matrix is stored as (n / panel, k, panel)."""
     panels, depth, panel = (int(extent) for extent in right.shape)
     *lead, height = (int(extent) for extent in left.shape[:-1])
     k = te.reduce_axis((0, depth), name="k")
 
     def product(row: Sequence[tirx.Var], j: tirx.Var) -> te.Tensor:
-        return te.sum(left(*row, k) * right[j // panel, k, j % panel], axis=k)
+        value = left(*row, start + k if start else k)
+        return te.sum(product_of(value, right[j // panel, k, j % panel], left.dtype, in_half=in_half), axis=k)
 
     return _of_rows(lead, height, width, panels * panel, product)
 
@@ -114,7 +168,8 @@ def _batched(left: te.Tensor, right: te.Tensor, shape: Sequence[int]) -> te.Tens
 
     def product(row: Sequence[tirx.Var], j: tirx.Var) -> te.Tensor:
         *batch, i = row
-        return te.sum(left(*broadcast(left, batch), i, k) * right(*broadcast(right, batch), k, j), axis=k)
+        factors = left(*broadcast(left, batch), i, k), right(*broadcast(right, batch), k, j)
+        return te.sum(product_of(*factors, left.dtype), axis=k)
 
     return _of_rows(lead, height, width, int(right.shape[-1]), product)
 

@@ -32,7 +32,9 @@ def sums_in_half(target: tvm.target.Target) -> bool:
 
 
 def _machine(mod: tvm.IRModule, target: tvm.target.Target) -> schedules.Machine:
-    return schedules.machine(target, str(mod["main"].params[-1].dtype))
+    # What is computed in half precision may be read or left in float32, at the network's edges.
+    dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
+    return schedules.machine(target, "float16" if "float16" in dtypes else "float32")
 
 
 def ranked_schedules(

@@ -1,0 +1,170 @@
+"""Convolutions with the channel innermost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.products import added_in_blocks, product_of
+
+
+def convolution(
+    bb: relax.BlockBuilder,
+    data: relax.Expr,
+    weight: np.ndarray,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    in_half: bool = False,
+) -> relax.Expr:
+    """Convolution of all channels; of those of `data`, none from the weights' c_in on is read.
+
+    The convolution of float16 is float32, see `added_in_blocks` for one that is added `in_half`.
+
+    Parameters
+    ----------
+    bb
+        Takes the kernel up.
+    data
+        (n, h, w, c), c >= c_in.
+    weight
+        (kh, kw, c_in, c_out)
+    strides, padding, dilation
+        (y, x); padding (top, left, bottom, right).
+    in_half
+        Add products of float16 in float16, a block at a time.
+    """
+    in_half = in_half and weight.dtype == np.float16
+    kh, kw, c_in, _ = weight.shape
+
+    def part(start: int, stop: int) -> relax.Call:
+        return bb.call_te(
+            _dense,
+            data,
+            constant_of(weight[:, :, start:stop]),
+            list(strides),
+            list(padding),
+            list(dilation),
+            start,
+            in_half,
+            primfunc_name_hint="conv2d",
+        )
+
+    return added_in_blocks(bb, c_in, kh * kw, part) if in_half else part(0, c_in)
+
+
+def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0) -> te.Tensor:
+    """So many channels of a map (n, h, w, c) from `start` on, with zeros around it."""
+    n, height, width, _ = (int(v) for v in data.shape)
+    top, left, bottom, right = padding
+    return te.compute(
+        (n, height + top + bottom, width + left + right, channels),
+        lambda b, y, x, c: tirx.if_then_else(
+            tirx.all(y >= top, y < top + height, x >= left, x < left + width),
+            data[b, y - top, x - left, start + c if start else c],
+            tirx.const(0, data.dtype),
+        ),
+        name="padded",
+    )
+
+
+def output_size(size: int, taps: int, stride: int, dilation: int) -> int:
+    """Outputs along an axis whose padding is part of its size."""
+    return (size - dilation * (taps - 1) - 1) // stride + 1
+
+
+def _dense(
+    data: te.Tensor,
+    weight: te.Tensor,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    start: int,
+    in_half: bool,
+) -> te.Tensor:
+    kh, kw, c_in, c_out = (int(v) for v in weight.shape)
+    source = padded(data, c_in, padding, start)
+    n, height, width, _ = (int(v) for v in source.shape)
+    dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
+    dc = te.reduce_axis((0, c_in), "dc")
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        factors = source[b, line, column, dc], weight[dy, dx, dc, c]
+        return te.sum(product_of(*factors, data.dtype, in_half=in_half), axis=[dy, dx, dc])
+
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(width, kw, strides[1], dilation[1]),
+        c_out,
+    )
+    return te.compute(shape, value, name="conv2d")
+
+
+def depthwise(
+    data: te.Tensor,
+    weight: te.Tensor,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    out_dtype: str,
+) -> te.Tensor:
+    """Depthwise convolution of data (n, h, w, c) with weight (kh, kw, 1, c)."""
+    kh, kw, _, channels = (int(v) for v in weight.shape)
+    source = padded(data, channels, padding)
+    n, height, width, _ = (int(v) for v in source.shape)
+    dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(width, kw, strides[1], dilation[1]),
+        channels,
+    )
+    return te.compute(
+        shape,
+        lambda b, y, x, c: te.sum(
+            source[b, y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1], c].astype(
+                out_dtype
+            )
+            * weight[dy, dx, 0, c].astype(out_dtype),
+            axis=[dy, dx],
+        ),
+        name="depthwise_conv2d",
+    )
+
+
+def grouped(
+    data: te.Tensor,
+    weight: te.Tensor,
+    groups: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    out_dtype: str,
+) -> te.Tensor:
+    """Grouped convolution for data (N, H, W, C) and weight (kh, kw, C / groups, outputs).
+
+    The sum has an axis for the groups, so that a tile of outputs is known to lie in one of them.
+    """
+    kh, kw, depth, outputs = (int(v) for v in weight.shape)
+    source = padded(data, int(data.shape[3]), padding)
+    n, height, width, _ = (int(v) for v in source.shape)
+    out_h = output_size(height, kh, strides[0], dilation[0])
+    out_w = output_size(width, kw, strides[1], dilation[1])
+    dy, dx, k = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (depth, "k")))
+    each = outputs // groups
+
+    def product(b: tirx.Var, g: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        left = source[b, line, column, g * depth + k].astype(out_dtype)
+        return te.sum(left * weight[dy, dx, k, g * each + c].astype(out_dtype), axis=[dy, dx, k])
+
+    summed = te.compute((n, groups, out_h, out_w, each), product, name="conv2d")
+    return te.compute(
+        (n, out_h, out_w, outputs), lambda b, y, x, o: summed[b, o // each, y, x, o % each], name="result"
+    )
