@@ -7,13 +7,18 @@ from functools import partial
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
-from ofa_tvm.compiler.layout import static_shape
+from ofa_tvm.compiler.elementary import FUNCTIONS
+from ofa_tvm.compiler.layout import bindings, static_shape
 from ofa_tvm.compiler.products import batched_product, packed_product, packs
 from ofa_tvm.compiler.templates import lanes, sums_in_half
+
+_CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+_OPAQUE = 8  # relax's OpPatternKind: not to be fused
 
 
 def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") -> tvm.IRModule:
@@ -33,6 +38,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(own, skip_ops=["relax.reshape"]),
+            *([_functions_apart] if vector else []),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),
@@ -42,6 +48,48 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
     )
     with target:
         return passes(mod)
+
+
+@tvm.transform.module_pass(opt_level=0)
+def _functions_apart(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Keep a function such as exp out of the kernel that computes another one's argument.
+
+    Each becomes some twenty expressions that share values (`elementary`). A function of a function would take
+    LLVM's code generator time that grows with their product: 38 s for a sigmoid of a sigmoid.
+    """
+    inside: dict[
+        relax.Var, bool
+    ] = {}  # whether a value is made by a function, in the kernel that it would join
+    apart = {}
+    for binding in bindings(mod["main"]):
+        value = binding.value
+        arguments = [argument for argument in _operands(value) if isinstance(argument, relax.Var)]
+        fed = any(inside.get(argument, False) for argument in arguments)
+        kernel = value.args[0] if isinstance(value, relax.Call) and value.op == _CALL_TIR else None
+        calls = kernel is not None and _calls_function(mod[kernel])
+        if fed and calls:
+            apart[kernel] = mod[kernel].with_attr("op_pattern", _OPAQUE)
+        inside[binding.var] = (fed or calls) and not (fed and calls)
+    result = tvm.IRModule({**mod.functions, **apart})
+    return result.with_attrs(mod.attrs) if mod.attrs else result
+
+
+def _operands(value: relax.Expr) -> list[relax.Expr]:
+    if isinstance(value, relax.TupleGetItem):
+        return [value.tuple_value]
+    if isinstance(value, relax.Tuple):
+        return list(value.fields)
+    if isinstance(value, relax.Call):
+        return [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
+    return [value]
+
+
+def _calls_function(kernel: tirx.PrimFunc) -> bool:
+    found = []
+    tvm_ffi.structural_walk(
+        kernel.body, (tvm.ir.Call, lambda call: found.append(getattr(call.op, "name", "")))
+    )
+    return any(name.removeprefix("tirx.") in FUNCTIONS for name in found)
 
 
 def _matmul(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

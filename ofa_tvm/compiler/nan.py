@@ -1,7 +1,6 @@
 """Maxima and minima that keep NaN and -inf, as ONNX Runtime's: a bad pixel must not become a confident class.
 
-TVM's `max(x, 0)` is 0 where x is NaN, so a rectifier would hide what went wrong. A scheduled kernel is
-therefore rewritten before code is made of it; its identity, by which tuning logs know it, stays what it was.
+TVM's `max(x, 0)` is 0 where x is NaN, so a rectifier would hide what went wrong.
 
 - On x86 `max(0, x)` is one instruction, as `max(x, 0)` is, and gives its second operand where one is NaN
   (Intel's manual, MAXPS): constants go first. Two values that may both be NaN take a comparison more.
@@ -28,23 +27,16 @@ _SIMPLE = (
 )  # LLVM loads these once, however often they are named
 
 
-def keeping_nan(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """The same kernels with NaN passed on by every floating-point maximum and minimum.
+def keeping_nan(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
+    """The same code with NaN passed on by every floating-point maximum and minimum.
 
     Parameters
     ----------
-    mod
-        Scheduled kernels.
+    body
+        Of a scheduled kernel.
     target
         What code will be made for.
     """
-    functions = {}
-    for var, function in mod.functions.items():
-        functions[var] = function.with_body(_rewritten(function.body, target))
-    return tvm.IRModule(functions)
-
-
-def _rewritten(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
     on_gpu = str(target.kind.name) != "llvm"
     accumulators = _accumulators(body)
 

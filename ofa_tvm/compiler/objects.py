@@ -13,8 +13,8 @@ import tvm
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import elementary
+from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import kernel_key
-from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, replacing, require_room
 from ofa_tvm.temporaries import remove_dead
@@ -41,8 +41,8 @@ class ScheduledKernel:
 
 
 def scheduled_kernel(sch: Schedule, target: tvm.target.Target) -> ScheduledKernel:
-    """The kernel as code is made of it: with NaN kept, named by what it is."""
-    function = keeping_nan(sch.mod, target)["main"]
+    """The kernel in its final form, named by what it is."""
+    function = final_form(sch.mod, target)["main"]
     symbol = f"kernel_{kernel_key(function)}"
     return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
 

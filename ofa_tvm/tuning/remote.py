@@ -16,8 +16,8 @@ import tvm
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import shapes
-from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -131,7 +131,7 @@ class RemoteTimer:
 
     def _build(self, sch: Schedule) -> Path:
         path = Path(self._folder.name) / f"trial{next(self._numbers)}.so"
-        library = tvm.compile(keeping_nan(sch.mod, self._target), target=self._target)
+        library = tvm.compile(final_form(sch.mod, self._target), target=self._target)
         library.export_library(str(path), fcompile=_linker(self._link))
         return path
 
@@ -203,7 +203,7 @@ def _on_this_machine(mod: tvm.IRModule, arrays: Sequence[npt.NDArray[Any]]) -> l
     host = tvm.target.Target({"kind": "llvm"})
     default = next(schedules.ranked_schedules(mod, schedules.machine(host)), None)
     scheduled = mod if default is None else default.mod
-    library = tvm.compile(keeping_nan(scheduled, host), target=host)
+    library = tvm.compile(final_form(scheduled, host), target=host)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     library["main"](*tensors)
     return [tensor.numpy() for tensor in tensors]

@@ -31,7 +31,7 @@ from tvm.s_tir import Schedule  # noqa: E402
 from tvm.s_tir import meta_schedule as ms  # noqa: E402
 
 from ofa_tvm.compiler import schedules, templates  # noqa: E402
-from ofa_tvm.compiler.nan import keeping_nan  # noqa: E402
+from ofa_tvm.compiler.final import final_form  # noqa: E402
 from ofa_tvm.compiler.nvrtc import compiling_cuda, on_cuda  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json  # noqa: E402
 from ofa_tvm.devices.place import Place  # noqa: E402
@@ -129,7 +129,7 @@ class _Trials:
             self._link.send(event="timed", trace=trace, times_us=_microseconds(seconds))
 
     def _build(self, sch: Schedule) -> tuple[Any, float]:
-        library = tvm.compile(keeping_nan(sch.mod, self._target), target=self._target)
+        library = tvm.compile(final_form(sch.mod, self._target), target=self._target)
         call: Any = self._subject.prepared(library)
         if self._expected is None:
             self._subject = self._subject.calibrated(library)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tvm
 from emulated import arm_target
-from onnx_models import Graph
+from onnx_models import Graph, reference
 from scipy import special
 from tvm import te, tirx
 from tvm.s_tir import Schedule
@@ -112,3 +112,17 @@ def test_small_powers_are_products(exponent: int, tmp_path: Path) -> None:
     with np.errstate(all="ignore"):
         expected = x.astype(np.float64) ** exponent
     np.testing.assert_allclose(ofa_tvm.load(tmp_path / "m.so")(x), expected, rtol=3e-7)
+
+
+def test_functions_of_functions_are_kernels_of_their_own(tmp_path: Path) -> None:
+    """In one kernel, code generation would take time that doubles with every function."""
+    g = Graph()
+    x = y = g.input("x", 1, 16, 4, 4)
+    for kind in ("Sigmoid", "Tanh", "Exp", "Erf", "Sigmoid", "Softplus", "Tanh"):
+        y = g.op(kind, y)
+    model = g.model(y, g.op("Mul", x, g.op("Tanh", g.op("Softplus", x))))
+    compiled = ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so")
+    assert len(compiled.kernels) >= 7
+    array = np.random.default_rng(0).standard_normal((1, 16, 4, 4)).astype(np.float32)
+    for got, want in zip(ofa_tvm.load(tmp_path / "m.so")(array), reference(model, [array]), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from onnx_models import MODELS, Builder, mlp, residual_network, sorting
+from onnx_models import MODELS, Builder, Graph, mlp, residual_network, sorting
 from opencl_device import needs_opencl
 from test_generic_models import assert_equals_onnx_runtime
 from tvm.s_tir import Schedule
@@ -62,3 +62,13 @@ def test_the_library_carries_its_device_code(tmp_path: Path) -> None:
     ofa_tvm.compile(mlp(), get_target("opencl"), tmp_path / "m.so")
     content = (tmp_path / "m.so").read_bytes()
     assert content.count(b"__kernel void") >= 3
+
+
+@needs_opencl
+def test_truth_is_one(tmp_path: Path) -> None:
+    """OpenCL's comparisons of vectors give -1."""
+    g = Graph()
+    x = g.input("x", 1, 16, 6, 6)
+    positive = g.op("Greater", x, g.constant(0.0))
+    model = g.model(g.op("Where", positive, x, g.constant(2.0)), g.op("Cast", positive, to=1), g.op("Elu", x))
+    assert_equals_onnx_runtime(model, get_target("opencl-pocl"), tmp_path)

@@ -14,7 +14,20 @@ import ofa_tvm
 from ofa_tvm.targets import get_target
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 31, 33, 40)
-UNARY = ("Sqrt", "Log", "Exp", "Reciprocal", "Relu", "Neg", "Abs", "HardSwish", "Floor", "LeakyRelu")
+UNARY = (
+    "Sqrt",
+    "Log",
+    "Exp",
+    "Reciprocal",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Neg",
+    "Abs",
+    "HardSwish",
+    "Erf",
+    "Floor",
+)
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow")
 
 

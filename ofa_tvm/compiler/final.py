@@ -1,0 +1,45 @@
+"""The final form of scheduled kernels: what code is made of.
+
+Kernels are rewritten only here, behind scheduling, so that their identity, by which tuning logs know them,
+and their schedules are those of the network.
+"""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from ofa_tvm.compiler.nan import keeping_nan
+
+
+def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Kernels as code is to be made of them: NaN is kept, and on GPUs true is one.
+
+    Parameters
+    ----------
+    mod
+        Scheduled kernels.
+    target
+        What code will be made for.
+    """
+    functions = {}
+    for var, function in mod.functions.items():
+        body = function.body if str(target.kind.name) == "llvm" else _with_true_as_one(function.body)
+        functions[var] = function.with_body(keeping_nan(body, target))
+    return tvm.IRModule(functions)
+
+
+def _with_true_as_one(body: tirx.Stmt) -> tirx.Stmt:
+    """Conversions of truth values as choices between one and zero.
+
+    OpenCL's comparisons of vectors give -1 where they hold (OpenCL C 1.2, section 6.3.d), which TVM converts.
+    """
+
+    def chosen(cast: tirx.Cast) -> tvm.ir.Expr:
+        if str(cast.value.ty.dtype) != "bool" or str(cast.ty.dtype) == "bool":
+            return cast
+        dtype = cast.ty.dtype
+        return tirx.Select(cast.value, tirx.const(1, dtype), tirx.const(0, dtype))
+
+    return tvm_ffi.structural_map(body, (tirx.Cast, chosen))
