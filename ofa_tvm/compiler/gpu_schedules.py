@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm.s_tir import Schedule
@@ -75,6 +75,8 @@ class GpuTiling:
 def ranked_schedules(mod: tvm.IRModule, target: tvm.target.Target) -> Iterator[Schedule]:
     """Schedules of a kernel in order of promise; at least one for every kernel that can run on a GPU."""
     mach = gpu_machine(target)
+    if any(str(buffer.dtype) == "bool" for buffer in mod["main"].params):
+        mach = replace(mach, lanes=1)  # OpenCL has no vectors of truth values
     anatomy = analyse(Schedule(mod))
     if anatomy is not None:
         for tiling in tilings(anatomy, mach):
