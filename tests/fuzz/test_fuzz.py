@@ -28,7 +28,7 @@ import pytest
 from fuzz_formats import FORMATS
 
 _DEFAULT_S = 45.0  # and what the process and its formats take to start
-_HUNG_S = 60.0  # a case that takes 10 s is a finding already
+_HUNG_S = 120.0  # a case that computes for 10 s is a finding already
 _START_S = 300.0
 _HERE = Path(__file__).resolve().parent
 
@@ -112,7 +112,8 @@ def fuzz(
             result.findings.setdefault(text, []).append(case)
             if keep is not None and len(result.findings[text]) == 1 and case >= 0:
                 keep.mkdir(parents=True, exist_ok=True)
-                shutil.copy(folder / "current", keep / f"{name}-{seed}-{case}")
+                own = folder / f"found-{case}"
+                shutil.copy(own if own.exists() else folder / "current", keep / f"{name}-{seed}-{case}")
 
         try:
             while (event := worker.event(limit_s)) is not None:
