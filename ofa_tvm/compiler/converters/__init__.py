@@ -19,6 +19,7 @@ from ofa_tvm.compiler.converters import (
     recurrent,
     resize,
     sampling,
+    shifts,
 )
 from ofa_tvm.compiler.converters.node import Converter, Node
 from ofa_tvm.compiler.converters.reductions import REDUCTIONS
@@ -30,6 +31,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "AveragePool": pooling.average_pool,
     "BatchNormalization": normalization.batch_normalization,
     "BitCast": elementwise.bit_cast,
+    "BitShift": shifts.bit_shift,
     "Celu": elementwise.celu,
     "CenterCropPad": indexing.center_crop_pad,
     "Clip": clip.clip,
