@@ -15,6 +15,7 @@ from onnx_models import reference
 
 import ofa_tvm
 from ofa_tvm.compiler import graph
+from ofa_tvm.compiler.graph.inputs import input_shapes
 from ofa_tvm.compiler.importer import known_operators
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.targets import Target, get_target
@@ -305,3 +306,11 @@ def test_text_is_refused() -> None:
     )
     with pytest.raises(UserError, match="input 'x' holds text"):
         normalized(made)
+
+
+def test_an_input_that_no_memory_holds_is_refused_at_once() -> None:
+    """TVM would plan for hours."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 2**40])
+    model = helper.make_model(helper.make_graph([], "huge", [value], []))
+    with pytest.raises(UserError, match=r"input 'x' of shape .* has more than 268,435,456 values"):
+        input_shapes(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -9,6 +10,7 @@ import onnx
 from ofa_tvm.errors import UsageError
 
 Shapes = Mapping[str, Sequence[int]]
+_MOST_VALUES = 1 << 28
 _USUAL = {1: (1,), 2: (1, 128), 3: (1, 3, 224), 4: (1, 3, 224, 224), 5: (1, 3, 16, 112, 112)}  # by rank
 
 
@@ -25,7 +27,7 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
     ------
     UsageError
         If a dimension is dynamic and `shapes` does not give it, if the two disagree, or if `shapes`
-        names an input that the model does not have.
+        names an input that the model does not have; or if an input is larger than any memory.
     """
     shapes = dict(shapes or {})
     result: dict[str, tuple[int, ...]] = {}
@@ -52,6 +54,11 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
     if shapes:
         known = ", ".join(repr(name) for name in result)
         raise UsageError(f"the model has no input {next(iter(shapes))!r}; its inputs are {known}")
+    for name, size in result.items():
+        if math.prod(size) > _MOST_VALUES:
+            raise UsageError(
+                f"input {name!r} of shape {size} has more than {_MOST_VALUES:,} values; nothing could hold it"
+            )
     return result
 
 
