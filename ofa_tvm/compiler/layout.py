@@ -413,10 +413,16 @@ class _Rewriter:
             return "flat", relax.op.matmul(self._view(data, "flat"), constant_of(matrix))
         spatial = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
         dilation = _of_map(_ints(attributes.dilation))
+        n, _, height, width = self._shape(data)
+        upright = groups == 1 and height > 1 and (width, weight.shape[3]) == (1, 1) and not any(padding[1::2])
+        if upright:  # laid on its side: a register tile's pixels lie along the last axis
+            view = self.bb.emit(relax.op.reshape(view, (n, 1, height, self.channels[data])))
+            spatial = np.ascontiguousarray(spatial.transpose(1, 0, 2, 3))
+            strides, dilation, padding = strides[::-1], dilation[::-1], [0, padding[0], 0, padding[2]]
         if groups == 1 and self.channels[data] > c_in:
             sums = convolution(self.bb, view, spatial, strides, padding, dilation, in_half=self.in_half)
-            return "nhwc", self._as(data, sums)
-        return "nhwc", relax.op.nn.conv2d(
+            return "nhwc", self._raised(self._as(data, sums), upright)
+        sums = relax.op.nn.conv2d(
             view,
             constant_of(spatial),
             strides=strides,
@@ -427,6 +433,15 @@ class _Rewriter:
             kernel_layout="HWIO",
             out_layout="NHWC",
         )
+        return "nhwc", self._raised(sums, upright)
+
+    def _raised(self, lying: relax.Expr, upright: bool) -> relax.Expr:
+        """A map of width 1 that was laid on its side, upright again."""
+        if not upright:
+            return lying
+        made = self.bb.emit(lying)
+        n, _, height, channels = static_shape(made) or (1, 1, 1, 1)
+        return relax.op.reshape(made, (n, height, 1, channels))
 
     def _as(self, like: relax.Var, sums: relax.Expr) -> relax.Expr:
         """Sums, which may be float32 where `like` is float16, in the type of `like`."""

@@ -80,3 +80,11 @@ def test_products_of_any_size(rows: int, columns: int, tmp_path: Path) -> None:
     g = Graph()
     g.finish(g.op("Relu", g.op("MatMul", g.input("x", 2, rows, 20), g.weight(20, columns))))
     assert_equal(g, tmp_path, 0)
+
+
+def test_a_map_of_width_one(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.op("Conv", g.input("x", 1, 20, 33, 1), g.weight(24, 20, 5, 1), g.weight(24), pads=[2, 0, 1, 0],
+             strides=[2, 1], dilations=[2, 1])  # fmt: skip
+    g.finish(g.op("Relu", x))
+    assert_equal(g, tmp_path, 2)
