@@ -18,6 +18,7 @@ from onnx_models import Graph, random_inputs, reference
 
 import ofa_tvm
 from ofa_tvm.compiler.driver import _place, _Storage
+from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.errors import UserError
 from ofa_tvm.targets import Link, Target, get_target
 
@@ -81,8 +82,10 @@ def test_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot write"):
-        ofa_tvm.compile(small(), target, tmp_path / "m.so")
+    model = small()
+    with pytest.warns(NotCached, match="going on without the cache of kernels"):
+        ofa_tvm.compile(model, target, tmp_path / "m.so")
+    assert_right(tmp_path / "m.so", model)
 
 
 def test_output_folder_is_made(target: Target, tmp_path: Path) -> None:
@@ -114,8 +117,9 @@ def test_damaged_objects_are_generated_anew(
                 path.unlink()
                 path.mkdir()
     if damage == "a folder":
-        with pytest.raises(UserError, match="cannot write"):
+        with pytest.warns(NotCached, match="going on without the cache of kernels"):
             ofa_tvm.compile(model, target, tmp_path / "second.so")
+        assert_right(tmp_path / "second.so", model)
         return
     ofa_tvm.compile(model, target, tmp_path / "second.so")
     assert_right(tmp_path / "second.so", model)

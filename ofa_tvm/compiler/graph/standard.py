@@ -12,6 +12,7 @@ from onnx import helper
 from ofa_tvm.compiler.graph.folding import default_opset, subgraphs
 
 _OPSET = 17  # what older operator sets are converted to
+_RESIZE_WITH_MODES = 11  # operator set whose Resize says how coordinates are transformed
 _SMALL = 1 << 10  # elements; larger weights stay out of what onnx's C++ code is handed
 _FOREIGN = frozenset({"Attention"})  # TVM's importer knows another operator of that name (com.microsoft's)
 
@@ -50,10 +51,25 @@ def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
         entry.domain not in ("", "ai.onnx") and entry.domain for entry in model.opset_import
     ):
         return model
+    old = default_opset(model)
     try:
-        return _without_weights(model, lambda light: onnx.version_converter.convert_version(light, _OPSET))
+        new = _without_weights(model, lambda light: onnx.version_converter.convert_version(light, _OPSET))
     except Exception:  # an operator without a rule; the importer knows most old forms as well
         return model
+    if old < _RESIZE_WITH_MODES:
+        for node in _nodes(new.graph):
+            if node.op_type == "Resize":
+                _as_before_modes(node)
+    return new
+
+
+def _as_before_modes(node: onnx.NodeProto) -> None:
+    """What Upsample, and Resize of operator set 10, mean; onnx's converter leaves the newer defaults."""
+    kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+    node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
 
 
 def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
