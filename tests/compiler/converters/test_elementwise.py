@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from node_models import Array, Case, assert_right, by_reference
+import pytest
+from node_models import Array, Case, assert_right, by_reference, merged
+
+import ofa_tvm
+from ofa_tvm.targets import get_target
 
 EXTREME = np.array([-np.inf, -1e30, -100, -15, -1, -0.0, 0, 1e-6, 0.5, 3, 90, 1e30, np.inf], np.float32)
 
@@ -100,3 +104,20 @@ def test_bits_as_another_type(tmp_path: Path) -> None:
         Case("BitCast", [np.array([-1, 2, 3], np.int16)], attributes={"to": to[np.uint16]}),
     ]
     assert_right(cases, tmp_path, opset=26, reference=by_reference)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hyperbolic_functions(dtype: str, tmp_path: Path) -> None:
+    """Relative to each value: near zero, where exponentials cancel, and up to where they overflow."""
+    small = np.concatenate([np.logspace(-30, -0.0001, 200), [0.0, 0.5, 0.999]])
+    large = np.concatenate([np.linspace(0.9, 1.1, 41), np.linspace(1, 89.3, 200), [np.inf]])
+    wide = np.concatenate([small, -small, large, -large]).astype(dtype)
+    narrow = np.concatenate([small, -small, [1.0, -1.0, 2.0]]).astype(dtype)
+    for kind, x in (("Sinh", wide), ("Cosh", wide), ("Atanh", narrow)):
+        function = {"Sinh": np.sinh, "Cosh": np.cosh, "Atanh": np.arctanh}[kind]
+        ofa_tvm.compile(merged([Case(kind, [x])], 18), get_target("x86"), tmp_path / "m.so")
+        with np.errstate(all="ignore"):
+            expected = function(x.astype(np.longdouble)).astype(dtype)
+        got = ofa_tvm.load(tmp_path / "m.so")(x)
+        np.testing.assert_allclose(got, expected, rtol=8 * np.finfo(dtype).eps, err_msg=kind)
+        np.testing.assert_array_equal(np.signbit(got[x == 0]), np.signbit(expected[x == 0]))
