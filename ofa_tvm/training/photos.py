@@ -8,6 +8,7 @@ import math
 import os
 import posixpath
 import stat
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,11 +191,17 @@ class PhotoData(ImageData):
             sampler=plan,
             num_workers=self.workers,
             prefetch_factor=2,
+            worker_init_fn=_without_tracebacks,
             generator=torch.Generator(),  # its own, or the loader would draw from the training's
         ):
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _without_tracebacks(worker: int) -> None:
+    """A thread of multiprocessing's prints one in each worker that is ended while it hands a batch over."""
+    sys.excepthook = lambda *error: None
 
 
 class _TrainingBatches(Dataset["Tensor | UserError"]):

@@ -157,10 +157,10 @@ def test_with_threads_changes_what_is_compiled_and_nothing_else() -> None:
     assert two.threads == 2
     assert two.tvm_dict()["num-cores"] == 2
     assert two.with_threads(1) == get_target("cortex-a72")
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="from 1 to 1024, not 0"):
         two.with_threads(0)
     with pytest.raises(UsageError, match="may use only"):
-        get_target("x86").with_threads(100_000)
+        get_target("x86").with_threads(1_000)
 
 
 def test_short_names_stand_for_devices() -> None:

@@ -12,6 +12,7 @@ from ofa_tvm.compiler.converters import (
     convolution,
     elementwise,
     extrema,
+    hyperbolic,
     indexing,
     normalization,
     pooling,
@@ -28,6 +29,7 @@ __all__ = ["CONVERTERS", "Converter", "Node"]
 
 CONVERTERS: Mapping[str, Converter] = {
     **REDUCTIONS,
+    "Atanh": hyperbolic.atanh,
     "AveragePool": pooling.average_pool,
     "BatchNormalization": normalization.batch_normalization,
     "BitCast": elementwise.bit_cast,
@@ -39,6 +41,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Conv": convolution.conv,
     "ConvInteger": quantized.conv_integer,
     "ConvTranspose": convolution.conv_transpose,
+    "Cosh": hyperbolic.cosh,
     "Dropout": elementwise.dropout,
     "Elu": elementwise.elu,
     "GRU": recurrent.gru,
@@ -73,6 +76,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "ReverseSequence": indexing.reverse_sequence,
     "RoiAlign": sampling.roi_align,
     "Selu": elementwise.selu,
+    "Sinh": hyperbolic.sinh,
     "Slice": indexing.slice_,
     "Softplus": elementwise.softplus,
     "SpaceToDepth": indexing.space_to_depth,
