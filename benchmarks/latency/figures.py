@@ -20,6 +20,7 @@ from public_data import data_folder, public_series
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from provenance import save
 
+from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.generalized import (
     GeneralizedLatency,
@@ -29,7 +30,7 @@ from ofa_tvm.latency.generalized import (
     reference_of,
 )
 from ofa_tvm.latency.lookup_table import LookupTable
-from ofa_tvm.latency.regression import LatencyRegressor, errors
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import get_space
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "latency.json"

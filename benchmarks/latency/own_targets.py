@@ -21,9 +21,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from provenance import save
 
+from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import LatencyTable, read_table
 from ofa_tvm.latency.generalized import GeneralizedLatency, Series, fit_families, reference_of
-from ofa_tvm.latency.regression import errors
 from ofa_tvm.targets import get_target
 from ofa_tvm.targets.devices import Device, Platform
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from public_data import data_folder
 
+from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.lookup_table import LookupTable
-from ofa_tvm.latency.regression import LatencyRegressor, errors
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.report.latency_figures import error_by_group, learning_curve, predicted_against_measured
 from ofa_tvm.report.style import LIGHT, PNG_DPI, WIDE_IN, Style, drawing
 from ofa_tvm.spaces import get_space

@@ -14,15 +14,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ofa_tvm.accuracy.official import feed_forward
-from ofa_tvm.accuracy.predictor import check_accuracies, rank_correlation
+from ofa_tvm.accuracy.predictor import check_accuracies
 from ofa_tvm.errors import UserError
-from ofa_tvm.models import (
+from ofa_tvm.estimators.contract import SubnetModel, as_genes, resolutions_of
+from ofa_tvm.estimators.files import (
     COUNT,
     NUMBER,
     SCORES,
     TEXT,
-    SubnetModel,
-    as_genes,
     check_predictions,
     damaged,
     genes_array,
@@ -30,6 +29,7 @@ from ofa_tvm.models import (
     space_of,
     write_model,
 )
+from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 
@@ -56,6 +56,7 @@ class MLPAccuracyPredictor(SubnetModel):
         On a tenth of the rows, held out: n, rmse, spearman.
     """
 
+    unit = ""
     space: Space
 
     def __init__(self, space: Space, *, seed: int = 0) -> None:
@@ -110,9 +111,14 @@ class MLPAccuracyPredictor(SubnetModel):
         self.validation_ = {
             "n": len(held),
             "rmse": float(np.sqrt(np.mean((predicted - accuracy[held]) ** 2))),
-            "spearman": rank_correlation(predicted, accuracy[held]),
+            "spearman": spearman(predicted, accuracy[held]),
         }
         return self
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those of the training data."""
+        return resolutions_of(self.space, self.genes_)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""

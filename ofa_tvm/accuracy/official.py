@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.models import SubnetModel
+from ofa_tvm.estimators.contract import SubnetModel
 from ofa_tvm.spaces.space import Space
 
 _MBV3_RESOLUTIONS = tuple(range(112, 225, 16))
@@ -36,6 +36,7 @@ class OfficialPredictor(SubnetModel):
         Added to the output.
     """
 
+    unit = ""
     space: Space
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]

@@ -13,16 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.stats import spearmanr
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.latency.gaussian import Posterior, fit
-from ofa_tvm.models import (
+from ofa_tvm.estimators.contract import UncertainSubnetModel, as_genes, resolutions_of
+from ofa_tvm.estimators.files import (
     FLAG,
     SCORES,
     TEXT,
-    UncertainSubnetModel,
-    as_genes,
     check_fit,
     check_predictions,
     data_sha256,
@@ -32,6 +29,8 @@ from ofa_tvm.models import (
     space_of,
     write_model,
 )
+from ofa_tvm.estimators.gaussian import Posterior, fit
+from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
@@ -141,6 +140,7 @@ class AccuracyPredictor(UncertainSubnetModel):
         Leave-one-out: n, rmse, spearman, and within95, the share inside the 95 % interval.
     """
 
+    unit = ""
     space: Space
 
     def __init__(self, space: Space, *, robust: bool = True) -> None:
@@ -168,7 +168,7 @@ class AccuracyPredictor(UncertainSubnetModel):
         self.validation_ = {
             "n": len(accuracy),
             "rmse": float(self._scale * np.sqrt((residuals**2).mean())),
-            "spearman": rank_correlation(self.loo_prediction_, accuracy),
+            "spearman": spearman(self.loo_prediction_, accuracy),
             "within95": float((np.abs(residuals) < 1.96 * std).mean()),
         }
         return self
@@ -200,6 +200,11 @@ class AccuracyPredictor(UncertainSubnetModel):
         self._offset = float(_CONSTANT * p.variances[0] * p.alpha.sum())
         self.loo_prediction_ = self.accuracy_ - self._scale * p.loo_residuals
         self.noise_ = float(self._scale * np.sqrt(p.noise))
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those of the training data."""
+        return resolutions_of(self.space, self.genes_)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
@@ -288,8 +293,3 @@ def check_accuracies(genes: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(accuracy))[0])
         raise UserError(f"the accuracy of sample {row} is {accuracy[row]}; measure it again")
     return accuracy
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, or NaN if either is constant."""
-    return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)

@@ -206,9 +206,9 @@ def eval_command(
 
     mape, within5 and within10 (predictions no more than 5 and 10 % off) are fractions of 1.
     """
+    from ofa_tvm.estimators.metrics import errors
     from ofa_tvm.latency.dataset import read_table
     from ofa_tvm.latency.generalized import GeneralizedLatency, series_of
-    from ofa_tvm.latency.regression import errors
     from ofa_tvm.targets.devices import list_devices
 
     predictor = _load(model)
@@ -469,8 +469,8 @@ def table_command(
 
 def _load(model: Path | None) -> LatencyRegressor | GeneralizedLatency:
     """A predictor of either kind; without a path the one that ships."""
+    from ofa_tvm.estimators.files import model_kind
     from ofa_tvm.latency import generalized, regression
-    from ofa_tvm.models import model_kind
 
     if model is None:
         return generalized.shipped_model()

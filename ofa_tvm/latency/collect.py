@@ -14,11 +14,11 @@ import numpy as np
 
 from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.latency.dataset import Column, LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.measurement.protocol import best_pass
-from ofa_tvm.models import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target

@@ -25,11 +25,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.dataset import LatencyTable
-from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
-from ofa_tvm.latency.regression import LatencyRegressor, errors
-from ofa_tvm.latency.roofline import is_cpu, rooflines
-from ofa_tvm.models import (
+from ofa_tvm.estimators.contract import FunctionCost
+from ofa_tvm.estimators.files import (
     CLASSES,
     COUNT,
     SCORES,
@@ -41,6 +38,11 @@ from ofa_tvm.models import (
     tables_of,
     write_model,
 )
+from ofa_tvm.estimators.metrics import errors
+from ofa_tvm.latency.dataset import LatencyTable
+from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.latency.roofline import is_cpu, rooflines
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import (
     BlockStructure,
@@ -333,26 +335,16 @@ class Reference:
     tables: BlockTables = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Latencies in ms of a device that was not measured; `spread` is their logarithm's standard deviation."""
+@dataclass(frozen=True, eq=False)
+class Estimate(FunctionCost):
+    """Latencies of a device that was not measured; `spread` is their logarithm's standard deviation."""
 
-    tables: BlockTables = field(repr=False)
-    spread: float
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """All of the space's."""
-        return self.tables.structure.space.resolutions
+    spread: float = 0.0
 
     @property
     def factor(self) -> float:
         """In 95 % of cases the true latency is at most so many times more or less."""
         return float(np.exp(1.96 * self.spread))
-
-    def __call__(self, genes: np.ndarray) -> np.ndarray:
-        """Latencies (n,) of genes (n, n_genes)."""
-        return self.tables(genes)
 
 
 class GeneralizedLatency:
@@ -546,7 +538,7 @@ class GeneralizedLatency:
                 f"the model was fitted to networks like those of {', '.join(sorted(seen))}, and the space "
                 f"{space.name} is unlike them"
             )
-        return Estimate(tables, self.spread(platform))
+        return Estimate(space, tables, n_classes=n_classes, spread=self.spread(platform))
 
     def prior(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.models import SubnetModel, as_genes
+from ofa_tvm.estimators.contract import SubnetModel, as_genes
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace
 from ofa_tvm.spaces.blocks import block_structure
 

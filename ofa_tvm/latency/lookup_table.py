@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.estimators.contract import SubnetModel, as_genes
 from ofa_tvm.files import read_text, write_atomic
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.spaces import Arch, Layer
@@ -119,7 +120,7 @@ def _keyed_operators(layers: Sequence[Layer], style: str) -> list[tuple[str, lis
     return keyed
 
 
-class LookupTable:
+class LookupTable(SubnetModel):
     """Latency as the sum of a table's entries, as the official code predicts it.
 
     Parameters
@@ -145,6 +146,8 @@ class LookupTable:
     """
 
     unit = "ms"
+    n_classes = 1000
+    space: Space
 
     def __init__(self, space: Space, entries: Mapping[int, Mapping[str, float]], source: str = "") -> None:
         self.space = space
@@ -211,7 +214,7 @@ class LookupTable:
         UsageError
             If one has a resolution without a table.
         """
-        genes = archs if isinstance(archs, np.ndarray) else self.space.encode(archs)
+        genes = as_genes(self.space, archs)
         values = self(genes)
         if not np.isfinite(values).all():
             i = int(np.flatnonzero(~np.isfinite(values))[0])

@@ -17,20 +17,15 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import kendalltau, spearmanr
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.latency.features import context_features
-from ofa_tvm.latency.gaussian import LinearPosterior, fit_linear
-from ofa_tvm.models import (
+from ofa_tvm.estimators.contract import Function, UncertainSubnetModel, as_genes, resolutions_of
+from ofa_tvm.estimators.files import (
     CLASSES,
     FLAG,
     NUMBER,
     SCORES,
     TEXT,
-    Function,
-    UncertainSubnetModel,
-    as_genes,
     check_fit,
     check_predictions,
     damaged,
@@ -42,6 +37,9 @@ from ofa_tvm.models import (
     tables_of,
     write_model,
 )
+from ofa_tvm.estimators.gaussian import LinearPosterior, fit_linear
+from ofa_tvm.estimators.metrics import errors
+from ofa_tvm.latency.features import context_features
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import (
     BlockStructure,
@@ -343,7 +341,12 @@ class LatencyRegressor(UncertainSubnetModel):
         return self.space.decode(rows[chosen])
 
     @property
-    def collapsed(self) -> BlockTables | Function:
+    def resolutions(self) -> tuple[int, ...]:
+        """Those of the training data."""
+        return resolutions_of(self.space, self.genes_)
+
+    @property
+    def collapsed(self) -> Function:
         """The fitted model as plain tables where its prior allows, else the model itself."""
         return self if self._opaque_prior else self.tables
 
@@ -440,24 +443,3 @@ class LatencyRegressor(UncertainSubnetModel):
             raise damaged(path, "it holds latencies that are not above 0")
         check_predictions(path, model)
         return model
-
-
-def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """How well latencies are predicted.
-
-    n, mae and rmse (in the unit), mape (a fraction), Spearman's and Kendall's rank correlation, and the
-    fractions of predictions that are within 5 and 10 % of the measurement.
-    """
-    gap = predicted - measured
-    relative = np.abs(gap) / measured
-    constant = np.ptp(measured) == 0 or np.ptp(predicted) == 0
-    return {
-        "n": len(measured),
-        "mae": float(np.abs(gap).mean()),
-        "rmse": float(np.sqrt((gap**2).mean())),
-        "mape": float(relative.mean()),
-        "spearman": float("nan") if constant else float(spearmanr(predicted, measured).statistic),
-        "kendall": float("nan") if constant else float(kendalltau(predicted, measured).statistic),
-        "within5": float((relative <= 0.05).mean()),
-        "within10": float((relative <= 0.10).mean()),
-    }

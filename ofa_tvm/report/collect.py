@@ -113,7 +113,7 @@ class Measured:
     groups : dict
         What subnets can be told apart by -> its value of each, (n,).
     errors : dict
-        Of `loo`, see `ofa_tvm.latency.regression.errors`.
+        Of `loo`, see `ofa_tvm.estimators.metrics.errors`.
     learning : LearningCurve or None
         Of the latency model; None where too little was measured.
     front : (m, 2) array

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.models import Function
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_tvm.errors import UsageError, shown
-from ofa_tvm.models import Function
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.network import Layer
 from ofa_tvm.spaces.space import Space

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_tvm.models import Function
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
 from ofa_tvm.search.evolution import RowKeys, SearchResult, best_distinct, latency_limit, require_resolutions

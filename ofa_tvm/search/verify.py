@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.models import Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import RowKeys, latency_limit, search

@@ -16,11 +16,12 @@ from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import OfficialPredictor, load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.models import Function, model_kind
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.verify import Checked, Cost, Promise, VerifiedResult, candidate, search_verified

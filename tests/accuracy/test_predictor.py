@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
-from ofa_tvm.models import read_model, write_model
+from ofa_tvm.estimators.files import read_model, write_model
 from ofa_tvm.spaces import Arch, get_space, list_spaces
 from ofa_tvm.spaces.space import Space
 

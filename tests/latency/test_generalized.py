@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.generalized import (
     GeneralizedLatency,
@@ -14,7 +15,7 @@ from ofa_tvm.latency.generalized import (
     fit_families,
     shipped_model,
 )
-from ofa_tvm.latency.regression import LatencyRegressor, errors
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.roofline import rooflines
 from ofa_tvm.spaces import get_layered_space
 from ofa_tvm.spaces.blocks import block_structure, stacked_contexts
@@ -150,7 +151,7 @@ def test_a_first_estimate_knows_its_limits() -> None:
     model = shipped_model()
     known = model.estimate(get_layered_space("ofa_mbv3_w1.0"), find_platform("t4"))
     alike = model.estimate(get_layered_space("ofa_proxyless_w1.3"), find_platform("t4"))
-    genes = np.zeros((1, len(known.tables.structure.space.cardinalities)), dtype=np.int64)
+    genes = np.zeros((1, len(known.space.cardinalities)), dtype=np.int64)
     assert known(genes)[0] > 0 and alike.resolutions == known.resolutions
     with pytest.raises(UserError, match="the space ofa_resnet50 is unlike them"):  # other work
         model.estimate(get_layered_space("ofa_resnet50"), find_platform("t4"))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.features import kernel_class
 from ofa_tvm.latency.kernel_sum import KernelSum
-from ofa_tvm.latency.regression import LatencyRegressor, errors
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import Layer, get_space
 from ofa_tvm.spaces.blocks import BlockTables, block_structure
 

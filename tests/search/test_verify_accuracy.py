@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.models import Function
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.search.verify import Cost, candidate, search_verified

@@ -16,9 +16,9 @@ import ofa_tvm.latency.generalized
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
+from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.generalized import GeneralizedLatency
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.models import model_kind
 from ofa_tvm.spaces import get_space
 
 SPACE = get_space("ofa_digits")

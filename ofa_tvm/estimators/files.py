@@ -1,4 +1,4 @@
-"""What fitted models of subnets share: how they are asked, and their files.
+"""Files of fitted models.
 
 A model file is an npz without pickles: a header in JSON (format, kind, space, features, validation) and
 arrays.
@@ -11,19 +11,19 @@ import io
 import json
 import os
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError, shorten, shown
+from ofa_tvm.estimators.contract import SubnetModel
 from ofa_tvm.files import write_atomic
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.schema import first_problem, key_path
-from ofa_tvm.spaces import Arch, LayeredSpace
+from ofa_tvm.spaces import LayeredSpace
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables
 
 FORMAT = 1
@@ -37,63 +37,6 @@ COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**9}
 CLASSES: Mapping[str, Any] = {"type": "integer", "minimum": 1, "maximum": 10**6}
 FLAG: Mapping[str, Any] = {"type": "boolean"}
 SCORES: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "float"}}
-
-Function = Callable[[np.ndarray], np.ndarray]
-"""Genes (n, n_genes) -> values (n,)."""
-
-
-def as_genes(space: LayeredSpace, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-    """A population as genes, whichever way it came: (n, n_genes)."""
-    return archs if isinstance(archs, np.ndarray) else space.encode(archs)
-
-
-class SubnetModel(ABC):
-    """A fitted quantity of a space's subnets (scikit-learn's `predict`); calling it takes genes."""
-
-    space: LayeredSpace
-
-    @abstractmethod
-    def __call__(self, genes: np.ndarray) -> np.ndarray:
-        """`predict` for genes (n, n_genes) -> (n,); what searches call."""
-
-    def predict(self, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
-        """Predictions (n,) for n architectures or their genes, in the unit of the training data."""
-        return self(as_genes(self.space, archs))
-
-
-class UncertainSubnetModel(SubnetModel):
-    """A `SubnetModel` that also knows how far off it may be."""
-
-    @abstractmethod
-    def _std(self, genes: np.ndarray) -> np.ndarray:
-        """Standard deviation (n,) of a measurement around the prediction."""
-
-    @overload
-    def predict(self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[False] = ...) -> np.ndarray: ...
-
-    @overload
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: Literal[True]
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def predict(
-        self, archs: Sequence[Arch] | np.ndarray, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Predictions for a population, in the unit of the training data.
-
-        Parameters
-        ----------
-        archs : n architectures, or their genes (n, n_genes)
-        return_std : bool
-            Also return the standard deviation of a measurement around the prediction.
-
-        Returns
-        -------
-        (n,) array, or two of them
-        """
-        genes = as_genes(self.space, archs)
-        mean = self(genes)
-        return (mean, self._std(genes)) if return_std else mean
 
 
 def write_model(

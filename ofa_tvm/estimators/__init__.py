@@ -1,0 +1,1 @@
+"""What everything that learns about subnets shares: contract, files, Gaussian process, metrics."""
