@@ -137,13 +137,16 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     graph = wide.graph
+    outside = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
     for tensor in graph.initializer:
         _widen(tensor)
+        tensor.name += "__wide" if tensor.name in outside else ""
     nodes: list[onnx.NodeProto] = []
     inside = {v.name: f"{v.name}__wide" for v in graph.input if v.type.tensor_type.elem_type == half}
     nodes += [helper.make_node("Cast", [name], [new], to=single) for name, new in inside.items()]
-    outside = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
-    made = {name for node in graph.node for name in node.output}
+    made = {name for node in graph.node for name in node.output} | {
+        tensor.name for tensor in model.graph.initializer
+    }
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = inside.get(name, f"{name}__wide" if name in outside & made else name)

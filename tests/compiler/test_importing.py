@@ -314,3 +314,38 @@ def test_an_input_that_no_memory_holds_is_refused_at_once() -> None:
     model = helper.make_model(helper.make_graph([], "huge", [value], []))
     with pytest.raises(UserError, match=r"input 'x' of shape .* has more than 268,435,456 values"):
         input_shapes(model)
+
+
+def test_group_normalization_of_the_version_that_was_withdrawn(target: Target, tmp_path: Path) -> None:
+    """Its scale and bias are one a group; onnx's checker calls it deprecated, files have it all the same."""
+    node = helper.make_node("GroupNormalization", ["x", "scale", "bias"], ["y"], num_groups=3)
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 5)).astype(F32)
+    scale, bias = np.array([1, 2, 3], F32), np.array([0, -1, 1], F32)
+    model = helper.make_model(
+        helper.make_graph(
+            [node],
+            "groups",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)],
+            [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(bias, "bias")],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+    )
+    onnx.save(model, tmp_path / "groups.onnx")
+    ofa_tvm.compile(tmp_path / "groups.onnx", target, tmp_path / "groups.so")
+    groups = x.reshape(2, 3, -1)
+    normal = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+    expected = (normal * scale[:, None] + bias[:, None]).reshape(x.shape)
+    np.testing.assert_allclose(ofa_tvm.load(tmp_path / "groups.so")(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_that_tvm_could_not_store_and_an_input_of_no_size_are_refused(
+    target: Target, tmp_path: Path
+) -> None:
+    constants = [("far", np.array([9])), ("axis", np.array([1]))]
+    made = model([node("Slice", ["x", "far", "far", "axis"], ["y"])], [("x", X)], ["y"], constants)
+    with pytest.raises(UserError, match=r"output 'y' holds nothing \(its shape is 2x0\)"):
+        ofa_tvm.compile(made, target, tmp_path / "empty.so")
+    open_ended = model([node("Relu", ["x"], ["y"])], [("x", (F32, ("n", 3)))], ["y"])
+    with pytest.raises(UsageError, match="input 'x' holds nothing"):
+        ofa_tvm.compile(open_ended, target, tmp_path / "empty.so", shape={"x": (0, 3)})

@@ -20,6 +20,7 @@ from ofa_tvm.compiler.converters import (
     recurrent,
     resize,
     sampling,
+    sequences,
     shifts,
 )
 from ofa_tvm.compiler.converters.node import Converter, Node
@@ -76,6 +77,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "ReverseSequence": indexing.reverse_sequence,
     "RoiAlign": sampling.roi_align,
     "Selu": elementwise.selu,
+    "SequenceInsert": sequences.sequence_insert,
     "Sinh": hyperbolic.sinh,
     "Slice": indexing.slice_,
     "Softplus": elementwise.softplus,

@@ -3,8 +3,8 @@
 Exporters write `x.view(x.shape[0], -1)` as a dozen operators on integers, weights as expressions of other
 weights, and branches on what is known once the input's size is. Node by node, in order: ONNX's own shape
 inference gives the types of its outputs; a node of constants is computed by ONNX's reference implementation;
-`Shape` and `Size` of what has a static shape are constants; an `If` on a constant is the branch that it
-takes, and one on a computed value both branches and a choice; what has no elements needs no operator.
+`Shape`, `Size` and `EyeLike` of what has a static shape are constants; an `If` on a constant is the branch
+that it takes, and one on a computed value both branches and a choice; what has no elements needs no operator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 _DATA = 1 << 12  # elements of a constant that shape inference may look at
+_BY_SHAPE = frozenset({"EyeLike", "Shape", "Size"})  # which need not know their input's values
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -125,8 +126,9 @@ class _Folder:
         """Whether a node is a constant, which is then known."""
         names = [name for name in node.input if name]
         shape = self._shape(names[0]) if names else None
-        if node.op_type in ("Shape", "Size") and shape is not None:
-            feeds = {names[0]: np.broadcast_to(np.zeros((), np.bool_), shape)}
+        if node.op_type in _BY_SHAPE and shape is not None:
+            dtype = helper.tensor_dtype_to_np_dtype(self.types[names[0]].tensor_type.elem_type)
+            feeds = {names[0]: np.broadcast_to(np.zeros((), dtype), shape)}
         elif (
             node.op_type in _RANDOM or any(subgraphs(node)) or any(name not in self.tensors for name in names)
         ):
@@ -280,7 +282,7 @@ def _evaluate(
     """What a node makes of constants, None if the reference implementation cannot say."""
     from onnx.reference import ReferenceEvaluator
 
-    if node.op_type == "Constant" and node.attribute[0].name == "sparse_value":
+    if node.op_type == "Constant" and [a.name for a in node.attribute] == ["sparse_value"]:
         return {node.output[0]: numpy_helper.to_array(_dense(node.attribute[0].sparse_tensor))}
     try:
         with np.errstate(all="ignore"):

@@ -48,6 +48,8 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
             result[value.name] = tuple(d for d in declared if d is not None)
             continue
         size = tuple(int(g) for g in given)
+        if min(size, default=1) < 1:
+            raise UsageError(f"shape {size} of input {value.name!r} holds nothing; each size is 1 or more")
         if not _fits(size, declared):
             raise UsageError(f"shape {size} does not fit input {value.name!r} of shape {_shown(declared)}")
         result[value.name] = size
@@ -88,8 +90,6 @@ def _declared(value: onnx.ValueInfoProto) -> list[int | None] | None:
 
 
 def _fits(given: tuple[int, ...], declared: list[int | None] | None) -> bool:
-    if min(given, default=1) < 1:
-        return False
     if declared is None:
         return True
     return len(given) == len(declared) and all(

@@ -36,13 +36,31 @@ def inline_functions(model: onnx.ModelProto, known: Collection[str] | None) -> o
     names = [("", kind) for kind in sorted(unknown)]
     if not names:
         return model
+
+    def written_out(light: onnx.ModelProto) -> onnx.ModelProto:
+        for node in _nodes(light.graph):
+            if node.op_type in unknown:
+                _spell_defaults(node, default_opset(light))
+        return onnx.inliner.inline_selected_functions(light, names, inline_schema_functions=True)
+
     try:
-        return _without_weights(
-            model,
-            lambda light: onnx.inliner.inline_selected_functions(light, names, inline_schema_functions=True),
-        )
+        return _without_weights(model, written_out)
     except Exception:  # a function that depends on types which onnx cannot infer; the importer names it
         return model
+
+
+def _spell_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Write attributes that were left out, which the inliner would leave out of the function, too."""
+    try:
+        attributes = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    except onnx.defs.SchemaError:
+        return
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(
+        attribute.default_value
+        for name, attribute in attributes.items()
+        if name not in given and attribute.default_value.name
+    )
 
 
 def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ def check_types(model: onnx.ModelProto) -> None:
     ------
     UserError
         If an input, an output or what a node computes is text, of an eight or four bit floating point type or
-        the like, or if an input or output is no tensor; the sentence names the operator and its node.
+        the like, if an input or output is no tensor, or if an output is always empty; the sentence names the operator and its node.
     """
     graph = model.graph
     for value, what in [(v, "input") for v in graph.input] + [(v, "output") for v in graph.output]:
@@ -51,6 +51,10 @@ def check_types(model: onnx.ModelProto) -> None:
                     f"{name!r} holds {_name(elem_type)}{_NO_KERNELS}"
                 )
     for value in graph.output:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if 0 in sizes[1:] and sizes[0]:  # TVM could write such a constant, but not read it
+            shape = "x".join(map(str, sizes))
+            raise UserError(f"output {value.name!r} holds nothing (its shape is {shape}); leave it out")
         elem_type = types.get(value.name, 0)
         if elem_type and elem_type not in _NUMBERS:
             raise UserError(f"output {value.name!r} holds {_name(elem_type)}{_NO_KERNELS}")
