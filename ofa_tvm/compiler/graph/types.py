@@ -27,7 +27,8 @@ def check_types(model: onnx.ModelProto) -> None:
     ------
     UserError
         If an input, an output or what a node computes is text, of an eight or four bit floating point type or
-        the like, if an input or output is no tensor, or if an output is always empty; the sentence names the operator and its node.
+        the like, if an input or output is no tensor, or if an output is always empty; the sentence
+        names the operator and its node.
     """
     graph = model.graph
     for value, what in [(v, "input") for v in graph.input] + [(v, "output") for v in graph.output]:
