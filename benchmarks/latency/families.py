@@ -29,10 +29,12 @@ from provenance import save
 
 from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.families import fit_families
 from ofa_tvm.latency.features import context_features
-from ofa_tvm.latency.generalized import GeneralizedLatency, Series, fit_families
+from ofa_tvm.latency.generalized import GeneralizedLatency
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.roofline import Rates
+from ofa_tvm.latency.series import Series
 from ofa_tvm.spaces import LayeredSpace, get_space
 from ofa_tvm.spaces.blocks import block_structure, stacked_contexts
 

@@ -22,15 +22,12 @@ from provenance import save
 
 from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.generalized import (
-    GeneralizedLatency,
-    Reference,
-    Series,
-    fit_families,
-    reference_of,
-)
+from ofa_tvm.latency.families import fit_families
+from ofa_tvm.latency.generalized import GeneralizedLatency
 from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.latency.references import Reference, reference_of
 from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.latency.series import Series
 from ofa_tvm.spaces import get_space
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "latency.json"

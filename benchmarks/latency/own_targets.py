@@ -23,7 +23,10 @@ from provenance import save
 
 from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import LatencyTable, read_table
-from ofa_tvm.latency.generalized import GeneralizedLatency, Series, fit_families, reference_of
+from ofa_tvm.latency.families import fit_families
+from ofa_tvm.latency.generalized import GeneralizedLatency
+from ofa_tvm.latency.references import reference_of
+from ofa_tvm.latency.series import Series
 from ofa_tvm.targets import get_target
 from ofa_tvm.targets.devices import Device, Platform
 

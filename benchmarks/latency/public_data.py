@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.generalized import Series, series_of
+from ofa_tvm.latency.series import Series, series_of
 from ofa_tvm.targets.devices import list_devices
 
 # File, space (HELP does not state its width multiplier; only w1.0 has all of its 25 resolutions), data set.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -16,31 +17,19 @@ from threadpoolctl import threadpool_limits
 from ofa_tvm.accuracy.official import feed_forward
 from ofa_tvm.accuracy.predictor import check_accuracies
 from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.contract import SubnetModel, as_genes, resolutions_of
-from ofa_tvm.estimators.files import (
-    COUNT,
-    NUMBER,
-    SCORES,
-    TEXT,
-    check_predictions,
-    damaged,
-    genes_array,
-    read_model,
-    space_of,
-    write_model,
-)
+from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
+from ofa_tvm.estimators.contract import as_genes
+from ofa_tvm.estimators.files import COUNT, NUMBER, SCORES, TEXT, damaged, genes_array, space_of
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 
-_KIND = "accuracy_mlp"
-_HEADER = {"space": TEXT, "seed": COUNT, "mean": NUMBER, "scale": NUMBER, "validation": SCORES}
 _LAYERS = (400, 400, 400)
 _HELD_OUT = 0.1
 
 
-class MLPAccuracyPredictor(SubnetModel):
-    """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
+class MLPAccuracyPredictor(SubnetEstimator):
+    """Estimator of a supernet's subnet accuracies.
 
     The encoding is the published one's: a one-hot of every choice, zeros for blocks that depth switches off.
 
@@ -55,6 +44,15 @@ class MLPAccuracyPredictor(SubnetModel):
     validation_ : dict
         On a tenth of the rows, held out: n, rmse, spearman.
     """
+
+    KIND = "accuracy_mlp"
+    FEATURES = ("choices:one-hot",)
+    HEADER: ClassVar = {"space": TEXT, "seed": COUNT, "mean": NUMBER, "scale": NUMBER, "validation": SCORES}
+    ARRAYS = (
+        "genes",
+        "accuracy",
+        *(f"{what}{i}" for what in ("weight", "bias") for i in range(len(_LAYERS) + 1)),
+    )
 
     unit = ""
     space: Space
@@ -71,7 +69,7 @@ class MLPAccuracyPredictor(SubnetModel):
         ]
         return np.hstack(hot).astype(np.float32)
 
-    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> MLPAccuracyPredictor:
+    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> Self:
         """Fit to measured accuracies, in any unit.
 
         Raises
@@ -88,8 +86,10 @@ class MLPAccuracyPredictor(SubnetModel):
             raise UserError("the 3x400 network needs at least 20 measured subnets; use the Gaussian process")
         order = np.random.default_rng(self.seed).permutation(len(genes))
         held, kept = np.split(order, [max(2, round(_HELD_OUT * len(order)))])
-        self._mean, self._scale = float(accuracy[kept].mean()), float(accuracy[kept].std()) or 1.0
-        x, y = self.encode(genes), (accuracy - self._mean) / self._scale
+        self._mean = float(accuracy[kept].mean())
+        # Of equal accuracies the network would learn nothing, and its first weights would be predictions.
+        self._scale = float(accuracy[kept].std()) if np.ptp(accuracy[kept]) > 0 else 0.0
+        x, y = self.encode(genes), (accuracy - self._mean) / (self._scale or 1.0)
         network = MLPRegressor(
             hidden_layer_sizes=_LAYERS,
             alpha=1e-3,
@@ -115,23 +115,11 @@ class MLPAccuracyPredictor(SubnetModel):
         }
         return self
 
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Those of the training data."""
-        return resolutions_of(self.space, self.genes_)
-
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
         return self._mean + self._scale * feed_forward(self.encode(genes), self.weights_, self.biases_)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the predictor and its data as an npz file without pickles.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be written.
-        """
+    def _stored(self) -> tuple[Header, Arrays]:
         header = {
             "space": self.space.name,
             "seed": self.seed,
@@ -141,22 +129,12 @@ class MLPAccuracyPredictor(SubnetModel):
         }
         arrays = {"genes": self.genes_.astype(np.int16), "accuracy": self.accuracy_}
         arrays |= {f"weight{i}": w for i, w in enumerate(self.weights_)}
-        arrays |= {f"bias{i}": b for i, b in enumerate(self.biases_)}
-        write_model(path, _KIND, header, arrays)
+        return header, arrays | {f"bias{i}": b for i, b in enumerate(self.biases_)}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> MLPAccuracyPredictor:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        UserError
-            If the file is missing, damaged, or no such predictor.
-        """
-        layers = range(len(_LAYERS) + 1)
-        names = [f"{what}{i}" for what in ("weight", "bias") for i in layers]
-        header, arrays = read_model(path, _KIND, _HEADER, ["genes", "accuracy", *names])
+    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
         model = cls(space_of(path, header, get_space), seed=header["seed"])
+        layers = range(len(_LAYERS) + 1)
         model.weights_ = tuple(arrays[f"weight{i}"] for i in layers)
         model.biases_ = tuple(arrays[f"bias{i}"] for i in layers)
         model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
@@ -164,5 +142,4 @@ class MLPAccuracyPredictor(SubnetModel):
         model.validation_ = header["validation"]
         if model.accuracy_.shape != (len(model.genes_),):
             raise damaged(path, "it has not an accuracy a subnet")
-        check_predictions(path, model)
         return model

@@ -10,33 +10,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.contract import UncertainSubnetModel, as_genes, resolutions_of
+from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
+from ofa_tvm.estimators.contract import UncertainSubnetModel, as_genes
 from ofa_tvm.estimators.files import (
     FLAG,
     SCORES,
     TEXT,
-    check_fit,
-    check_predictions,
     data_sha256,
     genes_array,
-    read_model,
+    learned_arrays,
+    learned_of,
     rebuilding,
     space_of,
-    write_model,
 )
-from ofa_tvm.estimators.gaussian import Posterior, fit
+from ofa_tvm.estimators.gaussian import Learned, Posterior, fit
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
-
-_KIND = "accuracy_predictor"
-_HEADER = {"space": TEXT, "robust": FLAG, "data_sha256": TEXT, "validation": SCORES}
 
 
 class _Features:
@@ -121,8 +118,8 @@ def _smooth(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     return np.asarray(np.exp(values, out=values))
 
 
-class AccuracyPredictor(UncertainSubnetModel):
-    """Estimator of a supernet's subnet accuracies (scikit-learn's `fit`/`predict`).
+class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
+    """Estimator of a supernet's subnet accuracies.
 
     Parameters
     ----------
@@ -140,6 +137,11 @@ class AccuracyPredictor(UncertainSubnetModel):
         Leave-one-out: n, rmse, spearman, and within95, the share inside the 95 % interval.
     """
 
+    KIND = "accuracy_predictor"
+    FEATURES = tuple(f"{name}:{length or 'linear'}" for name, length, _ in _KERNELS)
+    HEADER: ClassVar = {"space": TEXT, "robust": FLAG, "data_sha256": TEXT, "validation": SCORES}
+    ARRAYS = ("genes", "accuracy", "log_variances")
+
     unit = ""
     space: Space
 
@@ -147,7 +149,7 @@ class AccuracyPredictor(UncertainSubnetModel):
         self.space = space
         self.robust = robust
 
-    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> AccuracyPredictor:
+    def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> Self:
         """Fit to measured accuracies, in any unit.
 
         Parameters
@@ -173,7 +175,7 @@ class AccuracyPredictor(UncertainSubnetModel):
         }
         return self
 
-    def _condition(self, fixed: np.ndarray | None) -> None:
+    def _condition(self, known: Learned | None) -> None:
         self._features = _Features(self.space)
         self._trained = self._features(self.genes_)
         self._mean = float(self.accuracy_.mean())
@@ -190,7 +192,7 @@ class AccuracyPredictor(UncertainSubnetModel):
             kernel(name, length, _CONSTANT if i == 0 else 0.0) for i, (name, length, _) in enumerate(_KERNELS)
         ]
         expected = np.log([*(share for _, _, share in _KERNELS), _EXPECTED_NOISE])
-        self._posterior: Posterior = fit(kernels, y, expected, fixed=fixed, robust=self.robust)
+        self._posterior: Posterior = fit(kernels, y, expected, known=known, robust=self.robust)
         p = self._posterior
         self._weights = {
             name: v * (self._trained[name].T @ p.alpha)
@@ -200,11 +202,6 @@ class AccuracyPredictor(UncertainSubnetModel):
         self._offset = float(_CONSTANT * p.variances[0] * p.alpha.sum())
         self.loo_prediction_ = self.accuracy_ - self._scale * p.loo_residuals
         self.noise_ = float(self._scale * np.sqrt(p.noise))
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Those of the training data."""
-        return resolutions_of(self.space, self.genes_)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
@@ -233,45 +230,24 @@ class AccuracyPredictor(UncertainSubnetModel):
             out[start : start + 1024] = np.maximum(own - (solved**2).sum(axis=0), 0.0) + p.noise
         return self._scale * p.inflation * np.sqrt(out)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the predictor as an npz file without pickles.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be written.
-        """
+    def _stored(self) -> tuple[Header, Arrays]:
         header = {
             "space": self.space.name,
-            "features": [f"{name}:{length or 'linear'}" for name, length, _ in _KERNELS],
             "robust": self.robust,
             "data_sha256": data_sha256(self.genes_, self.accuracy_),
             "validation": self.validation_,
         }
-        arrays = {
-            "genes": self.genes_.astype(np.int16),
-            "accuracy": self.accuracy_,
-            "log_variances": np.log(np.append(self._posterior.variances, self._posterior.noise)),
-        }
-        write_model(path, _KIND, header, arrays)
+        arrays = {"genes": self.genes_.astype(np.int16), "accuracy": self.accuracy_}
+        return header, arrays | learned_arrays(self._posterior.learned)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AccuracyPredictor:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        UserError
-            If the file is missing, damaged, no such predictor, or of another version.
-        """
-        header, arrays = read_model(path, _KIND, _HEADER, ("genes", "accuracy", "log_variances"))
+    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
         model = cls(space_of(path, header, get_space), robust=header["robust"])
         model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
-        check_fit(path, header, model.genes_, model.accuracy_, arrays["log_variances"], len(_KERNELS))
+        learned = learned_of(path, header, arrays, model.genes_, model.accuracy_, len(cls.FEATURES))
         model.validation_ = header["validation"]
         with rebuilding(path):
-            model._condition(arrays["log_variances"])
-        check_predictions(path, model)
+            model._condition(learned)
         return model
 
 

@@ -153,7 +153,8 @@ def _fit_generalized(
     targets_dir: Path | None,
     output: Path,
 ) -> None:
-    from ofa_tvm.latency.generalized import GeneralizedLatency, series_of
+    from ofa_tvm.latency.generalized import GeneralizedLatency
+    from ofa_tvm.latency.series import series_of
     from ofa_tvm.targets.devices import list_devices
 
     devices = list_devices(targets_dir)
@@ -208,7 +209,8 @@ def eval_command(
     """
     from ofa_tvm.estimators.metrics import errors
     from ofa_tvm.latency.dataset import read_table
-    from ofa_tvm.latency.generalized import GeneralizedLatency, series_of
+    from ofa_tvm.latency.generalized import GeneralizedLatency
+    from ofa_tvm.latency.series import series_of
     from ofa_tvm.targets.devices import list_devices
 
     predictor = _load(model)
@@ -469,14 +471,14 @@ def table_command(
 
 def _load(model: Path | None) -> LatencyRegressor | GeneralizedLatency:
     """A predictor of either kind; without a path the one that ships."""
-    from ofa_tvm.estimators.files import model_kind
-    from ofa_tvm.latency import generalized, regression
+    from ofa_tvm.estimators.base import kind_among
+    from ofa_tvm.latency.generalized import GeneralizedLatency, shipped_model
+    from ofa_tvm.latency.regression import LatencyRegressor
 
     if model is None:
-        return generalized.shipped_model()
-    if model_kind(model) == generalized.KIND:
-        return generalized.GeneralizedLatency.load(model)
-    return regression.LatencyRegressor.load(model)
+        return shipped_model()
+    kinds: tuple[type[LatencyRegressor | GeneralizedLatency], ...] = (LatencyRegressor, GeneralizedLatency)
+    return kind_among(model, kinds).load(model)
 
 
 def _table_for(

@@ -20,15 +20,19 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError, shorten, shown
 from ofa_tvm.estimators.contract import SubnetModel
+from ofa_tvm.estimators.gaussian import Learned
 from ofa_tvm.files import write_atomic
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.spaces import LayeredSpace
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables
 
-FORMAT = 1
+FORMAT = 2
+# 1 kept neither the weights of a fit's rows nor, for networks, the names of the features.
+_READ = (1, FORMAT)
 _MOST_BYTES = 1 << 28
 _MOST_LOG_VARIANCE = 100.0
+_MOST_WEIGHT = 1e30
 
 # Of headers, for `read_model`.
 TEXT: Mapping[str, Any] = {"type": "string"}
@@ -37,6 +41,21 @@ COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**9}
 CLASSES: Mapping[str, Any] = {"type": "integer", "minimum": 1, "maximum": 10**6}
 FLAG: Mapping[str, Any] = {"type": "boolean"}
 SCORES: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "float"}}
+
+
+def between(least: float, most: float) -> dict[str, Any]:
+    """Schema of a number."""
+    return {"type": "number", "minimum": least, "maximum": most}
+
+
+def record(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of a mapping with exactly these keys."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
 
 
 def write_model(
@@ -62,6 +81,7 @@ def read_model(
     kind: str,
     header_schema: Mapping[str, Any] | None = None,
     arrays: Sequence[str] = (),
+    features: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a model file; every number in the arrays is finite.
 
@@ -73,6 +93,8 @@ def read_model(
         Schemas of the header's keys, each of which must be there.
     arrays
         Names of those that must be there.
+    features
+        Names of those that this version fits such models to.
 
     Raises
     ------
@@ -84,15 +106,19 @@ def read_model(
     header, found = _contents(path)
     if header["kind"] != kind:
         raise UsageError(f"{path} holds a {shorten(str(header['kind']), 40)}, not a {kind}")
-    if header.get("format") != FORMAT:
+    if type(header.get("format")) is not int or header["format"] not in _READ:
+        read = " and ".join(map(str, _READ))
         raise UserError(
-            f"{path} has format {shown(header.get('format'), 20)}, this version reads {FORMAT}; fit it again"
+            f"{path} has format {shown(header.get('format'), 20)}, this version reads {read}; fit it again"
         )
     keys = header_schema or {}
     schema = {"type": "object", "required": sorted(keys), "properties": keys}
     if (problem := first_problem(header, schema)) is not None:
         where = "".join(f" {key}:" for key in [key_path(problem[0])] if key)
         raise damaged(path, f"in its header{where} {problem[1]}")
+    stored = header.get("features", features if header["format"] == 1 else None)
+    if features is not None and (not isinstance(stored, Sequence) or list(stored) != list(features)):
+        raise UserError(f"{path} was fitted to other features by another version of ofa-tvm; fit it again")
     for name in arrays:
         if name not in found:
             raise damaged(path, f"it lacks {name}")
@@ -222,30 +248,43 @@ def data_sha256(genes: np.ndarray, values: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def check_fit(
+def learned_arrays(learned: Learned) -> dict[str, np.ndarray]:
+    """What a model file keeps of a fit; `learned_of` reads it."""
+    arrays = {"log_variances": learned.log_variances}
+    return arrays if learned.row_weights is None else arrays | {"row_weights": learned.row_weights}
+
+
+def learned_of(
     path: str | os.PathLike[str],
     header: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
     genes: np.ndarray,
     values: np.ndarray,
-    variances: np.ndarray,
     groups: int,
-) -> None:
-    """Refuse a stored fit that is not what was written, or not of this version.
+) -> Learned:
+    """What a stored fit had learned.
 
     Parameters
     ----------
     genes, values : training data, whose checksum is in the header
-    variances : of the groups of features and the noise
     groups : groups of features that this version has
 
     Raises
     ------
     UserError
-        If the checksum or the number of variances differs.
+        If the checksum or the number of variances differs, or they are those of no fit.
     """
     if values.shape != (len(genes),) or data_sha256(genes, values) != header["data_sha256"]:
         raise UserError(f"{path} is damaged: its data do not match its checksum")
+    variances, weights = arrays["log_variances"], arrays.get("row_weights")
     if not (np.abs(variances) < _MOST_LOG_VARIANCE).all():
         raise damaged(path, "its variances are those of no fit")
     if variances.ndim != 1 or len(variances) != groups + 1:
         raise UserError(f"{path} was fitted by another version of ofa-tvm; remove it and fit it again")
+    if weights is None and header["format"] > 1:
+        raise damaged(path, "it lacks row_weights")
+    if weights is not None and (
+        weights.shape != values.shape or not ((weights > 0) & (weights < _MOST_WEIGHT)).all()
+    ):
+        raise damaged(path, "its row_weights are those of no fit")
+    return Learned(variances, weights)

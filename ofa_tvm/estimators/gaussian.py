@@ -32,6 +32,23 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a fit learns from its rows: with it, conditioning on them again gives the same posterior.
+
+    Attributes
+    ----------
+    log_variances : (n_groups + 1,) array
+        Logarithms of the groups' s_g^2 and, last, of the noise.
+    row_weights : (n,) array or None
+        Noise variance of each row against that of a normal one, larger for outliers. None (files of format 1
+        did not keep them): to be found anew for these variances.
+    """
+
+    log_variances: np.ndarray
+    row_weights: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Posterior:
     """Result of `fit`.
 
@@ -41,8 +58,8 @@ class Posterior:
         s_g^2, in units of the targets squared.
     noise : float
         Noise variance of a row with weight 1.
-    row_noise : (n,) array
-        Noise variance of each row, larger for outliers.
+    row_weights : (n,) array
+        Noise variance of each row against that of a normal one, larger for outliers.
     alpha : (n,) array
         Dual weights: the mean is sum_g s_g^2 K_g(x, X) alpha.
     loo_residuals : (n,) array
@@ -58,12 +75,17 @@ class Posterior:
 
     variances: np.ndarray
     noise: float
-    row_noise: np.ndarray
+    row_weights: np.ndarray
     alpha: np.ndarray
     loo_residuals: np.ndarray
     loo_std: np.ndarray
     factor: tuple[np.ndarray, bool]
     inflation: float
+
+    @property
+    def learned(self) -> Learned:
+        """For a file."""
+        return Learned(np.log(np.append(self.variances, self.noise)), self.row_weights)
 
 
 def _negative_evidence(
@@ -170,7 +192,7 @@ class _Primal:
 class _Scales:
     variances: np.ndarray
     noise: float
-    row_noise: np.ndarray
+    row_weights: np.ndarray
     residuals: np.ndarray
     std: np.ndarray
     inflation: float
@@ -187,7 +209,7 @@ def _learn(
     kernels: Sequence[Kernel],
     y: np.ndarray,
     centre: np.ndarray,
-    fixed: np.ndarray | None,
+    known: Learned | None,
     robust: bool,
     row_noise: np.ndarray | None,
 ) -> _Scales:
@@ -196,11 +218,11 @@ def _learn(
     chosen = np.arange(n)
     if n > _ROWS_FOR_SCALES:
         chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
-    small = [] if fixed is not None else [kernel(chosen) for kernel in kernels]
+    small = [] if known is not None else [kernel(chosen) for kernel in kernels]
 
     def learn(theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        if fixed is not None:
-            return fixed
+        if known is not None:
+            return known.log_variances
         result = minimize(
             _negative_evidence,
             theta,
@@ -240,7 +262,13 @@ def _learn(
                 solver.scale(np.exp(theta[:-1]))
         return theta, weights, residuals, variances
 
-    found = settle(given)
+    if known is not None and known.row_weights is not None:
+        theta, weights = known.log_variances, known.row_weights
+        solver.scale(np.exp(theta[:-1]))
+        found = (theta, weights, *condition(theta, weights))
+        last = 0
+    else:
+        found = settle(given)
     if last and n <= _ROWS_FOR_STARTS:
         # Few rows leave room to take an outlier for structure. So the scales are also learned from weights by
         # the scales expected beforehand, and from weights by the distance from the median; the fit that finds
@@ -257,9 +285,7 @@ def _learn(
     theta, weights, residuals, variances = found
     noise = float(np.exp(theta[-1]))
     inflation = _inflation(residuals / np.sqrt(variances), len(theta))
-    return _Scales(
-        np.exp(theta[:-1]), noise, noise * weights, residuals, inflation * np.sqrt(variances), inflation
-    )
+    return _Scales(np.exp(theta[:-1]), noise, weights, residuals, inflation * np.sqrt(variances), inflation)
 
 
 def _inflation(residuals: np.ndarray, n_scales: int) -> float:
@@ -279,7 +305,7 @@ def fit(
     y: np.ndarray,
     centre: np.ndarray,
     *,
-    fixed: np.ndarray | None = None,
+    known: Learned | None = None,
     robust: bool = True,
 ) -> Posterior:
     """Learn the scales and condition on the targets.
@@ -292,17 +318,17 @@ def fit(
         Targets of about unit scale.
     centre : (n_groups + 1,) array
         Log variances expected beforehand, the noise's last.
-    fixed : (n_groups + 1,) array, optional
-        Log variances to use as they are.
+    known : Learned, optional
+        By an earlier fit to the same rows, to use as it is.
     robust : bool
         Weigh rows down that the others contradict.
     """
     solver = _Dual(kernels, len(y))
-    scales = _learn(solver, kernels, y, centre, fixed, robust, None)
+    scales = _learn(solver, kernels, y, centre, known, robust, None)
     return Posterior(
         variances=scales.variances,
         noise=scales.noise,
-        row_noise=scales.row_noise,
+        row_weights=scales.row_weights,
         alpha=solver.alpha,
         loo_residuals=scales.residuals,
         loo_std=scales.std,
@@ -318,6 +344,7 @@ class LinearPosterior:
     ----------
     weights : list of (n_features,) arrays
         Mean weight of each feature, a list entry a group.
+    learned : Learned
     variances, noise, loo_residuals, loo_std, inflation
         As in `Posterior`.
     """
@@ -328,6 +355,7 @@ class LinearPosterior:
         self.variances, self.noise = scales.variances, scales.noise
         self.loo_residuals, self.loo_std = scales.residuals, scales.std
         self.inflation = scales.inflation
+        self.learned = Learned(np.log(np.append(self.variances, self.noise)), scales.row_weights)
         self._features, self._solver = features, solver
         self.weights = (
             solver.by_group()
@@ -354,7 +382,7 @@ def fit_linear(
     y: np.ndarray,
     centre: np.ndarray,
     *,
-    fixed: np.ndarray | None = None,
+    known: Learned | None = None,
     robust: bool = True,
     row_noise: np.ndarray | None = None,
 ) -> LinearPosterior:
@@ -369,7 +397,7 @@ def fit_linear(
     kernels = [of(f) for f in features]
     used = sum(int((f.getnnz(axis=0) > 0).sum()) for f in features)
     solver = _Primal(features) if used < len(y) else _Dual(kernels, len(y))
-    return LinearPosterior(features, solver, _learn(solver, kernels, y, centre, fixed, robust, row_noise))
+    return LinearPosterior(features, solver, _learn(solver, kernels, y, centre, known, robust, row_noise))
 
 
 def _squares(f: sparse.csr_matrix) -> np.ndarray:

@@ -1,15 +1,11 @@
 """Latency on hardware that was never measured, from its descriptor; a few measurements then adapt it.
 
 The device's time is a sum of rooflines, each kernel class with an efficiency that all devices of a family
-share; a GPU's host launches kernels meanwhile, and the slower of the two decides:
+share; a GPU's host launches kernels meanwhile, and the slower of the two decides (see `families`).
 
-    latency = ((f (sum_c e_c roofline_c + floor kernels))^p + (host kernels)^p)^(1/p)
-
-with f the product of a factor of the data set (software and way of timing) and one of the device. All are
-fitted together in log space, the device's factor pulled to 1, so that a device left out is predicted with 1.
-
-Where other targets were measured in the same space, their tables say in which directions devices differ. They
-are handed to `LatencyRegressor` as variations, which is why ten measurements can go a long way.
+Where other targets were measured in the same space, their tables say in which directions devices differ
+(see `references`). They are handed to `LatencyRegressor` as variations, which is why ten measurements can go
+a long way.
 """
 
 from __future__ import annotations
@@ -17,322 +13,35 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Self
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UserError
+from ofa_tvm.estimators.base import Arrays, Estimator, Header
 from ofa_tvm.estimators.contract import FunctionCost
-from ofa_tvm.estimators.files import (
-    CLASSES,
-    COUNT,
-    SCORES,
-    TEXT,
-    damaged,
-    read_model,
-    space_of,
-    tables_array,
-    tables_of,
-    write_model,
-)
+from ofa_tvm.estimators.files import SCORES, TEXT, damaged, space_of, tables_array, tables_of
 from ofa_tvm.estimators.metrics import errors
-from ofa_tvm.latency.dataset import LatencyTable
+from ofa_tvm.latency.families import FAMILY_SCHEMA, OVERLAP, SPREAD_SOURCE, Family, fit_family, slower
 from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
+from ofa_tvm.latency.references import MOST_ROWS, REFERENCE_SCHEMA, Reference, reference_of
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.latency.roofline import is_cpu, rooflines
+from ofa_tvm.latency.series import Series, family_of
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
-from ofa_tvm.spaces.blocks import (
-    BlockStructure,
-    BlockTables,
-    block_structure,
-    resolution_of_contexts,
-    stacked_contexts,
-)
-from ofa_tvm.targets.devices import Device, Platform, find_platform
+from ofa_tvm.spaces.blocks import BlockTables, block_structure, resolution_of_contexts, stacked_contexts
+from ofa_tvm.targets.devices import Platform
 
-KIND = "generalized_latency"
-
-
-def _between(least: float, most: float) -> dict[str, Any]:
-    return {"type": "number", "minimum": least, "maximum": most}
-
-
-def _table(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": sorted(properties),
-        "additionalProperties": False,
-    }
-
-
-_EFFICIENCIES = {"type": "array", "items": _between(0, 1e9)}
-_FAMILY = _table(
-    {
-        "efficiency": _EFFICIENCIES | {"minItems": len(KERNEL_CLASSES), "maxItems": len(KERNEL_CLASSES)},
-        "floor_ms": _between(0, 1e6),
-        "host_ms": _between(0, 1e6),
-        "exponent": _between(-10, 10),
-        "sources": {"type": "object", "minProperties": 1, "additionalProperties": _between(-50, 50)},
-        "spread": _between(0, 100),
-    }
-)
-_REFERENCE = _table(
-    {
-        "name": TEXT,
-        "device": TEXT,
-        "batch": COUNT,
-        "space": TEXT,
-        "n_classes": CLASSES,
-        "rows": COUNT,
-        "deviation_ms": _between(0, 1e9),
-    }
-)
-_HEADER = {
-    "families": {"type": "object", "additionalProperties": _FAMILY},
-    "references": {"type": "array", "items": _REFERENCE},
-    "validation": {"type": "object", "additionalProperties": SCORES},
-    "data_sha256": TEXT,
-}
-_ROWS = 80  # of each series: a roofline has few unknowns
-_MOST_ROWS = 7000  # of a reference
-_OVERLAP = 4.0  # p above: host and device overlap almost perfectly
-_EXPONENTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_EXPECTED_EXPONENT, _EXPONENT_SPREAD = 0.5, 0.2
-# Standard deviations of logarithms expected beforehand.
-_SPREAD_EFFICIENCY, _SPREAD_SOURCE, _SPREAD_HOST, _SPREAD_FIT = 3.0, 0.7, 0.4, 0.05
-# On a GPU smaller networks tell of launches, not of rooflines; with them others are predicted worse.
-_LEAST_GPU_PIXELS = 64
-_SPREAD_DEVICE = {"gpu": 0.05, "cpu": 0.3}
 # What is free in a new target where nothing else is known: an efficiency, and the cost of a kernel.
 _FREE_EFFICIENCY, _FREE_KERNEL = 0.3, 0.5
 # A space's mean subnet may have so many times more or less work than those that were measured.
 _BEYOND = 2.0
 
 
-def family_of(platform: Platform) -> str:
-    """Devices that share efficiencies: "gpu", "cpu", or "other" (each of its own kind)."""
-    if platform.device.kind in ("asic", "fpga"):
-        return "other"
-    return "cpu" if is_cpu(platform) else "gpu"
-
-
-@dataclass(frozen=True)
-class Series:
-    """Measured latencies of one platform: a column of a latency table.
-
-    Attributes
-    ----------
-    source : who measured with which software, e.g. the file's name; tables of one source share a factor
-    """
-
-    name: str
-    platform: Platform
-    space: LayeredSpace
-    genes: np.ndarray
-    ms: np.ndarray
-    source: str = ""
-    n_classes: int = 1000
-
-    @property
-    def family(self) -> str:
-        return family_of(self.platform)
-
-
-def series_of(
-    table: LatencyTable, devices: list[Device], name: str | None = None, source: str | None = None
-) -> list[Series]:
-    """The columns of a latency table with the hardware behind them.
-
-    Parameters
-    ----------
-    name : only this column
-    source : default what the file is called, so that tables of one file share a factor
-
-    Raises
-    ------
-    UserError
-        If no descriptor claims a column.
-    UsageError
-        If there is no such column, or one counts instructions of an emulator or is of float16 networks.
-    """
-    chosen = table.columns if name is None else (table.column(name)[0],)
-    genes = table.space.encode(table.archs)
-    series = []
-    for column in chosen:
-        if column.unit != "ms":
-            raise UsageError(
-                f"{table.path}: {column.name} counts instructions of an emulator, which hardware does not "
-                "predict; choose columns in ms with --target-column"
-            )
-        if column.dtype != "float32":
-            raise UsageError(
-                f"{table.path}: {column.name} is of {column.dtype} networks, and a generalized model knows "
-                "only the float32 peak of devices; choose float32 columns with --target-column, or "
-                "`predictor adapt` to this one"
-            )
-        series.append(
-            Series(
-                column.series,
-                find_platform(column.target, column.batch, devices),
-                table.space,
-                genes,
-                table.column(column.name)[1],
-                Path(table.path).name.split(".")[0] if source is None else source,
-                table.n_classes,
-            )
-        )
-    return series
-
-
 def shipped_model() -> GeneralizedLatency:
     """The model that comes with the package; `benchmarks/latency/fit_shipped.py` says from which data."""
     return GeneralizedLatency.load(Path(__file__).parent / "data" / "generalized.model")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What devices of one kind share.
-
-    Attributes
-    ----------
-    efficiency : (n_classes,) array
-        Times the roofline's time that a kernel class takes.
-    floor_ms, host_ms : a kernel's least time on the device, and its launch on the host
-    exponent : of the cache's power law
-    sources : log factor of each data set
-    spread : standard deviation of the log latency of a device that was left out
-    """
-
-    efficiency: np.ndarray
-    floor_ms: float
-    host_ms: float
-    exponent: float
-    sources: dict[str, float]
-    spread: float = 0.5
-
-    def parts(
-        self, structure: BlockStructure, platform: Platform, source: str | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Time of each kernel class of every context on the device, (n_contexts, n_classes + 1) with the
-        floor last, and the host's time (n_contexts,), in ms."""
-        times, kernels = rooflines(structure, platform, self.exponent)
-        average = float(np.mean(list(self.sources.values())))
-        factor = np.exp(self.sources.get("" if source is None else source, average))
-        device = factor * np.column_stack([times * self.efficiency, self.floor_ms * kernels])
-        return device, self.host_ms * kernels
-
-
-def _slower(device: np.ndarray, host: np.ndarray) -> np.ndarray:
-    """The p-norm above, safe where one of them is 0."""
-    larger = np.maximum(device, host)
-    return larger * (((device / larger) ** _OVERLAP + (host / larger) ** _OVERLAP) ** (1 / _OVERLAP))
-
-
-def _fit_family(series: Sequence[Series], family: str) -> Family:
-    if family == "gpu":
-        series = [s for s in series if max(s.space.resolutions) >= _LEAST_GPU_PIXELS] or series
-    rng = np.random.default_rng(0)
-    rows = [rng.permutation(len(s.ms))[:_ROWS] for s in series]
-    logs = [np.log(s.ms[r]) for s, r in zip(series, rows, strict=True)]
-    sources = sorted({s.source for s in series})
-    devices = sorted({s.platform.device.identity for s in series})
-    hosts = sorted({(s.source, s.platform.device.identity) for s in series})
-    source_of = np.array([sources.index(s.source) for s in series])
-    device_of = np.array([devices.index(s.platform.device.identity) for s in series])
-    host_of = np.array([hosts.index((s.source, s.platform.device.identity)) for s in series])
-    spread = _SPREAD_DEVICE[family]
-    gpu = family == "gpu"
-    n_classes = len(KERNEL_CLASSES)
-    ends = np.cumsum([n_classes, 1, 1, len(sources), len(devices)])
-    best: tuple[float, float, np.ndarray] | None = None
-    for exponent in _EXPONENTS if gpu else (0.0,):
-        times, kernels = [], []
-        for s, r in zip(series, rows, strict=True):
-            structure = block_structure(s.space, s.n_classes)
-            index = stacked_contexts(structure, s.genes[r])
-            t, k = rooflines(structure, s.platform, exponent)
-            times.append(t[index].sum(axis=1))
-            kernels.append(k[index].sum(axis=1))
-        # Every class is expected to take an equal part of half the latency.
-        shares = np.mean(
-            [(t / np.exp(y)[:, None]).mean(axis=0) for t, y in zip(times, logs, strict=True)], axis=0
-        )
-        centre = np.clip(np.log(0.5 / n_classes / np.maximum(shares, 1e-9)), -6.0, 6.0)
-
-        def residuals(
-            q: np.ndarray,
-            times: list[np.ndarray] = times,
-            kernels: list[np.ndarray] = kernels,
-            centre: np.ndarray = centre,
-            exponent: float = exponent,
-        ) -> np.ndarray:
-            efficiency, floor, host, source, device, hosts_ = np.split(q, ends)
-            out = []
-            for i, (t, k, y) in enumerate(zip(times, kernels, logs, strict=True)):
-                busy = np.log(t @ np.exp(efficiency) + np.exp(floor) * k)
-                busy = busy + source[source_of[i]] + device[device_of[i]]
-                if gpu:
-                    waiting = np.log(k) + host + hosts_[host_of[i]]
-                    busy = np.logaddexp(_OVERLAP * busy, _OVERLAP * waiting) / _OVERLAP
-                # Rows of one series are not independent: four of them count.
-                out.append((busy - y) / _SPREAD_FIT * 2 / np.sqrt(len(y)))
-            beliefs = [
-                (efficiency - centre) / _SPREAD_EFFICIENCY,
-                (floor - np.log(0.01)),
-                (host - np.log(0.05)) / 2,
-                source / _SPREAD_SOURCE,
-                device / spread,
-                hosts_ / _SPREAD_HOST,
-                [(exponent - _EXPECTED_EXPONENT) / _EXPONENT_SPREAD if gpu else 0.0],
-            ]
-            return np.concatenate([*out, *beliefs])
-
-        start = np.concatenate(
-            [centre, [np.log(0.01), np.log(0.05)], np.zeros(len(sources) + len(devices) + len(hosts))]
-        )
-        found = least_squares(residuals, start, max_nfev=100)
-        if best is None or found.cost < best[0]:
-            best = (float(found.cost), exponent, found.x)
-    assert best is not None  # there is at least one exponent
-    _, exponent, q = best
-    efficiency, floor, host, source, _, _ = np.split(q, ends)
-    return Family(
-        np.exp(efficiency),
-        float(np.exp(floor[0])),
-        float(np.exp(host[0])) if gpu else 0.0,
-        exponent,
-        dict(zip(sources, source.tolist(), strict=True)),
-    )
-
-
-def fit_families(series: Sequence[Series]) -> dict[str, Family]:
-    """What the devices of each kind among the series share."""
-    return {
-        family: _fit_family(members, family)
-        for family in ("gpu", "cpu")
-        if (members := [s for s in series if s.family == family])
-    }
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A measured series as tables over its space, and on what it was measured.
-
-    `deviation_ms` is how far a row is from its prediction by all others, as a standard deviation.
-    """
-
-    name: str
-    device: str
-    batch: int
-    space: str
-    n_classes: int
-    rows: int
-    deviation_ms: float
-    tables: BlockTables = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +56,7 @@ class Estimate(FunctionCost):
         return float(np.exp(1.96 * self.spread))
 
 
-class GeneralizedLatency:
+class GeneralizedLatency(Estimator):
     """Latency from hardware descriptors; see the module.
 
     Attributes
@@ -360,14 +69,21 @@ class GeneralizedLatency:
     data_sha256_ : str
     """
 
+    KIND = "generalized_latency"
+    FEATURES = KERNEL_CLASSES
+    HEADER: ClassVar = {
+        "families": {"type": "object", "additionalProperties": FAMILY_SCHEMA},
+        "references": {"type": "array", "items": REFERENCE_SCHEMA},
+        "validation": {"type": "object", "additionalProperties": SCORES},
+        "data_sha256": TEXT,
+    }
+
     families: dict[str, Family]
     references: tuple[Reference, ...]
     validation_: dict[str, dict[str, float]]
     data_sha256_: str
 
-    def fit(
-        self, series: Sequence[Series], *, validate: bool = True, rows_used: int = _MOST_ROWS
-    ) -> GeneralizedLatency:
+    def fit(self, series: Sequence[Series], *, validate: bool = True, rows_used: int = MOST_ROWS) -> Self:
         """Fit to the series of many platforms.
 
         Parameters
@@ -390,7 +106,7 @@ class GeneralizedLatency:
             members = [s for s in series if s.family == family]
             if not members:
                 continue
-            fitted = _fit_family(members, family)
+            fitted = fit_family(members, family)
             if validate:
                 fitted = self._validate(members, family, fitted)
             self.families[family] = fitted
@@ -410,7 +126,7 @@ class GeneralizedLatency:
             if not rest:
                 continue
             other = GeneralizedLatency()
-            other.families, other.references = {family: _fit_family(rest, family)}, ()
+            other.families, other.references = {family: fit_family(rest, family)}, ()
             for s in members:
                 if s.platform.device.identity == device:
                     predicted = other.zero_shot(s.space, s.platform, s.source, s.n_classes)(s.genes)
@@ -422,14 +138,7 @@ class GeneralizedLatency:
         if not gaps:
             return fitted
         spread = float(np.sqrt(np.mean(np.square(gaps))))
-        return Family(
-            fitted.efficiency,
-            fitted.floor_ms,
-            fitted.host_ms,
-            fitted.exponent,
-            fitted.sources,
-            spread,
-        )
+        return replace(fitted, spread=spread)
 
     def _family(self, platform: Platform) -> Family:
         name = family_of(platform)
@@ -498,8 +207,8 @@ class GeneralizedLatency:
                 rows = index[genes[:, -1] == i]
                 d = float(device.sum(axis=1)[rows].sum(axis=1).mean())
                 h = float(host[rows].sum(axis=1).mean())
-                total = float(_slower(np.array(d), np.array(h)))
-                slopes[i] = (d / total) ** (_OVERLAP - 1), (h / total) ** (_OVERLAP - 1)
+                total = float(slower(np.array(d), np.array(h)))
+                slopes[i] = (d / total) ** (OVERLAP - 1), (h / total) ** (OVERLAP - 1)
         device = device * slopes[at, :1]
         kernels = device[:, -1] + host * slopes[at, 1]
         columns = [*device[:, :-1].T, kernels]
@@ -516,7 +225,7 @@ class GeneralizedLatency:
             return family.spread
         levels = np.array(list(family.sources.values()))
         # What is expected beforehand counts as one data set more.
-        software = (_SPREAD_SOURCE**2 + ((levels - levels.mean()) ** 2).sum()) / len(levels)
+        software = (SPREAD_SOURCE**2 + ((levels - levels.mean()) ** 2).sum()) / len(levels)
         return float(np.sqrt(family.spread**2 + software))
 
     def estimate(self, space: LayeredSpace, platform: Platform, n_classes: int = 1000) -> Estimate:
@@ -577,55 +286,22 @@ class GeneralizedLatency:
 
     # ---- files ----
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as an npz file without pickles.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be written.
-        """
+    def _stored(self) -> tuple[Header, Arrays]:
+        families = {
+            name: asdict(family) | {"efficiency": family.efficiency.tolist()}
+            for name, family in self.families.items()
+        }
         header = {
-            "features": list(KERNEL_CLASSES),
-            "families": {
-                name: {
-                    "efficiency": f.efficiency.tolist(),
-                    "floor_ms": f.floor_ms,
-                    "host_ms": f.host_ms,
-                    "exponent": f.exponent,
-                    "sources": f.sources,
-                    "spread": f.spread,
-                }
-                for name, f in self.families.items()
-            },
-            "references": [
-                {
-                    "name": r.name,
-                    "device": r.device,
-                    "batch": r.batch,
-                    "space": r.space,
-                    "n_classes": r.n_classes,
-                    "rows": r.rows,
-                    "deviation_ms": r.deviation_ms,
-                }
-                for r in self.references
-            ],
+            "families": families,
+            "references": [reference.fields for reference in self.references],
             "validation": self.validation_,
             "data_sha256": self.data_sha256_,
         }
         tables = [tables_array(r.tables).astype(np.float32) for r in self.references]
-        write_model(path, KIND, header, {f"reference{i}": table for i, table in enumerate(tables)})
+        return header, {f"reference{i}": table for i, table in enumerate(tables)}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> GeneralizedLatency:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        UserError
-            If the file is missing, damaged, or no such model.
-        """
-        header, arrays = read_model(path, KIND, _HEADER)
+    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
         model = cls()
         model.families = {
             name: Family(np.array(fields.pop("efficiency"), dtype=np.float64), **fields)
@@ -649,19 +325,3 @@ def _work(space: LayeredSpace, n_classes: int) -> np.ndarray:
     features = np.concatenate(context_features(structure))[stacked_contexts(structure, genes)]
     macs = [FEATURE_NAMES.index(f"{kind}_macs") for kind in KERNEL_CLASSES]
     return np.asarray(features[..., macs].sum(axis=1).mean(axis=0))
-
-
-def reference_of(s: Series, rows_used: int = _MOST_ROWS) -> Reference:
-    """Fit tables to a series, or to random rows of it."""
-    rows = np.random.default_rng(0).permutation(len(s.ms))[:rows_used]
-    model = LatencyRegressor(s.space, n_classes=s.n_classes).fit(s.genes[rows], s.ms[rows])
-    return Reference(
-        s.name,
-        s.platform.device.identity,
-        s.platform.batch,
-        s.space.name,
-        s.n_classes,
-        len(rows),
-        model.validation_.get("rmse", 0.0),
-        model.tables,
-    )

@@ -75,9 +75,8 @@ def learning_curve(
             found = []
             for order in orders[: max(1, _FITS // size)]:
                 known, others = order[:size], order[n - test :]
-                fitted = LatencyRegressor(
-                    model.space, prior, unit=model.unit, n_classes=model.n_classes, robust=model.robust
-                ).fit(genes[known], latency[known])
+                alone = model.clone(prior=prior, variations=())
+                fitted = alone.fit(genes[known], latency[known])
                 found.append(np.abs(fitted(genes[others]) / latency[others] - 1).mean())
             curve.append(float(np.mean(found)))
         errors[name] = tuple(curve)

@@ -12,47 +12,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.contract import Function, UncertainSubnetModel, as_genes, resolutions_of
+from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
+from ofa_tvm.estimators.contract import Function, UncertainSubnetModel, as_genes
 from ofa_tvm.estimators.files import (
     CLASSES,
     FLAG,
     NUMBER,
     SCORES,
     TEXT,
-    check_fit,
-    check_predictions,
     damaged,
     data_sha256,
     genes_array,
-    read_model,
+    learned_arrays,
+    learned_of,
     space_of,
     tables_array,
     tables_of,
-    write_model,
 )
-from ofa_tvm.estimators.gaussian import LinearPosterior, fit_linear
+from ofa_tvm.estimators.gaussian import Learned, LinearPosterior, fit_linear
 from ofa_tvm.estimators.metrics import errors
-from ofa_tvm.latency.features import context_features
-from ofa_tvm.spaces import Arch, Layer, LayeredSpace, get_layered_space
-from ofa_tvm.spaces.blocks import (
-    BlockStructure,
-    BlockTables,
-    block_structure,
-    resolution_of_contexts,
-    stacked_contexts,
-)
+from ofa_tvm.latency.groups import GROUPS, context_matrices, incidence
+from ofa_tvm.latency.suggest import telling_rows
+from ofa_tvm.spaces import Arch, LayeredSpace, get_layered_space
+from ofa_tvm.spaces.blocks import BlockTables, block_structure
 
-KIND = "latency_regressor"
-GROUPS = ("variations", "network", "stage", "kind", "kind_area", "shape", "position", "position_shape")
-
-# Log variances expected of each group, in units of the latencies' variance; the last is the noise's.
+# Log variances expected of each of `FEATURES`, in units of the latencies' variance; the last is the noise's.
 _EXPECTED = np.log([1.0, 1.0, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003])
 _EXPECTED_PRIOR = np.log([1.0, 0.1, 0.01, 0.003, 0.003, 0.001, 0.001, 0.0003, 0.003])
 # Standard deviation, in that unit, of the constant that every fit is free to choose.
@@ -60,94 +52,22 @@ _CONSTANT = 2.0
 # That unit in multiples of the latencies' level: by so much subnets of a space differ.
 _VARIATION = 0.25
 
-# Subnets that suggestions are chosen from.
-_POOL = 800
-_HEADER = {
-    "space": TEXT,
-    "target": TEXT,
-    "unit": {"enum": ["ms", "Minstr"]},
-    "n_classes": CLASSES,
-    "robust": FLAG,
-    "noise": NUMBER,
-    "data_sha256": TEXT,
-    "validation": SCORES,
-}
+# Subnets that suggestions are chosen from, and measured ones that are taken into account.
+_POOL, _MOST_MEASURED = 800, 600
 
 
-def _kind(layers: Sequence[Layer]) -> tuple[tuple[object, ...], ...]:
-    """A block's shape without its resolution."""
-    return tuple(
-        (la.kind, la.c_in, la.c_out, la.kernel, la.stride, la.activation, la.residual, la.groups)
-        for la in layers
-    )
+@dataclass(frozen=True)
+class _Fitted:
+    """What conditioning on the training data gives: all that predictions need."""
+
+    posterior: LinearPosterior
+    scale: float
+    factor: float
+    tables: BlockTables
 
 
-def _shape(layers: Sequence[Layer]) -> tuple[object, ...]:
-    return tuple((*kind, la.h_in) for kind, la in zip(_kind(layers), layers, strict=True))
-
-
-def _indicators(keys: Sequence[object], values: np.ndarray | None = None) -> sparse.csr_matrix:
-    """One column for each distinct key; None has no column."""
-    numbers = {key: i for i, key in enumerate(dict.fromkeys(k for k in keys if k is not None))}
-    rows = [i for i, key in enumerate(keys) if key is not None]
-    columns = [numbers[keys[i]] for i in rows]
-    data = np.ones(len(rows)) if values is None else values[rows]
-    return sparse.csr_matrix((data, (rows, columns)), shape=(len(keys), max(1, len(numbers))))
-
-
-@lru_cache(maxsize=8)
-def _context_matrices(structure: BlockStructure) -> tuple[sparse.csr_matrix, ...]:
-    """For each of `GROUPS`, the features of all contexts of all blocks stacked: (total contexts,
-    n_features)."""
-    physical = np.concatenate(context_features(structure))
-    stages, kinds, shapes, positions, position_shapes = [], [], [], [], []
-    resolutions = np.array(structure.space.resolutions)
-    areas = (resolutions[resolution_of_contexts(structure)] / max(resolutions)) ** 2
-    for block in structure.blocks:
-        for layers in block.contexts:
-            at = (block.stage, block.block)
-            stages.append(block.stage if layers else None)
-            kinds.append(_kind(layers) if layers else None)
-            shapes.append(_shape(layers) if layers else None)
-            positions.append((at, _kind(layers)) if layers else None)
-            position_shapes.append((at, _shape(layers)) if layers else None)
-    # Physical features are scaled to a spread of one over random subnets, so that a shared variance is fair.
-    sample = _incidence(structure, structure.space.sample_genes(np.random.default_rng(0), 512))
-    network = sparse.csr_matrix(physical)
-    spread = (sample @ network).toarray().std(axis=0)
-    network = network @ sparse.diags(np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0))
-    stage_of = _indicators(stages)
-    by_stage = sparse.hstack([network.multiply(stage_of[:, [i]]) for i in range(stage_of.shape[1])]).tocsr()
-    groups = [
-        network.tocsr(),
-        by_stage,
-        _indicators(kinds),
-        _indicators(kinds, areas),
-        _indicators(shapes),
-        _indicators(positions),
-        _indicators(position_shapes),
-    ]
-    # Each group is scaled so that its weights' variance is the variance of its share of the latency.
-    scaled = []
-    for group in groups:
-        features = (sample @ group).toarray()
-        share = float(features.var(axis=0).sum())
-        scaled.append(group / np.sqrt(share) if share > 0 else group)
-    return tuple(scaled)
-
-
-def _incidence(structure: BlockStructure, genes: np.ndarray) -> sparse.csr_matrix:
-    """Which contexts each subnet uses: (n, total contexts), one entry a block."""
-    index = stacked_contexts(structure, genes)
-    n, n_blocks = index.shape
-    size = sum(len(block.contexts) for block in structure.blocks)
-    return sparse.csr_matrix(
-        (np.ones(index.size), index.ravel(), np.arange(0, index.size + 1, n_blocks)), shape=(n, size)
-    )
-
-
-class LatencyRegressor(UncertainSubnetModel):
-    """Estimator of a target's latency (scikit-learn's `fit`/`predict`).
+class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
+    """Estimator of a target's latency.
 
     Parameters
     ----------
@@ -171,9 +91,25 @@ class LatencyRegressor(UncertainSubnetModel):
         The fitted model, collapsed (without the prior if that is a callable).
     noise_ : float
         Standard deviation of a measurement around the model, in the unit.
+    loo_prediction_ : (n,) array
+        Of each training row by the others.
     validation_ : dict
-        Leave-one-out errors, see `errors`.
+        Leave-one-out errors, see `ofa_tvm.estimators.metrics.errors`.
     """
+
+    KIND = "latency_regressor"
+    FEATURES = ("variations", *GROUPS)
+    HEADER: ClassVar = {
+        "space": TEXT,
+        "target": TEXT,
+        "unit": {"enum": ["ms", "Minstr"]},
+        "n_classes": CLASSES,
+        "robust": FLAG,
+        "noise": NUMBER,
+        "data_sha256": TEXT,
+        "validation": SCORES,
+    }
+    ARRAYS = ("genes", "latency", "log_variances", "tables")
 
     def __init__(
         self,
@@ -192,11 +128,11 @@ class LatencyRegressor(UncertainSubnetModel):
         self.unit = unit
         self.n_classes = n_classes
         self.robust = robust
-        self.variations = tuple(variations)
+        self.variations = variations
 
     # ---- fitting ----
 
-    def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> LatencyRegressor:
+    def fit(self, archs: Sequence[Arch] | np.ndarray, latency: np.ndarray) -> Self:
         """Fit to measured latencies.
 
         Parameters
@@ -222,59 +158,78 @@ class LatencyRegressor(UncertainSubnetModel):
                 f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite"
             )
         self.genes_, self.latency_ = genes.astype(np.int64), latency
-        self._condition(None)
+        fitted = self._fitted = self._condition(None)
+        posterior = fitted.posterior
+        self.tables, self._learned = fitted.tables, posterior.learned
+        self.noise_ = float(np.sqrt(posterior.noise) * fitted.scale)
+        self.validation_ = {}
+        if len(latency) > 1:
+            inside = np.abs(posterior.loo_residuals) < 1.96 * posterior.loo_std
+            self.validation_ = errors(self.loo_prediction_, latency) | {"within95": float(inside.mean())}
         return self
 
-    def _condition(self, fixed: np.ndarray | None) -> None:
+    @cached_property
+    def _fitted(self) -> _Fitted:
+        """Of a model from a file, the same as after its `fit`; made when it is first asked for."""
+        return self._condition(self._learned)
+
+    @property
+    def loo_prediction_(self) -> np.ndarray:
+        """Of each training row by the others, (n,)."""
+        return self.latency_ - self._fitted.posterior.loo_residuals * self._fitted.scale
+
+    def _condition(self, known: Learned | None) -> _Fitted:
         structure = block_structure(self.space, self.n_classes)
-        guess = np.zeros(len(self.latency_)) if self.prior is None else self.prior(self.genes_)
         # Unit: spread of the latencies in a typical space, so that one measurement is enough to have one.
         level = float(np.median(self.latency_))
-        self._scale = _VARIATION * level
+        scale = _VARIATION * level
         # With a guess the whole of it may be off by a factor; without, only the level is free.
-        self._factor = (
-            1.0 if self.prior is None else float(np.median(self.latency_ / np.maximum(guess, 1e-12)))
-        )
-        self._offset = level if self.prior is None else 0.0
-        y = (self.latency_ - self._offset - self._factor * guess) / self._scale
-        self._guess_spread = 1.0
+        factor, offset, guess = 1.0, level, np.zeros(len(self.latency_))
         if self.prior is not None:
-            self._guess_spread = max(float(np.std(guess)), 1e-12 + 0.05 * float(np.mean(guess)))
-        features = self._features(self.genes_)
-        expected = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
-        self._posterior: LinearPosterior = fit_linear(
-            features, y, expected, fixed=fixed, robust=self.robust, row_noise=self._row_noise(self.latency_)
+            guess = self.prior(self.genes_)
+            factor, offset = float(np.median(self.latency_ / np.maximum(guess, 1e-12))), 0.0
+        y = (self.latency_ - offset - factor * guess) / scale
+        guess_spread = self._guess_spread(self.genes_)
+        p = fit_linear(
+            self._features(self.genes_, guess_spread),
+            y,
+            self._expected,
+            known=known,
+            robust=self.robust,
+            row_noise=self._row_noise(self.latency_),
         )
-        p = self._posterior
         variations, network, *others = p.weights
-        matrices = _context_matrices(structure)
-        network, constant, factor = network[:-2], network[-2], network[-1]
-        flat = sum(matrix @ weights for matrix, weights in zip(matrices, (network, *others), strict=True))
-        shift = self._offset + self._scale * _CONSTANT * float(constant)
-        residual = structure.unstacked(flat * self._scale, shift)
+        network, constant, correction = network[:-2], network[-2], network[-1]
+        groups = zip(context_matrices(structure), (network, *others), strict=True)
+        flat = sum(matrix @ weights for matrix, weights in groups)
+        tables = structure.unstacked(flat * scale, offset + scale * _CONSTANT * float(constant))
         for weight, variation in zip(variations, self.variations, strict=False):
-            residual = residual + variation.scaled(float(weight) * self._scale / _VARIATION)
+            tables = tables + variation.scaled(float(weight) * scale / _VARIATION)
         if self.prior is not None:
-            self._factor += self._scale * float(factor) / self._guess_spread
-        self.tables = residual
+            factor += scale * float(correction) / guess_spread
         if isinstance(self.prior, BlockTables):
-            self.tables = residual + self.prior.scaled(self._factor)
-        self._log_variances = np.log(np.append(p.variances, p.noise))
-        self.noise_ = float(np.sqrt(p.noise) * self._scale)
-        predicted = self.latency_ - p.loo_residuals * self._scale
-        self.loo_prediction_ = predicted
-        self.validation_ = errors(predicted, self.latency_) if len(self.latency_) > 1 else {}
-        if self.validation_:
-            inside = np.abs(p.loo_residuals) < 1.96 * p.loo_std
-            self.validation_["within95"] = float(inside.mean())
+            tables = tables + self.prior.scaled(factor)
+        return _Fitted(p, scale, factor, tables)
 
-    def _features(self, genes: np.ndarray) -> list[sparse.csr_matrix]:
-        """One matrix a group; the second also has the constant and the guess, whose scale is free."""
+    @property
+    def _expected(self) -> np.ndarray:
+        return _EXPECTED if self.prior is None else _EXPECTED_PRIOR
+
+    def _guess_spread(self, genes: np.ndarray) -> float:
+        """Standard deviation of the prior over a population, but no less than 5 % of its mean."""
+        if self.prior is None:
+            return 1.0
+        guess = self.prior(genes)
+        return max(float(np.std(guess)), 1e-12 + 0.05 * float(np.mean(guess)))
+
+    def _features(self, genes: np.ndarray, guess_spread: float) -> list[sparse.csr_matrix]:
+        """One matrix for each of `FEATURES`; the second also has the constant and the guess, whose scale is
+        free."""
         structure = block_structure(self.space, self.n_classes)
-        incidence = _incidence(structure, genes)
-        network, *others = ((incidence @ matrix).tocsr() for matrix in _context_matrices(structure))
+        contexts = incidence(structure, genes)
+        network, *others = ((contexts @ matrix).tocsr() for matrix in context_matrices(structure))
         free = np.full((len(genes), 2), _CONSTANT)
-        free[:, 1] = 0.0 if self.prior is None else self.prior(genes) / self._guess_spread
+        free[:, 1] = 0.0 if self.prior is None else self.prior(genes) / guess_spread
         variations = np.zeros((len(genes), max(1, len(self.variations))))
         for column, variation in enumerate(self.variations):
             variations[:, column] = variation(genes) / _VARIATION
@@ -308,42 +263,18 @@ class LatencyRegressor(UncertainSubnetModel):
             rng = np.random.default_rng(seed)
             candidates = self.space.sample_genes(rng, max(_POOL, n), resolutions)
         candidates = np.unique(self.space.canonical(candidates), axis=0)
-        measured = np.zeros((0, candidates.shape[1]), dtype=np.int64)
-        if hasattr(self, "genes_"):
-            measured = self.genes_
-            log_variances = self._log_variances
-        else:
-            log_variances = _EXPECTED if self.prior is None else _EXPECTED_PRIOR
-            self._guess_spread = 1.0
-            if self.prior is not None:
-                guess = self.prior(candidates)
-                self._guess_spread = max(float(np.std(guess)), 0.05 * float(np.mean(guess)))
-        rows = np.concatenate([measured[:600], candidates])
-        features = [
-            np.sqrt(v) * f for v, f in zip(np.exp(log_variances[:-1]), self._features(rows), strict=True)
-        ]
-        stacked = sparse.hstack(features).tocsr()
-        covariance = (stacked @ stacked.T).toarray()
-        noise = float(np.exp(log_variances[-1]))
-        first = len(rows) - len(candidates)
-        chosen: list[int] = []
-        for step in range(first + min(n, len(candidates))):
-            if step < first:
-                pick = step
-            else:
-                told = (covariance[first:] ** 2).sum(axis=0) / (np.diag(covariance) + noise)
-                told[:first] = -1.0
-                told[chosen] = -1.0
-                pick = int(told.argmax())
-                chosen.append(pick)
-            column = covariance[:, pick].copy()
-            covariance -= np.outer(column, column) / (column[pick] + noise)
+        fitted = hasattr(self, "genes_")
+        measured = self.genes_ if fitted else candidates[:0]
+        log_variances = self._learned.log_variances if fitted else self._expected
+        rows = np.concatenate([measured[:_MOST_MEASURED], candidates])
+        features = self._features(rows, self._guess_spread(measured if fitted else candidates))
+        scaled = sparse.hstack(
+            [np.sqrt(v) * f for v, f in zip(np.exp(log_variances[:-1]), features, strict=True)]
+        ).tocsr()
+        chosen = telling_rows(scaled, float(np.exp(log_variances[-1])), len(rows) - len(candidates), n)
         return self.space.decode(rows[chosen])
 
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Those of the training data."""
-        return resolutions_of(self.space, self.genes_)
+    # ---- predicting ----
 
     @property
     def collapsed(self) -> Function:
@@ -354,36 +285,25 @@ class LatencyRegressor(UncertainSubnetModel):
     def _opaque_prior(self) -> bool:
         return self.prior is not None and not isinstance(self.prior, BlockTables)
 
-    # ---- predicting ----
-
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""
         values = self.tables(genes)
         if self.prior is not None and self._opaque_prior:
-            values = values + self._factor * self.prior(genes)
+            values = values + self._fitted.factor * self.prior(genes)
         return values
 
     def _std(self, genes: np.ndarray) -> np.ndarray:
-        if not hasattr(self, "_posterior"):  # read from a file
-            self._condition(self._log_variances)
-        p = self._posterior
+        p, guess_spread = self._fitted.posterior, self._guess_spread(self.genes_)
         noise = p.noise * self._row_noise(np.maximum(self(genes), 0.0))
         out = np.empty(len(genes))
         for start in range(0, len(genes), 1024):
             piece = slice(start, start + 1024)
-            out[piece] = p.spread(self._features(genes[piece])) + noise[piece]
-        return np.sqrt(out) * self._scale * p.inflation
+            out[piece] = p.spread(self._features(genes[piece], guess_spread)) + noise[piece]
+        return np.sqrt(out) * self._fitted.scale * p.inflation
 
     # ---- files ----
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as an npz file without pickles.
-
-        Raises
-        ------
-        UserError
-            If the prior is a callable (collapse it into `BlockTables` first), or the file cannot be written.
-        """
+    def _stored(self) -> tuple[Header, Arrays]:
         if self._opaque_prior:
             raise UserError(
                 "a latency model whose prior is a function cannot be saved; give it as BlockTables"
@@ -393,53 +313,41 @@ class LatencyRegressor(UncertainSubnetModel):
             "target": self.target,
             "unit": self.unit,
             "n_classes": self.n_classes,
-            "features": list(GROUPS),
             "robust": self.robust,
             "noise": self.noise_,
             "data_sha256": data_sha256(self.genes_, self.latency_),
             "validation": self.validation_,
         }
-        arrays: dict[str, np.ndarray] = {
+        arrays = {
             "genes": self.genes_.astype(np.int16),
             "latency": self.latency_,
-            "log_variances": self._log_variances,
             "tables": tables_array(self.tables),
+            **learned_arrays(self._learned),
         }
         if isinstance(self.prior, BlockTables):
             arrays["prior"] = tables_array(self.prior)
         if self.variations:
             arrays["variations"] = np.array([tables_array(variation) for variation in self.variations])
-        write_model(path, KIND, header, arrays)
+        return header, arrays
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LatencyRegressor:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        UserError
-            If the file is missing or is no such model.
-        """
-        header, arrays = read_model(path, KIND, _HEADER, ("genes", "latency", "log_variances", "tables"))
+    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
         space = space_of(path, header, get_layered_space)
+        structure = block_structure(space, header["n_classes"])
         model = cls(
             space,
+            tables_of(structure, arrays["prior"], path) if "prior" in arrays else None,
             target=header["target"],
             unit=header["unit"],
             n_classes=header["n_classes"],
             robust=header["robust"],
+            variations=[tables_of(structure, array, path) for array in arrays.get("variations", ())],
         )
-        structure = block_structure(space, model.n_classes)
-        for name in ("tables", "prior"):
-            if name in arrays:
-                setattr(model, name, tables_of(structure, arrays[name], path))
-        model.variations = tuple(tables_of(structure, array, path) for array in arrays.get("variations", ()))
         model.genes_, model.latency_ = genes_array(path, space, arrays["genes"]), arrays["latency"]
-        model._log_variances = arrays["log_variances"]
-        groups = len(_EXPECTED if model.prior is None else _EXPECTED_PRIOR) - 1
-        check_fit(path, header, model.genes_, model.latency_, model._log_variances, groups)
+        groups = len(cls.FEATURES)
+        model._learned = learned_of(path, header, arrays, model.genes_, model.latency_, groups)
+        model.tables = tables_of(structure, arrays["tables"], path)
         model.noise_, model.validation_ = header["noise"], header["validation"]
         if not (model.latency_ > 0).all():
             raise damaged(path, "it holds latencies that are not above 0")
-        check_predictions(path, model)
         return model

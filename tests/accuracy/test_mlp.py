@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -13,7 +11,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
-from ofa_tvm.workflow.search import fit_accuracy, load_accuracy
+from ofa_tvm.workflow.search import fit_accuracy
 
 SPACE = get_space("ofa_digits")
 
@@ -37,24 +35,6 @@ def test_it_learns_and_says_how_well(fitted: MLPAccuracyPredictor) -> None:
     assert 0.5 < fitted.validation_["rmse"] / rmse < 2
     assert fitted.validation_["n"] == 30
     assert [w.shape[1] for w in fitted.weights_] == [400, 400, 400, 1]
-
-
-def test_switched_off_blocks_do_not_count(fitted: MLPAccuracyPredictor) -> None:
-    genes = SPACE.sample_genes(np.random.default_rng(2), 50)
-    np.testing.assert_allclose(fitted(genes), fitted(SPACE.canonical(genes)), rtol=1e-5)
-
-
-def test_a_saved_one_predicts_the_same(fitted: MLPAccuracyPredictor, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "a.model")
-    genes = SPACE.sample_genes(np.random.default_rng(3), 50)
-    loaded = load_accuracy(tmp_path / "a.model", SPACE)
-    assert isinstance(loaded, MLPAccuracyPredictor)
-    np.testing.assert_array_equal(loaded(genes), fitted(genes))
-    assert loaded.validation_ == fitted.validation_
-    with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
-        load_accuracy(tmp_path / "a.model", get_space("ofa_mbv3_w1.0"))
-    with pytest.raises(UsageError, match="holds a accuracy_mlp, not a"):
-        AccuracyPredictor.load(tmp_path / "a.model")
 
 
 def test_the_kind_follows_the_number_of_subnets() -> None:

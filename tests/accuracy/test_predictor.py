@@ -9,8 +9,6 @@ import pytest
 from scipy.stats import spearmanr
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.files import read_model, write_model
 from ofa_tvm.spaces import Arch, get_space, list_spaces
 from ofa_tvm.spaces.space import Space
 
@@ -43,48 +41,6 @@ def test_far_from_the_samples_it_is_less_certain(rng: np.random.Generator) -> No
     near[:, space.columns("d")] = 0
     far = space.encode([space.max_arch()])
     assert model.predict(far, return_std=True)[1][0] > 2 * model.predict(near, return_std=True)[1].max()
-
-
-def test_switched_off_blocks_do_not_count(rng: np.random.Generator) -> None:
-    space = get_space("ofa_digits")
-    genes = space.sample_genes(rng, 60)
-    model = AccuracyPredictor(space).fit(genes, made_up(space, genes, rng))
-    np.testing.assert_allclose(model.predict(genes), model.predict(space.canonical(genes)))
-    np.testing.assert_allclose(model.predict(space.decode(genes)), model.predict(genes))
-
-
-def test_saved_predictors_predict_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
-    space = get_space("ofa_digits")
-    genes = space.sample_genes(rng, 60)
-    model = AccuracyPredictor(space).fit(genes, made_up(space, genes, rng))
-    model.save(tmp_path / "a.model")
-    loaded = AccuracyPredictor.load(tmp_path / "a.model")
-    np.testing.assert_allclose(loaded.predict(genes), model.predict(genes), atol=0.02)
-    assert loaded.validation_ == model.validation_
-    (tmp_path / "a.model").write_bytes((tmp_path / "a.model").read_bytes()[:-200])
-    with pytest.raises(UserError, match="not a model file"):
-        AccuracyPredictor.load(tmp_path / "a.model")
-
-
-def test_a_predictor_of_another_version_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
-    space, path = get_space("ofa_digits"), tmp_path / "a.model"
-    genes = space.sample_genes(rng, 20)
-    AccuracyPredictor(space).fit(genes, made_up(space, genes, rng)).save(path)
-    header, arrays = read_model(path, "accuracy_predictor")
-    write_model(path, header["kind"], header, arrays | {"log_variances": arrays["log_variances"][1:]})
-    with pytest.raises(UserError, match=r"a\.model was fitted by another version"):
-        AccuracyPredictor.load(path)
-
-
-def test_bad_data_are_refused(rng: np.random.Generator) -> None:
-    space = get_space("ofa_digits")
-    genes = space.sample_genes(rng, 3)
-    with pytest.raises(UserError, match="at least two"):
-        AccuracyPredictor(space).fit(genes[:1], np.array([0.9]))
-    with pytest.raises(UserError, match="sample 2"):
-        AccuracyPredictor(space).fit(genes, np.array([0.9, 0.9, float("nan")]))
-    constant = AccuracyPredictor(space).fit(genes, np.full(3, 0.9))
-    np.testing.assert_allclose(constant.predict(space.sample_genes(rng, 20)), 0.9, atol=0.05)
 
 
 def imagenet(shared_data: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from typing import Any
 import fuzz_mutations as change
 import numpy as np
 
+from ofa_tvm.estimators.base import SubnetEstimator
 from ofa_tvm.files import data_dir
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
@@ -404,17 +405,15 @@ def _net_config(folder: Path) -> Subject:
 # ---- fitted models ----
 
 
-def _model(
-    folder: Path, fit: Callable[[np.ndarray, np.ndarray, Path], object], load: Callable[[Path], Any]
-) -> Subject:
+def _model(folder: Path, predictor: SubnetEstimator) -> Subject:
     space = _space()
     genes = space.sample_genes(np.random.default_rng(0), 24)
     values = space.macs_batch(genes) / float(space.macs_batch(genes).max())
-    fit(genes, values, folder / "x.model")
+    predictor.fit(genes, values).save(folder / "x.model")
     more = space.sample_genes(np.random.default_rng(1), 200)
 
     def read(path: Path) -> None:
-        assert np.isfinite(load(path)(more)).all()
+        assert np.isfinite(type(predictor).load(path)(more)).all()
 
     return Subject(
         [(folder / "x.model").read_bytes()], change.mutate_archive, _written(folder / "x.model", read)
@@ -425,33 +424,21 @@ def _model(
 def _accuracy_model(folder: Path) -> Subject:
     from ofa_tvm.accuracy.predictor import AccuracyPredictor
 
-    return _model(
-        folder,
-        lambda genes, values, path: AccuracyPredictor(_space()).fit(genes, values).save(path),
-        AccuracyPredictor.load,
-    )
+    return _model(folder, AccuracyPredictor(_space()))
 
 
 @_format
 def _mlp_model(folder: Path) -> Subject:
     from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 
-    return _model(
-        folder,
-        lambda genes, values, path: MLPAccuracyPredictor(_space()).fit(genes, values).save(path),
-        MLPAccuracyPredictor.load,
-    )
+    return _model(folder, MLPAccuracyPredictor(_space()))
 
 
 @_format
 def _latency_model(folder: Path) -> Subject:
     from ofa_tvm.latency.regression import LatencyRegressor
 
-    return _model(
-        folder,
-        lambda genes, values, path: LatencyRegressor(_space(), n_classes=10).fit(genes, values).save(path),
-        LatencyRegressor.load,
-    )
+    return _model(folder, LatencyRegressor(_space(), n_classes=10))
 
 
 @_format

@@ -8,15 +8,11 @@ import pytest
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.generalized import (
-    GeneralizedLatency,
-    Series,
-    family_of,
-    fit_families,
-    shipped_model,
-)
+from ofa_tvm.latency.families import fit_families
+from ofa_tvm.latency.generalized import GeneralizedLatency, shipped_model
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.roofline import rooflines
+from ofa_tvm.latency.series import Series, family_of
 from ofa_tvm.spaces import get_layered_space
 from ofa_tvm.spaces.blocks import block_structure, stacked_contexts
 from ofa_tvm.targets.devices import Device, Platform, find_platform
