@@ -75,11 +75,11 @@ def classes(space: Space, arch: Arch, calls: tuple[KernelTime, ...]) -> dict[str
                 kind = "one pixel"
             found[kind][0] += 2 * layer.macs
     for call in calls:
-        operators, tensors = call.name.split(" ")
-        if operators.startswith("matmul"):
-            kind = "one pixel" if tensors.startswith("1x") else "1x1"
+        operator, (first, *_) = call.signature.operators[0], call.signature.shapes[0]
+        if operator == "matmul":
+            kind = "one pixel" if first == 1 else "1x1"
         else:
-            kind = {"depthwise-conv2d": "depthwise", "conv2d": "stem"}.get(operators.split("+")[0], "other")
+            kind = {"depthwise-conv2d": "depthwise", "conv2d": "stem"}.get(operator, "other")
         found[kind][1] += call.median_us
     return {name: (flops, us) for name, (flops, us) in found.items()}
 

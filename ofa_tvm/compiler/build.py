@@ -31,7 +31,7 @@ from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.files import replacing, require_room, sha256
-from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.logs import KernelTable, Signature, find_records
 from ofa_tvm.runtime.elf import append_checksum
 from ofa_tvm.targets import DType, Target
 from ofa_tvm.temporaries import scratch_folder
@@ -45,8 +45,8 @@ class KernelUse:
 
     Parameters
     ----------
-    name
-        What it does, with shapes.
+    signature
+        What it computes.
     calls
         Times it runs in one inference.
     origin
@@ -56,10 +56,15 @@ class KernelUse:
         Recorded cost of one call in the target's unit (ms or Minstr), None without a record.
     """
 
-    name: str
+    signature: Signature
     calls: int
     origin: Origin
     cost: float | None
+
+    @property
+    def name(self) -> str:
+        """What it computes, for people."""
+        return str(self.signature)
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,10 @@ def prepare(
         if profile and driver is None:
             raise UserError(f"{source} cannot be profiled: only straight-line networks can")
         if profile and driver is not None:
-            named = {kernel.symbol: use.name for kernel, use in zip(scheduled.values(), uses, strict=True)}
+            named = {
+                kernel.symbol: use.signature.to_json()
+                for kernel, use in zip(scheduled.values(), uses, strict=True)
+            }
             metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
         if driver is None:
             main = main_calling(mod["main"], lambda call: _call_external(call, scheduled))
@@ -299,14 +307,14 @@ def _schedule(
             sch = scheduled_by_trace(kernel.mod, record.trace)
         except ValueError:
             continue  # made by another version of the compiler
-        use = KernelUse(kernel.name, kernel.calls, "tuned", record.cost)
+        use = KernelUse(kernel.signature, kernel.calls, "tuned", record.cost)
         return scheduled_kernel(sch, target), use
     hints = transfer.hints(kernel)
     default = next(templates.ranked_schedules(kernel.mod, target, hints), None)
     if default is not None:
-        use = KernelUse(kernel.name, kernel.calls, "transferred" if hints else "default", None)
+        use = KernelUse(kernel.signature, kernel.calls, "transferred" if hints else "default", None)
         return scheduled_kernel(default, target), use
-    use = KernelUse(kernel.name, kernel.calls, "none", None)
+    use = KernelUse(kernel.signature, kernel.calls, "none", None)
     return scheduled_kernel(Schedule(kernel.mod), target), use
 
 

@@ -12,6 +12,8 @@ import tvm_ffi
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.s_tir.analysis import estimate_tir_flops
 
+from ofa_tvm.logs import Signature
+
 _DIGITS = re.compile(r"\d+$")
 
 
@@ -23,8 +25,8 @@ class Kernel:
     ----------
     key
         Identity: a hash of the kernel's structure (loops, shapes, arithmetic), not of names.
-    name
-        What it does, with shapes, for people: `matmul+add+relu 196x80,80x480,1x480->196x480`.
+    signature
+        What it computes: operators, shapes, number formats.
     mod
         Module whose only function, `main`, is the unscheduled kernel.
     flops
@@ -34,10 +36,15 @@ class Kernel:
     """
 
     key: str
-    name: str
+    signature: Signature
     mod: tvm.IRModule
     flops: float
     calls: int = 1
+
+    @property
+    def name(self) -> str:
+        """What it computes, for people: `matmul+add+relu 196x80,80x480,1x480->196x480`."""
+        return str(self.signature)
 
 
 def kernel_key(function: tvm.tirx.PrimFunc) -> str:
@@ -60,7 +67,8 @@ def shapes(function: tvm.tirx.PrimFunc) -> list[tuple[int, ...]]:
     return [tuple(int(d) for d in buffer.shape) for buffer in function.params]
 
 
-def _readable(name: str, function: tvm.tirx.PrimFunc) -> str:
+def _operators(name: str) -> tuple[str, ...]:
+    """Operators of a function that TVM's fusion named after them: `fused_matmul1_add_relu2`."""
     parts: list[str] = []
     for word in name.removeprefix("fused_").replace("tir_", "").split("_"):
         word = _DIGITS.sub("", word) if not word.endswith("2d") else word
@@ -68,8 +76,12 @@ def _readable(name: str, function: tvm.tirx.PrimFunc) -> str:
     text = "_".join(parts)
     for known in ("depthwise_conv2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d"):
         text = text.replace(known, known.replace("_", "-"))
-    dims = ["x".join(map(str, shape)) or "scalar" for shape in shapes(function)]
-    return f"{text.replace('_', '+')} {','.join(dims[:-1])}->{dims[-1]}"
+    return tuple(text.split("_"))
+
+
+def _signature(hint: str, function: tvm.tirx.PrimFunc) -> Signature:
+    dtypes = tuple(str(buffer.dtype) for buffer in function.params)
+    return Signature(_operators(hint), tuple(shapes(function)), dtypes)
 
 
 def _with_canonical_blocks(stmt: tvm.tirx.Stmt, numbers: Iterator[int]) -> tvm.tirx.Stmt:
@@ -110,7 +122,7 @@ def make_kernel(function: tvm.tirx.PrimFunc, hint: str, calls: int = 1) -> Kerne
     mod = tvm.IRModule({"main": plain.with_body(_with_canonical_blocks(plain.body, itertools.count()))})
     return Kernel(
         key=kernel_key(function),
-        name=_readable(hint, function),
+        signature=_signature(hint, function),
         mod=mod,
         flops=float(estimate_tir_flops(mod)),
         calls=calls,

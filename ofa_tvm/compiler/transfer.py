@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.schedules import Tiling, tiling_of
-from ofa_tvm.logs import KernelTable, Record
+from ofa_tvm.logs import KernelTable, Record, Signature
 
 _NEIGHBOURS = 3
 _FARTHEST = 3.0  # sum of the logarithms of the extents' ratios: a factor of 20 in all
@@ -21,20 +21,21 @@ _OTHER_EPILOGUE = 0.3  # as far as a third more of one extent
 
 @dataclass(frozen=True)
 class _Form:
-    """What a kernel computes, from its readable name: main operator, all operators, all extents."""
+    """What decides which kernels are similar: the operators and the extents of the main tensors."""
 
-    anchor: str
-    operators: str
+    operators: tuple[str, ...]
     extents: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str) -> _Form:
-        operators, shapes = name.split(" ", 1)
-        tensors = shapes.replace("->", ",").split(",")
+    def of(cls, signature: Signature) -> _Form:
         # Data, weights and result; biases and residuals repeat their extents.
-        main = [*tensors[:2], tensors[-1]]
-        extents = tuple(int(extent) for tensor in main for extent in tensor.split("x") if extent.isdigit())
-        return cls(operators.split("+")[0], operators, extents)
+        main = (*signature.shapes[:2], signature.shapes[-1])
+        return cls(signature.operators, tuple(max(1, extent) for shape in main for extent in shape))
+
+    @property
+    def family(self) -> tuple[str, int]:
+        """Main operator and number of extents, without which there is nothing to compare."""
+        return self.operators[0], len(self.extents)
 
     def distance(self, other: _Form) -> float:
         far = sum(abs(math.log(a / b)) for a, b in zip(self.extents, other.extents, strict=True))
@@ -60,13 +61,13 @@ class Transfer:
         """Take in the best record of a kernel."""
         tiling = tiling_of(best.trace)
         if tiling is not None:
-            form = _Form.of(best.name)
-            self._known.setdefault((form.anchor, len(form.extents)), {})[form] = tiling
+            form = _Form.of(best.signature)
+            self._known.setdefault(form.family, {})[form] = tiling
 
     def hints(self, kernel: Kernel) -> tuple[Tiling, ...]:
         """Best tilings of the most similar kernels, nearest first."""
-        form = _Form.of(kernel.name)
-        known = self._known.get((form.anchor, len(form.extents)), {})
+        form = _Form.of(kernel.signature)
+        known = self._known.get(form.family, {})
         near = ((form.distance(other), number) for number, other in enumerate(known))
         nearest = heapq.nsmallest(_NEIGHBOURS, (pair for pair in near if pair[0] <= _FARTHEST))
         tilings = list(known.values())

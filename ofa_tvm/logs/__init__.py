@@ -2,5 +2,15 @@
 
 from ofa_tvm.logs.log import KernelTable, LogWriter, find_records, log_name, read_folder
 from ofa_tvm.logs.record import Header, Record
+from ofa_tvm.logs.signature import Signature
 
-__all__ = ["Header", "KernelTable", "LogWriter", "Record", "find_records", "log_name", "read_folder"]
+__all__ = [
+    "Header",
+    "KernelTable",
+    "LogWriter",
+    "Record",
+    "Signature",
+    "find_records",
+    "log_name",
+    "read_folder",
+]

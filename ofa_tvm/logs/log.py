@@ -15,7 +15,7 @@ from typing import IO
 from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.lines import FileBusy, LineFile, torn_json
-from ofa_tvm.logs.record import Header, Record
+from ofa_tvm.logs.record import VERSION, Header, Record
 from ofa_tvm.targets import Target
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -112,7 +112,7 @@ def _read_file(file: Path, target: str | None, problems: list[str]) -> Iterator[
                 header = next(lines, b"")
                 if not header:
                     return
-                _check_header(header, target)
+                _header(header, target)
             except ValueError as error:
                 problems.append(f"{file} is left out: {error}")
                 return
@@ -140,21 +140,24 @@ def _lines(handle: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _check_header(line: bytes, target: str | None) -> None:
+def _header(line: bytes, target: str | None) -> Header:
     header = Header.from_line(line.decode(errors="replace"))
     if target is not None and header.target != target:
         raise ValueError(f"it is a log of {shown(header.target, 40)}, not of {target}")
+    return header
 
 
 def _takes_records(path: Path, target: str) -> bool:
-    """Whether what is appended to a log will be read again: it is new, or has a header that suits."""
+    """Whether what is appended to a log will be read again: it is new, or has a header that suits.
+
+    A log of an earlier version is left to those who still read it, and gone on with in a file beside it.
+    """
     with path.open("rb") as handle:
         header = handle.readline(_LONGEST_LINE)
     if not header.endswith(b"\n") and torn_json(header):
         return True
     try:
-        _check_header(header, target)
-        return True
+        return _header(header, target).version == VERSION
     except ValueError:
         return False
 

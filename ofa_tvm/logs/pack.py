@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import lzma
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.logs.log import read_folder
-from ofa_tvm.logs.record import Header
+from ofa_tvm.logs.record import VERSION, Header
 
 
 def pack(folder: Path, path: Path, *, best: int = 1) -> int:
@@ -38,7 +39,7 @@ def pack(folder: Path, path: Path, *, best: int = 1) -> int:
     table = read_folder(folder, header.target)
     if table.problems:
         raise UserError(f"{table.problems[0]}; mend or remove it before packing")
-    lines = [header.to_line()]
+    lines = [replace(header, version=VERSION).to_line()]
     for kernel in sorted(table.records):
         lines += [record.to_line() for record in table.records[kernel][:best]]
     write_atomic(path, lzma.compress("\n".join([*lines, ""]).encode(), preset=9 | lzma.PRESET_EXTREME))

@@ -11,9 +11,11 @@ from typing import Any
 
 from ofa_tvm.errors import shown
 from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.logs.signature import Signature
 
 FORMAT = "ofa-tvm tuning log"
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)  # version 1 told a kernel's operators and shapes in a text, `name`, alone
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Header:
         Of tvm and ofa-tvm.
     date
         ISO date on which the log was begun.
+    version
+        Of the records' form.
     """
 
     target: str
@@ -39,10 +43,11 @@ class Header:
     machine: str
     versions: Mapping[str, str]
     date: str
+    version: int = VERSION
 
     def to_line(self) -> str:
         """JSON line."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_line(cls, line: str) -> Header:
@@ -56,16 +61,18 @@ class Header:
         content = _loads(line)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its first line is not the header of an {FORMAT}")
-        if content.get("version") != VERSION:
+        if content.get("version") not in _READ:
             raise ValueError(
-                f"it has version {shown(content.get('version'), 20)}; this ofa-tvm reads version {VERSION}"
+                f"it has version {shown(content.get('version'), 20)}; this ofa-tvm reads version "
+                f"{' and '.join(map(str, _READ))}"
             )
         try:
             fields = {name: content[name] for name in cls.__dataclass_fields__}
         except KeyError as error:
             raise ValueError(f"its header lacks {error}") from error
         for name, value in fields.items():
-            if not isinstance(value, dict if name in ("tvm_target", "versions") else str):
+            wanted = dict if name in ("tvm_target", "versions") else int if name == "version" else str
+            if not isinstance(value, wanted):
                 raise ValueError(f"its header's {name} cannot be {shown(value, 40)}")
         return cls(**fields)
 
@@ -78,8 +85,8 @@ class Record:
     ----------
     kernel
         Identity of the kernel (`ofa_tvm.compiler.kernels.Kernel.key`).
-    name
-        Readable name with shapes.
+    signature
+        What the kernel computes.
     trace
         MetaSchedule's trace in its JSON form, which rebuilds the schedule.
     times_us
@@ -91,11 +98,16 @@ class Record:
     """
 
     kernel: str
-    name: str
+    signature: Signature
     trace: Any
     times_us: tuple[float, ...]
     error: str = ""
     instructions: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the kernel computes, for people."""
+        return str(self.signature)
 
     @property
     def succeeded(self) -> bool:
@@ -115,6 +127,7 @@ class Record:
     def to_line(self) -> str:
         """JSON line."""
         content = asdict(self) | {"times_us": [round(t, 4) for t in self.times_us]}
+        content["signature"] = self.signature.to_json()
         if not self.error:
             del content["error"]
         if self.instructions is None:
@@ -132,7 +145,7 @@ class Record:
             If the line is not a record: cut short, edited, or with impossible times.
         """
         content = _loads(line)
-        if not isinstance(content, dict) or not {"kernel", "name", "trace", "times_us"} <= content.keys():
+        if not isinstance(content, dict) or not {"kernel", "trace", "times_us"} <= content.keys():
             raise ValueError("it lacks the fields of a record")
         text = line.strip()
         if text[-_SEAL_LENGTH:] != _seal(text[:-_SEAL_LENGTH]):
@@ -141,17 +154,23 @@ class Record:
         plausible = isinstance(times, list) and all(type(t) in (int, float) and t > 0 for t in times)
         count = content.get("instructions")
         plausible &= count is None or (type(count) is int and count > 0 and not times)
-        texts = (content["kernel"], content["name"], content.get("error", ""))
+        texts = (content["kernel"], content.get("error", ""))
         if not plausible or not all(isinstance(text, str) for text in texts):
             raise ValueError("its times or its kernel are not valid")
         return cls(
             kernel=content["kernel"],
-            name=content["name"],
+            signature=_signature(content),
             trace=content["trace"],
             times_us=tuple(float(t) for t in times),
             error=content.get("error", ""),
             instructions=count,
         )
+
+
+def _signature(content: Mapping[str, Any]) -> Signature:
+    if "signature" in content:
+        return Signature.from_json(content["signature"])
+    return Signature.parse(str(content.get("name", "")))
 
 
 def _loads(line: str) -> Any:

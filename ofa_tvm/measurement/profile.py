@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.logs import Signature
 from ofa_tvm.measurement.pinning import pinned
 from ofa_tvm.runtime import Runner, load_module
 
@@ -22,15 +23,20 @@ class KernelTime:
 
     Parameters
     ----------
-    name
-        What it does, with shapes.
+    signature
+        What it computes.
     median_us, mad_us
         Median and median absolute deviation over the rounds.
     """
 
-    name: str
+    signature: Signature
     median_us: float
     mad_us: float
+
+    @property
+    def name(self) -> str:
+        """What it computes, for people."""
+        return str(self.signature)
 
 
 def profile(path: str | os.PathLike[str], *, rounds: int = 100, seed: int = 0) -> tuple[KernelTime, ...]:
@@ -56,14 +62,18 @@ def profile(path: str | os.PathLike[str], *, rounds: int = 100, seed: int = 0) -
     import tvm
 
     module = load_module(path)
-    names = module.metadata.get("kernel_calls")
-    if not names:
+    listed = module.metadata.get("kernel_calls")
+    if not listed:
         raise UserError(f"{Path(path)} was not compiled for profiling; compile it with profile=True")
+    try:
+        signatures = [Signature.from_json(entry) for entry in listed]
+    except ValueError as error:
+        raise UserError(f"{Path(path)} was profiled by another version: {error}; compile it anew") from error
     read = module.vm.vm.module.get_function(TIMES, query_imports=True)
-    times = tvm.runtime.tensor(np.zeros(len(names)))
+    times = tvm.runtime.tensor(np.zeros(len(signatures)))
     run = Runner(module)
     inputs = module.random_inputs(seed)
-    samples = np.empty((rounds, len(names)))
+    samples = np.empty((rounds, len(signatures)))
     with pinned(module.threads):
         for _ in range(_WARM_UP):
             run(*inputs)
@@ -75,6 +85,6 @@ def profile(path: str | os.PathLike[str], *, rounds: int = 100, seed: int = 0) -
     median = np.median(samples, axis=0)
     mad = np.median(np.abs(samples - median), axis=0)
     return tuple(
-        KernelTime(str(name), float(m) * 1e6, float(d) * 1e6)
-        for name, m, d in zip(names, median, mad, strict=True)
+        KernelTime(signature, float(m) * 1e6, float(d) * 1e6)
+        for signature, m, d in zip(signatures, median, mad, strict=True)
     )

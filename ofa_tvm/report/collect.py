@@ -17,6 +17,7 @@ from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.learning_curve import LearningCurve, learning_curve
 from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.logs import Signature
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.search.objectives import make_objectives
@@ -69,7 +70,7 @@ class Deployed:
     validation_accuracy
         Of the same subnet on the validation split, which is what a search compares.
     kernels
-        (name, time of all calls or None, schedule), in order of execution.
+        (signature, time of all calls or None, schedule), in order of execution.
     inside
         Whether those times were taken inside the network, in us, else they are the tuning log's.
     candidates
@@ -91,7 +92,7 @@ class Deployed:
     accuracy: float | None
     data: str
     validation_accuracy: float | None
-    kernels: tuple[tuple[str, float | None, str], ...]
+    kernels: tuple[tuple[Signature, float | None, str], ...]
     inside: bool
     candidates: tuple[Candidate, ...]
 
@@ -225,6 +226,10 @@ def _deployed(artefact: Artefact, project: Path) -> Deployed:
     latency, accuracy = manifest.get("latency", {}), manifest.get("accuracy", {})
     listed = manifest.get("kernels", ())
     inside = bool(listed) and all("inside_us" in kernel for kernel in listed)
+    try:
+        signatures = [Signature.parse(str(kernel["name"])) for kernel in listed]
+    except ValueError as error:
+        raise UserError(f"{artefact.folder / MANIFEST}: {error}; deploy it anew") from error
     arch = Arch.from_json(json.dumps(manifest["arch"])) if "arch" in manifest else None
     space = get_space(manifest["space"]) if "space" in manifest else None
     candidates = tuple(
@@ -259,7 +264,10 @@ def _deployed(artefact: Artefact, project: Path) -> Deployed:
         accuracy=accuracy.get("measured"),
         data=str(accuracy.get("data", "")),
         validation_accuracy=next((c.accuracy for c in candidates if c.arch == arch), None),
-        kernels=tuple((str(k["name"]), _time(k, inside), str(k.get("schedule", ""))) for k in listed),
+        kernels=tuple(
+            (signature, _time(kernel, inside), str(kernel.get("schedule", "")))
+            for signature, kernel in zip(signatures, listed, strict=True)
+        ),
         inside=inside,
         candidates=candidates,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofa_tvm.logs import Signature
 from ofa_tvm.report.collect import Accuracies, Deployed, Measured, Training
 from ofa_tvm.report.style import Style
 
@@ -98,7 +99,7 @@ def kernel_time(deployed: Deployed, style: Style) -> Figure:
     shares = kernel_shares(deployed)
     shown = shares[:_KERNELS_SHOWN]
     rest = shares[_KERNELS_SHOWN:]
-    rows = [(short_kernel(name, 22 if style.narrow else 46), share) for name, share in shown]
+    rows = [(short_kernel(signature, 22 if style.narrow else 46), share) for signature, share in shown]
     if rest:
         rows.append((f"{len(rest)} more", sum(share for _, share in rest)))
     rows.reverse()
@@ -195,19 +196,18 @@ def targets(artefacts: list[Deployed], style: Style) -> Figure:
     return figure
 
 
-def kernel_shares(deployed: Deployed) -> list[tuple[str, float]]:
+def kernel_shares(deployed: Deployed) -> list[tuple[Signature, float]]:
     """Kernels with a known time and their share of its sum, the largest first."""
-    known = [(name, time) for name, time, _ in deployed.kernels if time]
+    known = [(signature, time) for signature, time, _ in deployed.kernels if time]
     total = sum(time for _, time in known)
-    return sorted(((name, time / total) for name, time in known), key=lambda row: -row[1])
+    return sorted(((signature, time / total) for signature, time in known), key=lambda row: -row[1])
 
 
-def short_kernel(name: str, length: int) -> str:
+def short_kernel(signature: Signature, length: int) -> str:
     """A kernel's operator and shapes, within a length: fused element-wise operators become "+"."""
-    operators, _, shapes = name.partition(" ")
-    first, *fused = operators.split("+")
-    source, _, result = shapes.partition("->")
-    text = f"{first}{'+' if fused else ''} {source.split(',')[0]}→{result}"
+    first, *fused = signature.operators
+    source, result = ("x".join(map(str, signature.shapes[i])) for i in (0, -1))
+    text = f"{first}{'+' if fused else ''} {source}→{result}"
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -245,7 +245,7 @@ def _kernels(shipped: Deployed) -> Section:
         + (f" {unknown} kernels without a record are not counted." if unknown else ""),
         lambda style: figures.kernel_time(shipped, style),
         ("kernel", "% of kernel time"),
-        tuple((name, f"{100 * share:.1f}") for name, share in shares[:25]),
+        tuple((str(signature), f"{100 * share:.1f}") for signature, share in shares[:25]),
     )
 
 

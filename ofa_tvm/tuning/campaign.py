@@ -369,7 +369,7 @@ class _Campaign:
                         return
                 with self._lock:
                     self.out_of_time |= self._time_is_up() and self._left(kernel) > 0
-                    self._task.advance(1, kernel.name.split(" ")[0])
+                    self._task.advance(1, kernel.signature.kind)
         finally:
             if worker is not None:
                 self._discard(worker)
@@ -445,9 +445,7 @@ class _Campaign:
                         "command goes on from there"
                     )
                 elif event["event"] == "failed":
-                    self._progress.say(
-                        f"{kernel.name.split(' ')[0]}: its search ended early: {event['error']}"
-                    )
+                    self._progress.say(f"{kernel.signature.kind}: its search ended early: {event['error']}")
         except (WorkerDied, WorkerHung) as error:
             if trying is not None and not self._stop.is_set() and self._to_blame(kernel, trying):
                 self._keep(kernel, trying, [], str(error))
@@ -466,11 +464,11 @@ class _Campaign:
             seen = name in self._hung
             self._hung.add(name)
         if not seen:
-            self._progress.say(f"{kernel.name.split(' ')[0]}: its device gave no sign; trying once more")
+            self._progress.say(f"{kernel.signature.kind}: its device gave no sign; trying once more")
         return seen
 
     def _keep(self, kernel: Kernel, trace: Any, times_us: Sequence[float], error: str) -> None:
-        record = Record(kernel.key, kernel.name, trace, tuple(times_us), error)
+        record = Record(kernel.key, kernel.signature, trace, tuple(times_us), error)
         if times_us and self._target.emulated:  # an instruction came as 1 ns
             record = replace(record, times_us=(), instructions=round(1e3 * times_us[0]))
         with self._lock:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.errors import UserError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import block_structure, covering_population, split_blocks
@@ -27,7 +28,6 @@ from ofa_tvm.targets import Target
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
 
-_ANCHORS = ("conv2d", "matmul")
 _SAMPLED = 400  # subnets: a kernel of one block at one of four resolutions is then met several times
 
 
@@ -143,7 +143,13 @@ def _nameless(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 
 def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Layer, ...], tuple[str, ...]]:
-    """Cut the sequence of kernel calls where blocks end: behind the kernel of a block's last product."""
+    """Cut the sequence of kernel calls where blocks end: behind the kernel of a block's last product.
+
+    Raises
+    ------
+    UserError
+        If the calls do not have one product for each layer, so that blocks would be cut elsewhere.
+    """
     result: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     rest = list(calls)
     groups = list(split_blocks(layers).values())
@@ -153,6 +159,13 @@ def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Laye
         while rest and (wanted or number == len(groups) - 1):
             kernel = rest.pop(0)
             taken.append(kernel.key)
-            wanted -= any(anchor in kernel.name.split(" ")[0] for anchor in _ANCHORS)
+            wanted -= kernel.signature.has_product
+        if wanted:
+            products = sum(kernel.signature.has_product for kernel in calls)
+            described = sum(layer.kind != "pool" for layer in layers)
+            raise UserError(
+                f"the space describes {described} convolutions and products, but its network computes "
+                f"{products}: its `layers` have to list what the network does, in order"
+            )
         result[_nameless(group)] = tuple(taken)
     return result

@@ -145,7 +145,7 @@ def plan_tuning(
     table = read_folder(folder, folder.name)
     by_kind: dict[str, list[Kernel]] = {}
     for kernel in kernels:
-        by_kind.setdefault(kind_of(kernel), []).append(kernel)
+        by_kind.setdefault(kernel.signature.kind, []).append(kernel)
     kinds = [
         KindPlan(
             kind,
@@ -163,11 +163,6 @@ def plan_tuning(
         spent[1] / spent[0] if spent else DEFAULT_TRIAL_S,
         spent is not None,
     )
-
-
-def kind_of(kernel: Kernel) -> str:
-    """The operators of a kernel, without its shapes."""
-    return kernel.name.split(" ")[0]
 
 
 def tune(

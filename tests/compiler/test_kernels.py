@@ -51,7 +51,7 @@ def test_names_in_a_network_do_not_matter(build: Builder, target: Target) -> Non
     assert first.keys() == second.keys()
     mach = schedules.machine(target.tvm_target())
     for key, kernel in first.items():
-        assert second[key].name == kernel.name
+        assert second[key].signature == kernel.signature
         schedule = next(schedules.ranked_schedules(kernel.mod, mach), None)
         if schedule is not None:
             scheduled_by_trace(second[key].mod, trace_json(schedule))
@@ -119,8 +119,19 @@ def test_keys_are_equal_in_every_process(target: Target) -> None:
 
 
 def test_names_are_readable(target: Target) -> None:
-    names = [kernel.name for kernel in by_key(mlp(), target).values()]
-    assert names[1].startswith("matmul+add+tanh 1x17,") and names[1].endswith(",32->1x32")
+    kernel = list(by_key(mlp(), target).values())[1]
+    assert kernel.name.startswith("matmul+add+tanh 1x17,") and kernel.name.endswith(",32->1x32")
+    assert kernel.signature.operators == ("matmul", "add", "tanh")
+    assert (kernel.signature.shapes[0], kernel.signature.shapes[-1]) == ((1, 17), (1, 32))
+    assert set(kernel.signature.dtypes) == {"float32"}
+
+
+def test_number_formats_are_told(target: Target) -> None:
+    """Of a network in half precision the products are, and sums and the edges of the network are not."""
+    found = by_key(mlp(), target.with_dtype("float16")).values()
+    products = [kernel.signature for kernel in found if kernel.signature.has_product]
+    assert products and all(signature.dtypes[1] == "float16" for signature in products)
+    assert any("float32" in kernel.signature.dtypes for kernel in found)
 
 
 def test_operations_are_counted(target: Target) -> None:

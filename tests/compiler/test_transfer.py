@@ -13,7 +13,7 @@ from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.traces import trace_json
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.export import to_onnx
-from ofa_tvm.logs import KernelTable, Record
+from ofa_tvm.logs import KernelTable, Record, Signature
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import build_supernet
 from ofa_tvm.targets import get_target
@@ -73,25 +73,25 @@ def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[K
         for rank, sch in enumerate(schedules.ranked_schedules(kernel.mod, mach)):
             if rank == 2:
                 trace = trace_json(sch)
-                table.add(Record(kernel.key, kernel.name, trace, (1.0,)))
-                tilings[kernel.name] = schedules.tiling_of(trace)
+                table.add(Record(kernel.key, kernel.signature, trace, (1.0,)))
+                tilings[kernel.signature] = schedules.tiling_of(trace)
                 break
     transfer = Transfer(table)
     checked = 0
     for kernel in large:
-        if tilings.get(kernel.name) is not None:
-            assert transfer.hints(kernel)[0] == tilings[kernel.name]
+        if tilings.get(kernel.signature) is not None:
+            assert transfer.hints(kernel)[0] == tilings[kernel.signature]
             checked += 1
     assert checked > 20
     # 40 pixels instead of 48: maps shrink to 0.69 of their rows, and the weights tell which block it is.
     for kernel in kernels(40):
-        if not kernel.name.startswith("matmul"):
+        mine = kernel.signature
+        if mine.operators[0] != "matmul":
             continue
-        operators, weights = kernel.name.split(" ")[0], kernel.name.split(",")[1]
         same = [
             tiling
-            for name, tiling in tilings.items()
-            if tiling and name.startswith(f"{operators} ") and name.split(",")[1] == weights
+            for other, tiling in tilings.items()
+            if tiling and other.operators == mine.operators and other.shapes[1] == mine.shapes[1]
         ]
         if len(same) == 1:
             assert transfer.hints(kernel)[0] == same[0], kernel.name
@@ -101,7 +101,8 @@ def test_a_far_kernel_is_no_help(large: list[Kernel]) -> None:
     mach = schedules.machine(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
     sch = next(schedules.ranked_schedules(kernel.mod, mach))
+    far = Signature(kernel.signature.operators, ((9999, 4096), (256, 4096, 16), (9999, 4096)))
     table = KernelTable()
-    table.add(Record("k", "matmul+add+relu 9999x4096,256x4096x16->9999x4096", trace_json(sch), (1.0,)))
+    table.add(Record("k", far, trace_json(sch), (1.0,)))
     assert Transfer(table).hints(kernel) == ()
     assert Transfer(KernelTable()).hints(kernel) == ()

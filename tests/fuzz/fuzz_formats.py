@@ -171,13 +171,14 @@ def _read_log(name: str) -> Callable[[Path], object]:
 
 @_format
 def _tuning_log(folder: Path) -> Subject:
-    from ofa_tvm.logs import Header, LogWriter, Record
+    from ofa_tvm.logs import Header, LogWriter, Record, Signature
     from ofa_tvm.targets import get_target
 
     path = folder / "x86-64-v3" / "tuning.jsonl"
     path.parent.mkdir()
     lines = _log_lines()
-    header, record = Header.from_line(lines[0].decode()), Record("new", "matmul", [[], []], (1.0,))
+    header = Header.from_line(lines[0].decode())
+    record = Record("new", Signature(("matmul",), ((4, 4),)), [[], []], (1.0,))
     target, reads = get_target("x86-64-v3"), _read_log("tuning")
 
     def read(path: Path) -> None:

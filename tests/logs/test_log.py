@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,17 @@ from hypothesis import strategies as st
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import data_dir
-from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, find_records, log_name, read_folder
+from ofa_tvm.logs import (
+    Header,
+    KernelTable,
+    LogWriter,
+    Record,
+    Signature,
+    find_records,
+    log_name,
+    read_folder,
+)
+from ofa_tvm.logs.pack import pack
 from ofa_tvm.targets import Target, get_target, load_target
 
 HEADER = Header(
@@ -29,6 +40,7 @@ HEADER = Header(
     versions={"tvm": "0"},
     date="2026-01-01",
 )
+PRODUCT = Signature(("matmul", "add"), ((1, 2), (2, 3), (1, 3)), ("float32",) * 3)
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def target() -> Target:
 
 
 def record(kernel: str = "k", *times: float, trace: object = None) -> Record:
-    return Record(kernel, "matmul 1x2,2x3->1x3", trace or [[["GetSBlock", [], list(times), []]], []], times)
+    return Record(kernel, PRODUCT, trace or [[["GetSBlock", [], list(times), []]], []], times)
 
 
 def counts(table: KernelTable) -> dict[str, int]:
@@ -62,14 +74,27 @@ json_values = st.recursive(
 )
 
 
+extents = st.lists(st.integers(0, 2**40), max_size=5).map(tuple)
+signatures = st.builds(
+    lambda operators, tensors: Signature(
+        tuple(operators), tuple(shape for shape, _ in tensors), tuple(dtype for _, dtype in tensors)
+    ),
+    st.lists(st.from_regex(r"[a-z][a-z0-9-]*", fullmatch=True), min_size=1),
+    st.lists(st.tuples(extents, st.sampled_from(["float32", "float16", "bool"])), min_size=1),
+)
+
+
 @given(
     kernel=st.text(),
+    signature=signatures,
     trace=json_values,
     times=st.lists(st.floats(0.001, 1e6)),
     error=st.text(),
 )
-def test_records_survive_the_round_trip(kernel: str, trace: object, times: list[float], error: str) -> None:
-    made = Record(kernel, "name", trace, tuple(round(t, 4) for t in times), error)
+def test_records_survive_the_round_trip(
+    kernel: str, signature: Signature, trace: object, times: list[float], error: str
+) -> None:
+    made = Record(kernel, signature, trace, tuple(round(t, 4) for t in times), error)
     line = made.to_line()
     assert "\n" not in line
     assert Record.from_line(line) == made
@@ -137,6 +162,7 @@ def test_a_log_cut_anywhere_is_gone_on_with(tmp_path: Path, target: Target) -> N
         ('"times_us":[2.0]', '"times_us":[0.1]'),
         ('"GetSBlock"', '"Unroll"'),
         ('"kernel":"b"', '"kernel":"a"'),
+        ('"shapes":[[1,2]', '"shapes":[[1,3]'),
         ('"times_us":[2.0]', '"times_us":["fast"]'),
         ('"trace":', '"tarce":'),
         ("{", ""),
@@ -183,7 +209,7 @@ def test_a_log_of_another_target_is_left_out_and_left_alone(tmp_path: Path, targ
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ('{"format": "ofa-tvm tuning log", "version": 99}', "version 99; this ofa-tvm reads version 1"),
+        ('{"format": "ofa-tvm tuning log", "version": 99}', "version 99; this ofa-tvm reads version 1 and 2"),
         ('{"format": "something"}', "not the header"),
         ('{"format": "ofa-tvm tuning log", "version": 1}', "lacks 'target'"),
         ("[]", "not the header"),
@@ -380,7 +406,7 @@ def test_times_of_other_devices_are_known_as_such(tmp_path: Path) -> None:
     target = replace(get_target("x86-64-v4"), name="mine", compatible=("theirs",))
     for name, kernels in {"mine": "a", "theirs": "ab"}.items():
         header = Header(name, {"kind": "llvm"}, "a machine", {"tvm": "0.27"}, "2026-11-22")
-        lines = [header.to_line(), *(Record(k, "matmul", [[], []], (1.0,)).to_line() for k in kernels)]
+        lines = [header.to_line(), *(Record(k, PRODUCT, [[], []], (1.0,)).to_line() for k in kernels)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "tuning.jsonl").write_text("\n".join(lines) + "\n")
     table = find_records(target, [tmp_path])
@@ -398,16 +424,16 @@ def test_a_schedule_timed_again_has_its_last_times() -> None:
 
 
 def test_an_emulated_record_holds_instructions_and_no_time() -> None:
-    emulated = Record("k", "name", [[], []], (), instructions=2_080_000)
+    emulated = Record("k", PRODUCT, [[], []], (), instructions=2_080_000)
     assert emulated.succeeded and emulated.cost == 2.08 and emulated.time_us == float("inf")
     line = emulated.to_line()
     assert Record.from_line(line) == emulated and '"times_us":[]' in line
-    both = Record("k", "name", [[], []], (1.0,), instructions=5)
+    both = Record("k", PRODUCT, [[], []], (1.0,), instructions=5)
     with pytest.raises(ValueError, match="not valid"):
         Record.from_line(both.to_line())
     table = KernelTable()
     for count in (30, 10, 20):
-        table.add(Record("k", "name", [[count], []], (), instructions=count))
+        table.add(Record("k", PRODUCT, [[count], []], (), instructions=count))
     best = table.best("k")
     assert best is not None and best.instructions == 10
 
@@ -426,3 +452,93 @@ def test_many_damaged_lines_are_counted(tmp_path: Path, target: Target) -> None:
     assert len(table.problems) == 7
     assert table.notes[:3] == table.problems[:3] and table.notes[3:] == ["4 more are left out"]
     assert f"{path}, line 3 is left out" in table.notes[0]
+
+
+def old_lines(*records: Record) -> str:
+    """A log as version 1 wrote it: a text for people tells what a kernel computes."""
+    header = replace(HEADER, version=1)
+    lines = [header.to_line()]
+    for one in records:
+        content = json.loads(one.to_line())
+        del content["crc"]
+        content = {"kernel": content["kernel"], "name": one.name} | content
+        del content["signature"]
+        body = json.dumps(content, separators=(",", ":"))[:-1]
+        lines.append(f'{body},"crc":"{zlib.crc32(body.encode()):08x}"}}')
+    return "\n".join(lines) + "\n"
+
+
+def test_a_log_of_version_1_is_read_and_gone_on_with_beside_it(tmp_path: Path, target: Target) -> None:
+    (tmp_path / log_name(target)).mkdir()
+    old = tmp_path / log_name(target) / "tuning.jsonl"
+    old.write_text(old_lines(record("a", 2.0), record("b")))
+    before = old.read_bytes()
+    write(tmp_path, target, record("a", 1.0), record("c", 3.0))
+    assert old.read_bytes() == before
+    table = read_folder(old.parent, log_name(target))
+    assert not table.problems
+    assert counts(table) == {"a": 2, "b": 1, "c": 1}
+    without_dtypes = Signature(PRODUCT.operators, PRODUCT.shapes)
+    assert [r.signature for r in table.records["a"]] == [PRODUCT, without_dtypes]
+    assert pack(old.parent, tmp_path / "packed.jsonl.xz") == 2
+    header, *_ = lzma.decompress((tmp_path / "packed.jsonl.xz").read_bytes()).decode().splitlines()
+    assert Header.from_line(header).version == 2
+
+
+def test_shipped_logs_name_the_kernels_that_their_text_names() -> None:
+    """Every record of the logs that ship, which are of version 1, is found with what its line says."""
+    for folder in data_dir("tuning_logs").iterdir():
+        if not folder.is_dir():
+            continue
+        table, lines = read_folder(folder, folder.name), 0
+        for file in folder.glob("*.jsonl.xz"):
+            for line in lzma.decompress(file.read_bytes()).decode().splitlines()[1:]:
+                content, lines = json.loads(line), lines + 1
+                best = table.best(content["kernel"])
+                assert best is not None
+                assert (best.name, best.trace) == (content["name"], content["trace"])
+                assert list(best.times_us) == content["times_us"]
+                assert best.signature.kind == content["name"].split(" ")[0]
+        assert lines == len(table.records) == 947
+
+
+@given(signatures)
+def test_text_tells_operators_and_shapes(signature: Signature) -> None:
+    assert Signature.parse(str(signature)) == replace(signature, dtypes=())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "matmul", "matmul 1x2", "matmul 1x2->", "matmul 1xa->2", "matmul -1->2", "matmul 1,->2", "a b c->2"],
+)
+def test_text_that_names_no_kernel_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="names no kernel"):
+        Signature.parse(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"operators": []},
+        {"operators": "matmul"},
+        {"operators": [1]},
+        {"shapes": []},
+        {"shapes": [1, 2, 3]},
+        {"shapes": [[-1], [2], [3]]},
+        {"shapes": [[True], [2], [3]]},
+        {"dtypes": ["float32"]},
+        {"dtypes": None},
+    ],
+)
+def test_a_signature_that_is_none_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="signature"):
+        Signature.from_json(PRODUCT.to_json() | change)
+
+
+def test_layers_are_told_by_their_products() -> None:
+    shapes = PRODUCT.shapes
+    products = ("conv2d", "depthwise-conv2d", "matmul")
+    assert all(Signature(("transpose", name, "add"), shapes).has_product for name in products)
+    assert not any(
+        Signature((name, "add"), shapes).has_product for name in ("mean", "multiply", "max-pool2d")
+    )

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.logs import Header, Record, read_folder
+from ofa_tvm.logs import Header, Record, Signature, read_folder
 from ofa_tvm.logs.pack import pack
 
 HEADER = Header("znver5", {"kind": "llvm"}, "a machine", {"tvm": "0.27"}, "2026-11-22")
+PRODUCT = Signature(("matmul",), ((4, 8), (8, 2), (4, 2)), ("float32",) * 3)
 
 
 def _folder(tmp_path: Path) -> Path:
     folder = tmp_path / "znver5"
     folder.mkdir()
     records = [
-        Record("a", "matmul", [["x"], []], (3.0, 3.1)),
-        Record("a", "matmul", [["y"], []], (2.0, 2.1)),
-        Record("b", "conv", [["z"], []], (), "crashed"),
-        Record("c", "mean", [["w"], []], (1.0,)),
+        Record("a", PRODUCT, [["x"], []], (3.0, 3.1)),
+        Record("a", PRODUCT, [["y"], []], (2.0, 2.1)),
+        Record("b", PRODUCT, [["z"], []], (), "crashed"),
+        Record("c", PRODUCT, [["w"], []], (1.0,)),
     ]
     lines = [HEADER.to_line(), *(record.to_line() for record in records)]
     (folder / "tuning.jsonl").write_text("\n".join(lines) + "\n")

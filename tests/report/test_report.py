@@ -19,6 +19,7 @@ from small_module import SmallModule
 from ofa_tvm.deploy import write_artefact
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
+from ofa_tvm.logs import Signature
 from ofa_tvm.report.collect import collect
 from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
 from ofa_tvm.report.page import render, sections, write_report
@@ -218,8 +219,8 @@ def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path)
 
 
 def test_short_names() -> None:
-    name = "conv2d+add+clip 1x32x32x3,3x3x3x16,1x1x1x16->1x16x16x16"
-    assert short_kernel(name, 50) == "conv2d+ 1x32x32x3→1x16x16x16"
-    assert short_kernel(name, 20) == "conv2d+ 1x32x32x3→1…"
+    kernel = Signature(("conv2d", "add", "clip"), ((1, 32, 32, 3), (3, 3, 3, 16), (16,), (1, 16, 16, 16)))
+    assert short_kernel(kernel, 50) == "conv2d+ 1x32x32x3→1x16x16x16"
+    assert short_kernel(kernel, 20) == "conv2d+ 1x32x32x3→1…"
     assert cost_scale(0.05, "ms") == (1e3, "µs") and cost_scale(20, "ms") == (1.0, "ms")
     assert cost_scale(0.05, "Minstr") == (1.0, "Minstr")

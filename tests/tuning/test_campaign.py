@@ -204,7 +204,7 @@ def test_records_that_do_not_fit_are_passed_over(target: Target, tmp_path: Path)
     swapped = KernelTable()
     for kernel, other in (found[1:3], found[2:0:-1]):
         for record in tuned.records[other.key]:
-            swapped.add(Record(kernel.key, kernel.name, record.trace, (0.001,)))
+            swapped.add(Record(kernel.key, kernel.signature, record.trace, (0.001,)))
     compiled = ofa_tvm.compile(network(), target, tmp_path / "m.so", records=swapped)
     assert "tuned" not in {use.origin for use in compiled.kernels}
     with LogWriter(tmp_path / "log", target, Header(log_name(target), {}, "", {}, "")) as log:

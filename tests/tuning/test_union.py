@@ -10,6 +10,7 @@ import torch
 
 import ofa_tvm
 from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
+from ofa_tvm.errors import UserError
 from ofa_tvm.export import to_onnx
 from ofa_tvm.spaces import Layer
 from ofa_tvm.spaces.blocks import split_blocks
@@ -111,3 +112,20 @@ def test_trials_follow_the_work(digits: KernelUnion) -> None:
     order = sorted(work, key=lambda key: work[key])
     assert [wanted[key] for key in order] == sorted(wanted.values())
     assert (min(wanted.values()), max(wanted.values())) == (5, 20)
+
+
+def test_a_space_that_describes_another_network_is_refused(target: Target) -> None:
+    """Were blocks cut at other kernels than their own, every latency would be that of other layers."""
+    space = ofa_tvm.get_space("ofa_digits")
+    arch = space.min_arch(32)
+    net = ofa_tvm.build_supernet(space, n_classes=N_CLASSES).eval()
+    mod = lower_onnx(to_onnx(net.extract(arch), arch.r, 1), target)
+    kernels = kernels_of(mod)
+    calls = [kernels[name] for name in kernel_calls(mod)]
+    layers = space.layers(arch, N_CLASSES)
+    cut = union._blocks(layers, calls)
+    assert [key for block in blocks(layers) for key in cut[union._nameless(block)]] == [k.key for k in calls]
+    product = next(i for i, kernel in enumerate(calls) if kernel.signature.has_product)
+    for wrong in (calls[:product] + calls[product + 1 :], [*calls, calls[product]]):
+        with pytest.raises(UserError, match="convolutions and products"):
+            union._blocks(layers, wrong)

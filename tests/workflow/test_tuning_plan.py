@@ -11,7 +11,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.logs import find_records
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning import allot
-from ofa_tvm.workflow.tune import DEFAULT_TRIAL_S, kind_of, model_kernels, plan_tuning, tune
+from ofa_tvm.workflow.tune import DEFAULT_TRIAL_S, model_kernels, plan_tuning, tune
 
 
 def test_plan_and_campaign_agree(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_plan_and_campaign_agree(tmp_path: Path) -> None:
     kernels = model_kernels(write_small_onnx(tmp_path / "small.onnx"), target)
     plan = plan_tuning(kernels, target, logs, trials=4)
     assert plan.kernels == len(kernels) == sum(kind.kernels for kind in plan.kinds)
-    assert {kind.kind for kind in plan.kinds} == {kind_of(kernel) for kernel in kernels}
+    assert {kind.kind for kind in plan.kinds} == {kernel.signature.kind for kernel in kernels}
     assert any("conv2d" in kind.kind for kind in plan.kinds)
     assert sum(kind.calls for kind in plan.kinds) == sum(kernel.calls for kernel in kernels)
     assert plan.logged == 0
