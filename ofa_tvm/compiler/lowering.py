@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,7 +20,8 @@ from ofa_tvm.compiler.products import batched_product, packed_product, packs
 from ofa_tvm.compiler.templates import lanes, sums_in_half
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
-_OPAQUE = 8  # relax's OpPatternKind: not to be fused
+_INJECTIVE, _OPAQUE = 2, 8  # relax's OpPatternKind: at most inlined, and not to be fused
+_LARGEST = 64  # operators that are inlined into one expression
 
 
 def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") -> tvm.IRModule:
@@ -38,8 +41,8 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(own, skip_ops=["relax.reshape"]),
-            *([_functions_apart] if vector else []),
             relax.transform.AnnotateTIROpPattern(),
+            *([_small_kernels] if vector else []),
             relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
@@ -51,27 +54,67 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
 
 
 @tvm.transform.module_pass(opt_level=0)
-def _functions_apart(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Keep a function such as exp out of the kernel that computes another one's argument.
+def _small_kernels(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Keep kernels from growing beyond measure where elementwise operators are inlined into each other.
 
-    Each becomes some twenty expressions that share values (`elementary`). A function of a function would take
-    LLVM's code generator time that grows with their product: 38 s for a sigmoid of a sigmoid.
+    A function such as exp becomes some twenty expressions that share values (`elementary`). A function of a
+    function would take LLVM's code generator time that grows with their product: 38 s for a sigmoid of a
+    sigmoid. And what reads a value twice holds its expression twice: ten maxima of x^2 and x + y, each of the
+    one before, would be 3^10 expressions. Such operators become kernels of their own.
     """
-    inside: dict[
-        relax.Var, bool
-    ] = {}  # whether a value is made by a function, in the kernel that it would join
-    apart = {}
+    inlined: dict[relax.Var, _Inlined] = {}
+    apart: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar] = {}
+    separate: dict[relax.Var, tvm.ir.GlobalVar] = {}
+    result = tvm.IRModule(dict(mod.functions))
     for binding in bindings(mod["main"]):
         value = binding.value
-        arguments = [argument for argument in _operands(value) if isinstance(argument, relax.Var)]
-        fed = any(inside.get(argument, False) for argument in arguments)
         kernel = value.args[0] if isinstance(value, relax.Call) and value.op == _CALL_TIR else None
-        calls = kernel is not None and _calls_function(mod[kernel])
-        if fed and calls:
-            apart[kernel] = mod[kernel].with_attr("op_pattern", _OPAQUE)
-        inside[binding.var] = (fed or calls) and not (fed and calls)
-    result = tvm.IRModule({**mod.functions, **apart})
+        known = [inlined.get(v, _NOTHING) for v in _operands(value) if isinstance(v, relax.Var)]
+        fed, size = any(made.by_function for made in known), 1 + sum(made.size for made in known)
+        if kernel is None:
+            inlined[binding.var] = _Inlined(fed, size)
+            continue
+        if int(mod[kernel].attrs["op_pattern"]) > _INJECTIVE:
+            continue  # its result is in memory
+        calls = _calls_function(mod[kernel])
+        if (fed and calls) or size > _LARGEST:
+            if kernel not in apart:
+                apart[kernel] = tvm.ir.GlobalVar(f"{kernel.name_hint}_apart")
+                relax.expr._update_type(apart[kernel], kernel.ty)
+                result[apart[kernel]] = mod[kernel].with_attr("op_pattern", _OPAQUE)
+            separate[binding.var] = apart[kernel]
+        else:
+            inlined[binding.var] = _Inlined(fed or calls, size)
+    if separate:
+        result["main"] = _Renamed(separate).visit_expr(mod["main"])
     return result.with_attrs(mod.attrs) if mod.attrs else result
+
+
+@dataclass(frozen=True)
+class _Inlined:
+    """What a value is within the kernel that reads it: made by a function or not, of how many operators."""
+
+    by_function: bool
+    size: int
+
+
+_NOTHING = _Inlined(False, 0)
+
+
+@relax.expr_functor.mutator
+class _Renamed(relax.PyExprMutator):
+    """Calls other kernels for the given values."""
+
+    def __init__(self, kernels: Mapping[relax.Var, tvm.ir.GlobalVar]) -> None:
+        super().__init__()
+        self.kernels = kernels
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        if binding.var in self.kernels:
+            call = binding.value
+            other = relax.Call(call.op, [self.kernels[binding.var], *call.args[1:]], call.attrs, call.ty_args)
+            binding = relax.VarBinding(binding.var, other)
+        super().visit_var_binding_(binding)
 
 
 def _operands(value: relax.Expr) -> list[relax.Expr]:
