@@ -79,9 +79,9 @@ def command(
     weights = settings.checkpoint or "random weights: latency does not depend on them"
     wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
-    from ofa_tvm.cli.predictor import read_archs
     from ofa_tvm.latency.collect import SubnetBench, collect
     from ofa_tvm.logs import find_records
+    from ofa_tvm.spaces.archs_file import read_archs
 
     records = find_records(settings.target, [settings.logs])
     for problem in records.notes:

@@ -347,7 +347,7 @@ def _metrics(folder: Path) -> Subject:
 
 @_format
 def _architectures(folder: Path) -> Subject:
-    from ofa_tvm.cli.predictor import read_archs
+    from ofa_tvm.spaces.archs_file import read_archs
 
     space = _space()
     seed = "".join(arch.to_json() + "\n" for arch in _archs()).encode()

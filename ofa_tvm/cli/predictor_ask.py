@@ -1,0 +1,155 @@
+"""ofa-tvm predictor suggest | predict | table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    OUTPUT_PATH,
+    dtype_option,
+    resolutions_option,
+    space_option,
+    target_option,
+    threads_option,
+)
+from ofa_tvm.cli.predictor_options import (
+    batch_option,
+    column_option,
+    device_options,
+    model_option,
+    source_option,
+    space_of_table,
+    targets_dir_option,
+)
+
+if TYPE_CHECKING:
+    from ofa_tvm.targets import DType
+    from ofa_tvm.workflow.latency_models import Device
+
+
+@click.command("suggest")
+@model_option
+@device_options(
+    click.option("-t", "--target", help="Device or target to be measured; for a generalized model."),
+    batch_option,
+    threads_option,
+    space_of_table,
+    targets_dir_option,
+)
+@resolutions_option
+@click.option("-n", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Subnets.")
+@click.option(
+    "-o", "--output", required=True, type=OUTPUT_PATH, help="File for one architecture (JSON) a line."
+)
+@common_options
+def suggest_command(
+    console: Console,
+    model: Path | None,
+    device: Device,
+    resolutions: tuple[int, ...] | None,
+    count: int,
+    output: Path,
+) -> None:
+    """Say which subnets to measure next: those that tell most about all others.
+
+    `ofa-tvm collect --archs FILE` measures them, `adapt` takes them in.
+    """
+    from ofa_tvm.files import write_atomic
+    from ofa_tvm.workflow.latency_models import open_model
+
+    predictor = open_model(model)
+    regressor = predictor.regressor(device)
+    console.say(f"{predictor.name}: {count} subnets of {regressor.space.name}, seed {console.seed}")
+    archs = regressor.suggest(count, seed=console.seed, resolutions=resolutions)
+    write_atomic(output, "".join(f"{arch.to_json()}\n" for arch in archs))
+    console.print(f"{output}: {len(archs)} subnets to measure")
+    console.result({"path": str(output), "archs": [json.loads(arch.to_json()) for arch in archs]})
+
+
+@click.command("predict")
+@model_option
+@click.option("--archs", required=True, type=INPUT_PATH, help="One architecture (JSON) a line.")
+@device_options(
+    click.option("-t", "--target", help="Device or target; for a generalized model."),
+    batch_option,
+    threads_option,
+    space_of_table,
+    targets_dir_option,
+    source_option,
+)
+@common_options
+def predict_command(console: Console, model: Path | None, archs: Path, device: Device) -> None:
+    """Predict latencies, each with the standard deviation of a measurement around it.
+
+    A generalized model predicts the devices that it was fitted to from their measurements, others from their
+    hardware.
+    """
+    from ofa_tvm.spaces.archs_file import read_archs
+    from ofa_tvm.workflow.latency_models import open_model
+
+    predictor = open_model(model)
+    found = read_archs(archs, predictor.space(device))
+    answer = predictor.predict(found, device)
+    unit, rows = answer.unit, list(zip(found, answer.mean.tolist(), answer.deviation.tolist(), strict=True))
+    console.say(f"{predictor.name} ({answer.space.name}, {answer.basis}) for {len(found)} subnets of {archs}")
+    console.table(
+        [f"predicted {unit}", f"deviation {unit}", "r", "arch"],
+        [[value, std, arch.r, arch.to_json()] for arch, value, std in rows],
+    )
+    key = unit.lower()
+    predictions = [
+        {"arch": json.loads(arch.to_json()), f"predicted_{key}": value, f"deviation_{key}": std}
+        for arch, value, std in rows
+    ]
+    console.result({"space": answer.space.name, "target": answer.target, "predictions": predictions})
+
+
+@click.command("table")
+@target_option
+@threads_option
+@dtype_option
+@space_option
+@resolutions_option
+@click.option(
+    "--data",
+    type=INPUT_PATH,
+    help="Latency table of whole networks, to fit what running them as networks adds.",
+)
+@column_option
+@click.option("--format", "suffix", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option("-o", "--output", required=True, type=OUTPUT_PATH, help="Folder for the tables.")
+@common_options
+def table_command(
+    console: Console,
+    target: str,
+    threads: int | None,
+    dtype: DType | None,
+    space: str | None,
+    resolutions: tuple[int, ...] | None,
+    data: Path | None,
+    target_column: str | None,
+    suffix: str,
+    output: Path,
+) -> None:
+    """Write lookup tables in the official Once-for-All format from the target's tuning log."""
+    from ofa_tvm.workflow.log_tables import kernel_sum, measured_networks, write_lookup_tables
+    from ofa_tvm.workflow.settings import resolve
+
+    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
+    console.say(f"{settings.describe()}, lookup tables into {output}")
+    measured = None if data is None else measured_networks(settings, data, target_column)
+    kernel_times = kernel_sum(settings, progress=console.progress)
+    if measured is not None:
+        kernel_times.fit(*measured)
+    files, operators = write_lookup_tables(settings, kernel_times, output, suffix)
+    console.print(
+        f"{output}: {len(files)} tables of {operators} operators each"
+        + ("" if measured else "; kernel times only: --data adds what whole networks take beyond them")
+    )
+    console.result({"files": [str(file) for file in files], "unit": settings.target.unit})

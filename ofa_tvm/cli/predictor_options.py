@@ -1,0 +1,51 @@
+"""Options that the verbs of `ofa-tvm predictor` share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ofa_tvm.cli.options import INPUT_PATH
+
+R = TypeVar("R")
+
+column_option = click.option(
+    "--target-column", help="Heading of the column (as x86_ms) or its target; by default all or the only one."
+)
+space_of_table = click.option("--space", help="Search space; by default the one that the file names.")
+targets_dir_option = click.option(
+    "--targets-dir", type=INPUT_PATH, help="Folder of device files and targets; by default those that ship."
+)
+source_option = click.option(
+    "--source", help="Data set whose way of measuring is meant, for a model of several (see docs/latency.md)."
+)
+batch_option = click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
+)
+model_option = click.option(
+    "--model",
+    type=INPUT_PATH,
+    help="Model file that `fit` or `adapt` wrote; by default the one over many devices that ships.",
+)
+
+
+def device_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Options that say which device and space is meant; the verb takes them as `device`."""
+    names = ("target", "batch", "threads", "space", "targets_dir", "source")
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> R:
+            from ofa_tvm.workflow.latency_models import Device
+
+            given = {name: kwargs.pop(name) for name in names if name in kwargs}
+            return function(*args, device=Device(**given), **kwargs)
+
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate

@@ -1,0 +1,78 @@
+"""The tuning log as a latency table: kernel sums for predictors, and lookup tables in the official format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.latency.dataset import Column, LatencyTable, read_table
+from ofa_tvm.latency.kernel_sum import KernelSum
+from ofa_tvm.latency.log_model import kernel_sum_from_log
+from ofa_tvm.latency.lookup_table import table_entries, write_tables
+from ofa_tvm.logs import find_records
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.tuning import kernel_union
+from ofa_tvm.workflow.latency_models import require_ms
+from ofa_tvm.workflow.settings import Settings, resolve
+
+
+def kernel_sum(
+    settings: Settings, *, n_classes: int = 1000, batch: int = 1, progress: Progress = SILENT
+) -> KernelSum:
+    """The sums of the kernel times in the target's tuning log, for the settings' resolutions.
+
+    Raises
+    ------
+    UserError
+        If the log has no record of the space's kernels.
+    """
+    space, target = settings.space, settings.target
+    union = kernel_union(
+        space, settings.chosen_resolutions, target, n_classes=n_classes, batch=batch, progress=progress
+    )
+    return kernel_sum_from_log(space, union, find_records(target, [settings.logs]), n_classes=n_classes)
+
+
+def settings_of(table: LatencyTable, column: Column, target: str | None, threads: int | None) -> Settings:
+    """What a kernel sum that a column of a table is to be compared with is made of."""
+    return resolve(
+        target or column.target,
+        threads=threads,
+        dtype=column.dtype,
+        space=table.space.name,
+        resolutions=sorted({arch.r for arch in table.archs}),
+    )
+
+
+def measured_networks(
+    settings: Settings, data: Path, target_column: str | None
+) -> tuple[Sequence[Any], np.ndarray]:
+    """Whole networks of a table and their latencies, to fit a kernel sum's overhead to.
+
+    Raises
+    ------
+    UsageError
+        If the column is not in ms or of networks of another dtype.
+    """
+    table = read_table(data, settings.space)
+    column, values = table.column(target_column)
+    require_ms(column)
+    if column.dtype != settings.target.dtype:
+        raise UsageError(
+            f"{column.name} is of {column.dtype} networks; add --dtype {column.dtype}, or choose another "
+            "column by --target-column"
+        )
+    return table.archs, values
+
+
+def write_lookup_tables(
+    settings: Settings, kernel_times: KernelSum, folder: Path, suffix: str
+) -> tuple[list[Path], int]:
+    """Lookup tables of a kernel sum in the official format: the files, and the entries in each."""
+    entries = table_entries(settings.space, kernel_times.tables, settings.chosen_resolutions)
+    files = write_tables(entries, folder, suffix)
+    return files, sum(map(len, entries.values())) // len(files)
