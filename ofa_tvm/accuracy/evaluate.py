@@ -64,7 +64,7 @@ def evaluate_subnets(
                 sub = calibrated_subnet(net, arch, data, calibration_images, seed)
                 known[arch] = accuracy(sub, data, which, arch.r)
                 if cache_path is not None:
-                    line = {"key": key, "arch": json.loads(arch.to_json()), "accuracy": known[arch]}
+                    line = {"key": key, "arch": arch.to_dict(), "accuracy": known[arch]}
                     append_line(cache_path, json.dumps(line))
             bar.advance(1, note=f"{known[arch]:.1%}")
     return np.array([known[arch] for arch in archs], dtype=np.float64)
@@ -91,7 +91,7 @@ def _read_cache(cache_path: str | Path | None, key: str) -> dict[Arch, float]:
             if record["key"] == key:
                 value = record["accuracy"]
                 if type(value) in (int, float) and 0 <= value <= 1:
-                    known[Arch.from_json(json.dumps(record["arch"]))] = float(value)
+                    known[Arch.from_dict(record["arch"])] = float(value)
         except (ValueError, KeyError, TypeError, UserError):
             continue  # cut short or no line of ours: evaluated again
     return known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +130,10 @@ def command(
         calibration_images=calibration, cache_path=cache, seed=console.seed, progress=console.progress,
     )  # fmt: skip
     names = [*(text if len(text) < 40 else "json" for text in subnets), *("random" for _ in range(n))]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "subnet": name,
-            "arch": json.loads(arch.to_json()),
+            "arch": arch.to_dict(),
             "macs": found.macs(arch, net.n_classes),
             "params": found.params(arch, net.n_classes),
             "accuracy": float(accuracy),

@@ -151,7 +151,7 @@ def find_predicted(console: Console, question: Question) -> None:
     console.result(
         {
             "space": space.name,
-            "arch": json.loads(arch.to_json()),
+            "arch": arch.to_dict(),
             "predicted_accuracy": accuracy,
             **({"targets": costs} if others else costs[0]),
             **_estimates(question),
@@ -193,7 +193,7 @@ def trade_off(console: Console, question: Question, names: Sequence[str], output
     rows = [
         {
             **{o.key: float(value) for o, value in zip(objectives, values, strict=True)},
-            "arch": json.loads(arch.to_json()),
+            "arch": arch.to_dict(),
         }
         for arch, values in zip(front.archs, front.values, strict=True)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,11 +229,11 @@ def _deployed(artefact: Artefact, project: Path) -> Deployed:
         signatures = [Signature.parse(str(kernel["name"])) for kernel in listed]
     except ValueError as error:
         raise UserError(f"{artefact.folder / MANIFEST}: {error}; deploy it anew") from error
-    arch = Arch.from_json(json.dumps(manifest["arch"])) if "arch" in manifest else None
+    arch = Arch.from_dict(manifest["arch"]) if "arch" in manifest else None
     space = get_space(manifest["space"]) if "space" in manifest else None
     candidates = tuple(
         Candidate(
-            Arch.from_json(json.dumps(c["arch"])),
+            Arch.from_dict(c["arch"]),
             int(c["round"]),
             float(c["predicted_accuracy"] if c["validation_accuracy"] is None else c["validation_accuracy"]),
             float(c["predicted"]),

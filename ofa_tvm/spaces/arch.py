@@ -120,13 +120,40 @@ class Arch:
             raise UsageError(f"an architecture has no field {sorted(unknown)[0]!r} (fields: ks, e, d, r, w)")
         return dataclasses.replace(self, **changes)
 
-    def to_json(self) -> str:
-        """One line of JSON, e.g. `{"ks":[3],"e":[6],"d":[1],"r":224}`; `from_json` reads it back."""
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain lists and numbers, for JSON and YAML; `from_dict` reads them back."""
         fields: dict[str, Any] = {} if self.w else {"ks": list(self.ks)}
         fields |= {"e": list(self.e), "d": list(self.d)}
         if self.w:
             fields["w"] = list(self.w)
-        return json.dumps(fields | {"r": self.r}, separators=(",", ":"))
+        return fields | {"r": self.r}
+
+    @staticmethod
+    def from_dict(fields: object) -> Arch:
+        """Read what `to_dict` gave, or whatever somebody wrote into a file with the same fields.
+
+        Raises
+        ------
+        UsageError
+            If it is no mapping, lacks a field, or has one that is unknown.
+        """
+        if not isinstance(fields, Mapping):
+            raise UsageError('an architecture is a JSON object like {"ks":[..],"e":[..],"d":[..],"r":224}')
+        missing = {"e", "d", "r"} | (set() if "w" in fields else {"ks"})
+        missing -= set(fields)
+        unknown = set(fields) - {"ks", "e", "d", "r", "w"}
+        if missing:
+            raise UsageError(f"the architecture lacks the field {sorted(missing)[0]!r}")
+        if unknown:
+            name = shown(min(map(str, unknown)), 40)
+            raise UsageError(f"the architecture has an unknown field {name} (known: ks, e, d, r, w)")
+        return Arch(
+            ks=fields.get("ks", ()), e=fields["e"], d=fields["d"], r=fields["r"], w=fields.get("w", ())
+        )
+
+    def to_json(self) -> str:
+        """One line of JSON, e.g. `{"ks":[3],"e":[6],"d":[1],"r":224}`; `from_json` reads it back."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Arch:
@@ -135,23 +162,10 @@ class Arch:
         Raises
         ------
         UsageError
-            If the text is not JSON, or lacks a field, or has one that is unknown.
+            If the text is not JSON, or `from_dict` refuses its fields.
         """
         try:
             fields = parse_json(text, nan=True)
         except ValueError as error:
             raise UsageError(f"the architecture is not valid JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise UsageError('an architecture is a JSON object like {"ks":[..],"e":[..],"d":[..],"r":224}')
-        missing = {"e", "d", "r"} | (set() if "w" in fields else {"ks"})
-        missing -= set(fields)
-        unknown = set(fields) - {"ks", "e", "d", "r", "w"}
-        if missing:
-            raise UsageError(f"the architecture lacks the field {sorted(missing)[0]!r}")
-        if unknown:
-            raise UsageError(
-                f"the architecture has an unknown field {shown(min(unknown), 40)} (known: ks, e, d, r, w)"
-            )
-        return Arch(
-            ks=fields.get("ks", ()), e=fields["e"], d=fields["d"], r=fields["r"], w=fields.get("w", ())
-        )
+        return Arch.from_dict(fields)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -82,7 +81,7 @@ class _FineTuning(TrainingLoop):
         self.supernet, self.arch, self.from_scratch = supernet, arch, from_scratch
         origin = {
             "supernet": None if from_scratch else weights_hash(supernet),
-            "arch": json.loads(arch.to_json()),
+            "arch": arch.to_dict(),
         }
         super().__init__(setting, supernet.space, origin)
 

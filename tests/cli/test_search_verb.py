@@ -36,7 +36,7 @@ def test_the_published_search(
     assert done.code == 0, done.err
     report = json.loads(done.out)
     space = get_space("ofa_mbv3_w1.2")
-    arch = Arch.from_json(json.dumps(report["arch"]))
+    arch = Arch.from_dict(report["arch"])
     space.validate(arch)
     table = LookupTable.read(shared_data / "luts/note10", space)
     assert table.predict([arch])[0] == pytest.approx(report["predicted_latency_ms"])
@@ -157,7 +157,7 @@ def test_a_trade_off_is_predicted(ofa: Verbs, shared_data: Path, tmp_path: Path)
         assert best > least - 0.01
     space = get_space("ofa_mbv3_w1.2")
     table = LookupTable.read(shared_data / "luts/note10", space)
-    arch = Arch.from_json(json.dumps(front[0]["arch"]))
+    arch = Arch.from_dict(front[0]["arch"])
     assert table.predict([arch])[0] == pytest.approx(front[0]["latency_ms"])
 
 
@@ -168,7 +168,7 @@ def test_one_subnet_for_several_targets(ofa: Verbs, shared_data: Path, tmp_path:
     assert done.code == 0, done.err
     report = json.loads(done.out)
     space = get_space("ofa_mbv3_w1.2")
-    arch = Arch.from_json(json.dumps(report["arch"]))
+    arch = Arch.from_dict(report["arch"])
     for entry, name, budget in zip(report["targets"], ("note10", "jetson_cpu"), (25, 900), strict=True):
         table = LookupTable.read(shared_data / "luts" / name, space)
         assert table.predict([arch])[0] == pytest.approx(entry["predicted_latency_ms"])

@@ -315,9 +315,7 @@ def _accuracies(folder: Path) -> Subject:
     from ofa_tvm.accuracy.evaluate import _read_cache
 
     known = {arch: 0.5 + i / 100 for i, arch in enumerate(_archs())}
-    lines = [
-        {"key": _KEY, "arch": json.loads(arch.to_json()), "accuracy": value} for arch, value in known.items()
-    ]
+    lines = [{"key": _KEY, "arch": arch.to_dict(), "accuracy": value} for arch, value in known.items()]
     seed = "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     def read(path: Path) -> None:
@@ -647,7 +645,7 @@ def _manifest(folder: Path) -> Subject:
     from ofa_tvm.targets import get_target
 
     _small(folder)
-    arch = json.loads(_archs(1)[0].to_json())
+    arch = _archs(1)[0].to_dict()
     manifest = {
         "target": get_target("x86").to_json(),
         "space": "ofa_digits",

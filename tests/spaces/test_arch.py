@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -20,9 +22,10 @@ def test_json_round_trip(name: str, rng: np.random.Generator) -> None:
     space = get_space(name)
     for _ in range(20):
         arch = space.sample(rng)
-        again = Arch.from_json(arch.to_json())
-        assert again == arch
-        assert (again.ks, again.e, again.d, again.r, again.w) == (arch.ks, arch.e, arch.d, arch.r, arch.w)
+        for again in (Arch.from_json(arch.to_json()), Arch.from_dict(arch.to_dict())):
+            assert again == arch
+            assert (again.ks, again.e, again.d, again.r, again.w) == (arch.ks, arch.e, arch.d, arch.r, arch.w)
+        assert json.loads(arch.to_json()) == arch.to_dict()
         assert ("ks" in arch.to_json()) == (name != "ofa_resnet50")
 
 
@@ -89,3 +92,9 @@ def test_validate_names_field_and_value(changes: dict[str, object], message: str
 def test_replace_refuses_unknown_fields() -> None:
     with pytest.raises(UsageError, match="no field 'resolution'"):
         get_space("ofa_digits").min_arch().replace(resolution=32)
+
+
+@pytest.mark.parametrize("fields", [None, [3], "ks", {1: 2, "d": [1], "e": [6], "r": 224, "ks": [3]}])
+def test_what_is_no_mapping_of_fields_is_refused(fields: object) -> None:
+    with pytest.raises(UsageError, match=r"an architecture is a JSON object|unknown field '1'"):
+        Arch.from_dict(fields)

@@ -41,7 +41,7 @@ def test_params_of_mbv3() -> None:
 def test_params_of_the_official_subnets(name: str, shared_data: Path) -> None:
     space = get_space(name)
     for case in json.loads((shared_data / "official" / f"{name}.json").read_text())["cases"]:
-        assert space.params(Arch.from_json(json.dumps(case["arch"]))) == case["params"]
+        assert space.params(Arch.from_dict(case["arch"])) == case["params"]
 
 
 @pytest.mark.parametrize(

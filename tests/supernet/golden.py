@@ -46,6 +46,6 @@ def golden_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]
 
 def golden_case(case: Mapping[str, Any]) -> tuple[Arch, torch.Tensor]:
     """Architecture and input (1, 3, r, r) in float64."""
-    arch = Arch.from_json(json.dumps(case["arch"]))
+    arch = Arch.from_dict(case["arch"])
     x = np.random.default_rng(case["input_seed"]).standard_normal((1, 3, arch.r, arch.r))
     return arch, torch.from_numpy(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def test_what_ships_is_among_the_candidates_of_its_record() -> None:
     )  # fmt: skip
     found = VerifiedResult((best, other, fallback, new), (new,), 1, ())
     recorded = [c["arch"] for c in search.search_record(found, fallback.arch)["candidates"]]
-    assert recorded == [json.loads(c.arch.to_json()) for c in (best, fallback, new)]
+    assert recorded == [c.arch.to_dict() for c in (best, fallback, new)]
 
 
 def test_threads_have_latencies_of_their_own(tmp_path: Path) -> None:
