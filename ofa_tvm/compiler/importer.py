@@ -23,6 +23,12 @@ from ofa_tvm.errors import UserError
 # TVM converts these as other domains define them; ONNX's own are inlined.
 _OTHERS = {"Attention", "Optional", "OptionalGetElement", "OptionalHasElement"}
 
+_WHY = {
+    "If": "its condition is computed, and its branches make tensors of other or unknown shapes",
+    "Loop": "how often it runs is not known before; export the network unrolled",
+    "Scan": "its steps are not unrolled; export the network unrolled",
+}
+
 
 def import_onnx(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> tvm.IRModule:
     """The model as a Relax module, weights included as constants.
@@ -70,7 +76,7 @@ class _Importer(ONNXGraphImporter):
         known = known_operators()
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
-                raise refuse(node, "")
+                raise refuse(node, _WHY.get(node.op_type, ""))
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
