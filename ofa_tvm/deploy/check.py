@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ofa_tvm.agreement import absolute_difference, largest, relative_difference, tolerance
 from ofa_tvm.deploy.artefact import Artefact
 from ofa_tvm.runtime import TensorSpec, random_input
 
@@ -38,6 +39,15 @@ class Difference:
     max_abs: float
     max_rel: float
     by_input: Mapping[str, float]
+
+    @property
+    def worst_input(self) -> str:
+        """The kind of input that `max_rel` is of."""
+        return max(self.by_input, key=self.by_input.__getitem__)
+
+    def accepted(self, dtype: str) -> bool:
+        """Whether a module that computes in `dtype` may ship."""
+        return self.max_rel <= tolerance("ship", dtype)
 
 
 def check_against_onnxruntime(
@@ -75,13 +85,12 @@ def check_against_onnxruntime(
         result = run(*arrays)
         got = list(result) if isinstance(result, tuple) else [result]
         pairs.append((kind, session.run(None, dict(zip(names, arrays, strict=True))), got))
-    scales = [max(map(_largest, wanted)) for wanted in zip(*(want for _, want, _ in pairs), strict=True)]
+    scales = [max(map(largest, wanted)) for wanted in zip(*(want for _, want, _ in pairs), strict=True)]
     worst_abs, by_input = 0.0, dict.fromkeys((kind for kind, _, _ in pairs), 0.0)
     for kind, wanted, got in pairs:
         for want, found, scale in zip(wanted, got, scales, strict=True):
-            difference = _difference(want, found)
-            worst_abs = max(worst_abs, difference)
-            relative = difference / max(_largest(want), _FLOOR * scale, 1e-12)
+            worst_abs = max(worst_abs, absolute_difference(want, found))
+            relative = relative_difference(want, found, max(_FLOOR * scale, 1e-12))
             by_input[kind] = max(by_input[kind], relative)
     return Difference(worst_abs, max(by_input.values()), by_input)
 
@@ -120,19 +129,3 @@ def _natural(noise: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[A
     frequency = np.maximum(np.hypot(y, x.T), 1.0)
     smooth = np.fft.ifft2(np.fft.fft2(noise.astype(np.float64)) / frequency).real
     return (smooth / max(float(smooth.std()), 1e-12) + rng.standard_normal()).astype(noise.dtype)
-
-
-def _largest(array: npt.NDArray[Any]) -> float:
-    finite = np.abs(array.astype(np.float64))
-    return float(np.max(finite, initial=0.0, where=np.isfinite(finite)))
-
-
-def _difference(want: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:
-    """Largest absolute difference; infinite where other places are NaN or infinite, or the shapes differ."""
-    a, b = want.astype(np.float64), got.astype(np.float64)
-    if a.shape != b.shape:
-        return float("inf")
-    finite = np.isfinite(a)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
-        return float("inf")
-    return float(np.max(np.abs(a - b), initial=0.0, where=finite))

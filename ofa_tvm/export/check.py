@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.errors import UserError
-
-LARGEST_DIFFERENCE = 1e-3
-"""Of float32 logits, as a share of the largest one; rounding gives 1e-6 to 1e-5."""
 
 
 def check_onnx(path: str | Path, module: nn.Module, *, seed: int = 0) -> float:
@@ -40,10 +38,10 @@ def check_onnx(path: str | Path, module: nn.Module, *, seed: int = 0) -> float:
     finally:
         module.train(training)
     (actual,) = session.run(None, {entry.name: x})
-    difference = float(np.abs(actual - expected).max()) / max(float(np.abs(expected).max()), 1e-12)
-    if not difference <= LARGEST_DIFFERENCE:  # nor where either is not finite
+    difference, accepted = relative_difference(expected, actual), tolerance("export", "float32")
+    if not (np.isfinite(expected).all() and difference <= accepted):
         raise UserError(
             f"{path} differs from PyTorch by {difference:.1e} of its largest output in ONNX Runtime "
-            f"({LARGEST_DIFFERENCE:.0e} is the most that is accepted); its weights may be damaged"
+            f"({accepted:.0e} is the most that is accepted); its weights may be damaged"
         )
     return difference

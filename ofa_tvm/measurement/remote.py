@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -27,7 +28,6 @@ WAIT_S = 60.0  # for a device, before a measurement gives up
 _PAUSE_S = 5.0
 _SESSION_LIMIT_S = 1800.0
 _TRIES = 2  # on different sessions, before a module is blamed for a lost device or a wrong answer
-_TOLERANCE = {"float16": 5e-2}  # of the largest output, by the dtype computed in; otherwise 1e-3
 
 
 class _Wrong(Exception):
@@ -75,9 +75,8 @@ def _check(module: LoadedModule, arrays: list[Any], outputs: tuple[np.ndarray, .
     session = onnxruntime.InferenceSession(str(reference), providers=["CPUExecutionProvider"])
     feeds = {item.name: array for item, array in zip(session.get_inputs(), arrays, strict=True)}
     for want, got in zip(session.run(None, feeds), outputs, strict=True):
-        scale = max(float(np.abs(want).max()), 1e-12)
-        worst = float(np.abs(want.astype(np.float64) - got).max()) / scale
-        if not worst <= _TOLERANCE.get(str(module.target.get("dtype")), 1e-3):
+        worst = relative_difference(want, got)
+        if not worst <= tolerance("measure", str(module.target.get("dtype"))):
             raise _Wrong(f"differs from ONNX Runtime by {worst:.1g} of its largest output")
 
 
