@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,25 +14,24 @@ from typing import Any, Literal
 
 import onnx
 import tvm
-from tvm import relax, te
+from tvm import relax
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering, templates
-from ofa_tvm.compiler.driver import SYMBOL, Driver, make_driver
+from ofa_tvm.compiler.cpu import cpu_executable
+from ofa_tvm.compiler.driver import make_driver
 from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
+from ofa_tvm.compiler.linking import LIBRARY_BYTES, link_library
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
-from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
-from ofa_tvm.errors import UserError, shorten
-from ofa_tvm.files import replacing, require_room, sha256
+from ofa_tvm.errors import UserError
+from ofa_tvm.files import sha256
 from ofa_tvm.logs import KernelTable, Signature, find_records
-from ofa_tvm.runtime.elf import append_checksum
 from ofa_tvm.targets import DType, Target
-from ofa_tvm.temporaries import scratch_folder
 
 Origin = Literal["tuned", "transferred", "default", "none"]
 
@@ -270,14 +267,14 @@ def prepare(
     metadata = _metadata(proto, mod, target)
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
         metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
-    size = _LINKED_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
+    size = LIBRARY_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
     if templates.on_gpu(tvm_target):
         if profile:
             raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
         text = json.dumps(metadata, sort_keys=True).encode()
         executable = gpu_executable(mod, scheduled, text, tvm_target, cuda_graph=cuda_graph)
         check = refuse_source_only if target.kind == "cuda" else None
-        link = partial(_link, executable, [], "", target, path, size, check)
+        link = partial(link_library, executable, [], "", target, path, size, check)
     else:
         objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
         driver = make_driver(mod, scheduled, profile=profile)
@@ -289,12 +286,10 @@ def prepare(
                 for kernel, use in zip(scheduled.values(), uses, strict=True)
             }
             metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
-        if driver is None:
-            main = main_calling(mod["main"], lambda call: _call_external(call, scheduled))
-        else:
-            main = _call_driver(mod, driver)
-        executable = _executable(main, json.dumps(metadata, sort_keys=True).encode(), tvm_target)
-        link = partial(_link, executable, objects, driver.source if driver else "", target, path, size)
+        text = json.dumps(metadata, sort_keys=True).encode()
+        executable = cpu_executable(mod, scheduled, driver, text, tvm_target)
+        source_code = driver.source if driver else ""
+        link = partial(link_library, executable, objects, source_code, target, path, size)
     fraction = _tuned_fraction(list(kernels.values()), uses)
     return Unlinked(CompiledModule(path, tuple(uses), fraction), link)
 
@@ -351,90 +346,3 @@ def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict
 
 def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:
     return {"name": name, "shape": list(layout.static_shape_of(ty) or ()), "dtype": str(ty.dtype)}
-
-
-def _call_driver(mod: tvm.IRModule, driver: Driver) -> relax.Function:
-    """`main` that hands its inputs, the constants and fresh outputs to the generated driver."""
-    params = [relax.Var(param.name, param.ty) for param in mod["main"].params]
-    builder = relax.BlockBuilder()
-    with builder.function("main", params):
-        result = builder.emit(
-            relax.op.call_dps_packed(SYMBOL, relax.Tuple([*params, *driver.constants]), list(driver.outputs))
-        )
-        single = driver.tuple_result and len(driver.outputs) == 1
-        builder.emit_func_output(relax.Tuple([result]) if single else result)
-    return builder.finalize()["main"]
-
-
-def _executable(
-    main: relax.Function, metadata: bytes, tvm_target: tvm.target.Target
-) -> tvm.runtime.Executable:
-    """The network's VM code; its kernels stay external and are linked from object files."""
-    module = metadata_builder(metadata).finalize()
-    module["main"] = main
-    module["placeholder"] = _placeholder()
-    return relax.build(module, tvm_target, relax_pipeline=vm_passes())
-
-
-def _placeholder() -> tvm.tirx.PrimFunc:
-    """A function that does nothing much.
-
-    With no generated code among the modules, TVM packs the weights as C source, which takes the C compiler
-    20 s for an ImageNet-sized network; beside an LLVM module they are packed by LLVM.
-    """
-    value = te.placeholder((1,), name="x")
-    return te.create_prim_func([value, te.compute((1,), lambda i: value[i], name="y")]).with_attr(
-        "global_symbol", "placeholder"
-    )
-
-
-def _call_external(call: relax.Call, scheduled: dict[str, ScheduledKernel]) -> relax.Expr:
-    """A call of a PrimFunc as one of the external function with the kernel's symbol."""
-    (result,) = call.ty_args
-    outputs = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-    return relax.op.call_dps_packed(scheduled[call.args[0].name_hint].symbol, call.args[1], outputs)
-
-
-_NO_ROOM = re.compile("No space left on device|File too large|File size limit exceeded|Disk quota exceeded")
-_LINKED_BYTES = 1 << 22  # of a library, at most, besides the weights
-
-
-def _link(
-    executable: tvm.runtime.Executable,
-    objects: Sequence[Path | bytes],
-    source: str,
-    target: Target,
-    path: Path,
-    size: int,
-    check: Callable[[Path], None] | None = None,
-) -> None:
-    linker = target.link.find()
-    with scratch_folder("link") as folder, replacing(path) as temporary:
-        require_room(Path(folder), size)
-        temporary.touch()  # what is wrong with the place is said here, not by the linker
-
-        def link(output: str, files: list[str], **_options: object) -> None:
-            command = [*linker, "-shared", "-fPIC", "-O1", "-o", output, *files]
-            environment = os.environ | {"LC_ALL": "C"}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode:
-                if match := _NO_ROOM.search(done.stderr):
-                    raise UserError(f"cannot write {path}: {match[0]}")
-                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                reason = next((line for line in lines if "error" in line or "cannot" in line), lines[0])
-                raise UserError(f"linking {path.name} with {linker[0]} failed: {shorten(reason, 200)}")
-
-        files = []
-        for index, code in enumerate(objects):
-            file = code if isinstance(code, Path) else Path(folder) / f"kernel{index}.o"
-            if isinstance(code, bytes):
-                file.write_bytes(code)
-            files.append(str(file))
-        if source:
-            driver = Path(folder) / "network.c"
-            driver.write_text(source)
-            files.append(str(driver))
-        executable.export_library(str(temporary), fcompile=link, addons=files, workspace_dir=folder)
-        if check is not None:
-            check(temporary)
-        append_checksum(temporary)

@@ -13,6 +13,7 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.process import installed_command
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.schema import MOST_THREADS
+from ofa_tvm.targets.tvm_target import make_tvm_target
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
@@ -223,9 +224,8 @@ class Target:
         UserError
             If LLVM does not know the CPU or a required feature is off.
         """
-        from ofa_tvm.targets.honoured import honoured_target
-
-        return honoured_target(self)
+        fallbacks = self.compatible if self.probed else ()
+        return make_tvm_target(self.name, self.tvm_dict(), self.features, fallbacks, self.source)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict of every field (JSON and YAML serialisable); `from_json` reads it back."""
