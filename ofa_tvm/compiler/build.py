@@ -19,6 +19,7 @@ from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering, templates
 from ofa_tvm.compiler.cpu import cpu_executable
+from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.driver import make_driver
 from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx, known_operators
@@ -140,9 +141,9 @@ def _lowered(prepared: onnx.ModelProto, target: Target) -> tvm.IRModule:
 
 def _is_static(mod: tvm.IRModule) -> bool:
     """Whether all of a lowered module's shapes are fixed (TVM's sorting on GPUs is not, nor is NonZero)."""
-    types = [binding.var.ty for binding in layout.bindings(mod["main"])]
+    types = [binding.var.ty for binding in bindings(mod["main"])]
     tensors = [f for ty in types for f in (ty.fields if isinstance(ty, relax.TupleType) else [ty])]
-    return all(layout.static_shape_of(ty) is not None for ty in tensors) and all(
+    return all(static_shape_of(ty) is not None for ty in tensors) and all(
         is_static(mod[name]) for name in kernel_calls(mod)
     )
 
@@ -156,7 +157,7 @@ def kernels_of(mod: tvm.IRModule) -> dict[str, Kernel]:
 def kernel_calls(mod: tvm.IRModule) -> list[str]:
     """Names of the kernels that `main` of a lowered module calls, in order of execution."""
     call_tir = tvm.ir.Op.get("relax.call_tir")
-    values = (binding.value for binding in layout.bindings(mod["main"]))
+    values = (binding.value for binding in bindings(mod["main"]))
     return [v.args[0].name_hint for v in values if isinstance(v, relax.Call) and v.op == call_tir]
 
 
@@ -345,4 +346,4 @@ def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict
 
 
 def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:
-    return {"name": name, "shape": list(layout.static_shape_of(ty) or ()), "dtype": str(ty.dtype)}
+    return {"name": name, "shape": list(static_shape_of(ty) or ()), "dtype": str(ty.dtype)}

@@ -15,7 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ofa_tvm.compiler.layout import bindings, static_shape_of
+from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.objects import ScheduledKernel
 from ofa_tvm.measurement.profile import TIMES
 

@@ -16,7 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
 from ofa_tvm.compiler.converters import CONVERTERS, Node
-from ofa_tvm.compiler.layout import static_shape_of
+from ofa_tvm.compiler.dataflow import static_shape_of
 from ofa_tvm.compiler.refusals import reason, refuse
 from ofa_tvm.errors import UserError
 

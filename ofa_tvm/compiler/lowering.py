@@ -14,8 +14,8 @@ from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
+from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.elementary import FUNCTIONS
-from ofa_tvm.compiler.layout import bindings, static_shape
 from ofa_tvm.compiler.products import batched_product, packed_product, packs
 from ofa_tvm.compiler.templates import lanes, sums_in_half
 

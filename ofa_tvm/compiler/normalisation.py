@@ -17,7 +17,7 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
-from ofa_tvm.compiler.layout import static_shape
+from ofa_tvm.compiler.dataflow import static_shape
 
 _ACCUMULATORS = 4  # vectors of partial results: enough to hide an addition's latency
 

@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ofa_tvm.compiler.layout import Shape, static_shape
+from ofa_tvm.compiler.dataflow import Shape, static_shape
 from ofa_tvm.errors import UserError
 
 
