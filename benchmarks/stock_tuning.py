@@ -26,7 +26,7 @@ from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.measurement.pinning import pinned
 from ofa_tvm.targets import detect_machine
 from ofa_tvm.tuning import tune_kernels
-from ofa_tvm.tuning.timing import interleaved, make_subject
+from ofa_tvm.tuning.local import LocalRunner
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stock_tuning.json"
 
@@ -109,9 +109,9 @@ def main() -> None:
                 continue
             ours = scheduled_by_trace(kernel.mod, best.trace)
             with pinned(1):
-                subject = make_subject(kernel.mod["main"], 1, (detect_machine().l2_kib or 1024) << 10)
+                runner = LocalRunner(kernel.mod, tvm_target, (detect_machine().l2_kib or 1024) << 10)
                 calls = [tvm.compile(s.mod, target=tvm_target)["main"] for s in (ours, sch)]
-                mine, theirs = (float(np.median(t)) * 1e6 for t in interleaved(subject, calls, 15))
+                mine, theirs = (float(np.median(t)) * 1e6 for t in runner.in_turns(calls, 15))
             rows.append({"kernel": kernel.name, "ours_us": mine, "stock_us": theirs})
             print(f"{kernel.name}: ours {mine:.1f} us, tune_relax {theirs:.1f} us")
     ours_pace, stock_pace = 60 * made / ours_s, 60 * stock_trials / stock_s

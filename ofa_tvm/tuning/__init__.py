@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofa_tvm.tuning.campaign import TuningResult, allot, time_again, trials_left, tune_kernels
+    from ofa_tvm.tuning.allotment import allot, trials_left
+    from ofa_tvm.tuning.campaign import TuningResult, time_again, tune_kernels
     from ofa_tvm.tuning.union import KernelUnion, kernel_union
 
 __all__ = [
@@ -22,10 +23,15 @@ __all__ = [
     "trials_left",
     "tune_kernels",
 ]
+_MODULES = {
+    "KernelUnion": "union",
+    "kernel_union": "union",
+    "allot": "allotment",
+    "trials_left": "allotment",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "union" if "union" in name.lower() else "campaign"
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'campaign')}"), name)

@@ -31,7 +31,7 @@ from ofa_tvm.workflow.tune import model_kernels, plan_tuning, tune
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
 from test_campaign import kernels
 
-from ofa_tvm.tuning import campaign, tune_kernels
+from ofa_tvm.tuning import crew, tune_kernels
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ def test_boards_that_vanish_and_hang_while_tuning(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One device hangs for good, one is killed: the log keeps what was measured, and tuning goes on."""
-    monkeypatch.setattr(campaign, "TRIAL_LIMIT_S", 8.0)
-    monkeypatch.setattr(campaign, "DEVICE_WAIT_S", 3.0)
+    monkeypatch.setattr(crew, "TRIAL_LIMIT_S", 8.0)
+    monkeypatch.setattr(crew, "DEVICE_WAIT_S", 3.0)
     target = get_target("x86").on_tracker(f"{place.host}:{place.port}", place.key)
     found = kernels(target)
     with local_device(place, tmp_path) as first, local_device(place, tmp_path) as second:

@@ -29,7 +29,7 @@ from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_
 from ofa_tvm.native import has_cuda
 from ofa_tvm.progress import SILENT, Task
 from ofa_tvm.targets import Target, get_target
-from ofa_tvm.tuning import allot, campaign, time_again, trials_left, tune_kernels
+from ofa_tvm.tuning import allot, crew, time_again, trials_left, tune_kernels
 from ofa_tvm.workflow.tune import tune
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +43,7 @@ def target() -> Target:
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a worker takes two seconds of CPU time, most of these campaigns."""
-    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
+    monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})
 
 
 def network() -> onnx.ModelProto:
@@ -251,7 +251,7 @@ def test_candidates_that_crash_are_recorded_and_the_campaign_goes_on(target: Tar
 def test_candidates_that_hang_are_stopped(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign, "TRIAL_LIMIT_S", 3.0)
+    monkeypatch.setattr(crew, "TRIAL_LIMIT_S", 3.0)
     found = [broken("hangs"), *kernels(target)[:3]]
     result = tune_kernels(found, target, tmp_path, trials=1)
     assert result.tuned == 3

@@ -12,14 +12,14 @@ import ofa_tvm
 from ofa_tvm.compiler import templates
 from ofa_tvm.logs import log_name, read_folder
 from ofa_tvm.targets import get_target
-from ofa_tvm.tuning import campaign, tune_kernels
+from ofa_tvm.tuning import crew, tune_kernels
 
 pytestmark = needs_opencl
 
 
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
+    monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})
 
 
 def test_a_campaign_on_pocl_tunes_and_resumes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import ofa_tvm
 from ofa_tvm.compiler.graph import Shapes
 from ofa_tvm.targets import get_target
-from ofa_tvm.tuning import campaign
+from ofa_tvm.tuning import crew
 from ofa_tvm.workflow.tune import model_kernels, tune
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "allowed_cpus", lambda: {0})
+    monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})
 
 
 def tuned_equals_onnx_runtime(
