@@ -106,8 +106,10 @@ def test_a_schedule_that_computes_wrongly_is_refused_and_the_next_one_runs(make:
     tried = [report for report in reports if isinstance(report, Tried)]
     assert [bool(report.times_us) for report in tried[:3]] == [True, False, True]
     assert "computes wrongly (off by 0.5" in tried[1].error
-    # A second timing is none of the trials that were asked for.
-    assert [report.counts for report in tried] == [True] * 3 + [False] * (2 if runner.takes_turns else 0)
+    # A second timing is none of the trials that were asked for; on a busy machine one may seem hopeless.
+    whole = sum(len(report.times_us) == SAMPLES for report in tried[:3])
+    again = whole if runner.takes_turns and whole > 1 else 0
+    assert [report.counts for report in tried] == [True] * 3 + [False] * again
 
 
 def test_known_schedules_are_timed_again_and_a_broken_one_is_said(make: Make) -> None:
