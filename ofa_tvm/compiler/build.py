@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 from tvm.s_tir import Schedule
 
-from ofa_tvm.compiler import graph, half, layout, lowering, templates
+from ofa_tvm.compiler import graph, half, layout, lowering
 from ofa_tvm.compiler.cpu import cpu_executable
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.driver import make_driver
@@ -27,6 +27,7 @@ from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES, link_library
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.refusals import refusal
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
@@ -126,8 +127,9 @@ def _lowered(prepared: onnx.ModelProto, target: Target) -> tvm.IRModule:
     mod = import_onnx(prepared, graph.input_shapes(prepared))
     mod = relax.transform.DecomposeOpsForInference()(mod)
     tvm_target = target.tvm_target()
-    in_half = templates.sums_in_half(tvm_target)
-    mod = layout.channels_last(mod, templates.lanes(tvm_target, target.dtype) or 1, in_half=in_half)
+    templates = templates_of(tvm_target)
+    in_half = templates.sums_in_half
+    mod = layout.channels_last(mod, templates.lanes(target.dtype) or 1, in_half=in_half)
     if target.dtype == "float16":
         mod = half.with_float32_sums(mod, windows=not in_half)
     lowered = lowering.lower(mod, tvm_target, target.dtype)
@@ -269,7 +271,7 @@ def prepare(
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
         metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
     size = LIBRARY_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
-    if templates.on_gpu(tvm_target):
+    if templates_of(tvm_target).device_code:
         if profile:
             raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
         text = json.dumps(metadata, sort_keys=True).encode()
@@ -306,7 +308,7 @@ def _schedule(
         use = KernelUse(kernel.signature, kernel.calls, "tuned", record.cost)
         return scheduled_kernel(sch, target), use
     hints = transfer.hints(kernel)
-    default = next(templates.ranked_schedules(kernel.mod, target, hints), None)
+    default = next(templates_of(target).ranked(kernel.mod, hints), None)
     if default is not None:
         use = KernelUse(kernel.signature, kernel.calls, "transferred" if hints else "default", None)
         return scheduled_kernel(default, target), use

@@ -11,6 +11,7 @@ import tvm_ffi
 from tvm import tirx
 
 from ofa_tvm.compiler.nan import keeping_nan
+from ofa_tvm.compiler.toolchain import on_cpu
 
 
 def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -25,7 +26,7 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """
     functions = {}
     for var, function in mod.functions.items():
-        body = function.body if str(target.kind.name) == "llvm" else _with_true_as_one(function.body)
+        body = function.body if on_cpu(target) else _with_true_as_one(function.body)
         functions[var] = function.with_body(keeping_nan(body, target))
     return tvm.IRModule(functions)
 

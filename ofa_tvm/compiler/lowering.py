@@ -17,7 +17,7 @@ from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import batched_product, packed_product, packs
-from ofa_tvm.compiler.templates import lanes, sums_in_half
+from ofa_tvm.compiler.templates import templates_of
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 _INJECTIVE, _OPAQUE = 2, 8  # relax's OpPatternKind: at most inlined, and not to be fused
@@ -29,14 +29,15 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
 
     `dtype` is that of weights and feature maps.
     """
-    vector, in_half = lanes(target, dtype), sums_in_half(target)
+    templates = templates_of(target)
+    vector, in_half = templates.lanes(dtype), templates.sums_in_half
     own = {
         "relax.nn.conv2d": partial(_conv2d, vector, in_half),
         "relax.matmul": partial(_matmul, vector, in_half),
         "relax.take": _take,
     }
     if vector:
-        own |= normalisation.legalizers(lanes(target) or vector)
+        own |= normalisation.legalizers(templates.lanes() or vector)
     passes = tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization

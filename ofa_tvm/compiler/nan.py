@@ -18,6 +18,8 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from ofa_tvm.compiler.toolchain import on_cpu
+
 _EXTREMA = (tirx.Max, tirx.Min)
 _INTRINSICS = {tirx.Max: "llvm.maximum", tirx.Min: "llvm.minimum"}
 _SIMPLE = (
@@ -37,18 +39,18 @@ def keeping_nan(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
     target
         What code will be made for.
     """
-    on_gpu = str(target.kind.name) != "llvm"
+    host_code = on_cpu(target)
     accumulators = _accumulators(body)
 
     def extremum(node: tirx.Max | tirx.Min) -> tvm.ir.Expr:
         if "float" not in str(node.ty.dtype):
             return node
-        if on_gpu:
+        if not host_code:
             return node if _accumulates(node, accumulators) else _chosen(node)
         return _intrinsic(node) if _is_arm(target) else _ordered(node)
 
     def start(store: tirx.BufferStore) -> tirx.Stmt:
-        if on_gpu or not any(store.buffer.same_as(buffer) for buffer in accumulators):
+        if not host_code or not any(store.buffer.same_as(buffer) for buffer in accumulators):
             return store
         return _from_infinity(store)
 

@@ -1,8 +1,13 @@
-"""The templates of a target's kind: which schedules a kernel may have, best first."""
+"""The templates of a target's kind: which schedules a kernel may have, best first.
+
+A kind of target is one class here (the CPU's templates are `schedules` and `row_schedules`, a GPU's
+`gpu_schedules`); all that tuning and compiling want to know of a kind they ask it.
+"""
 
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import tvm
@@ -14,55 +19,144 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
+from ofa_tvm.compiler.toolchain import on_cpu
 
 
-def on_gpu(target: tvm.target.Target) -> bool:
-    """Whether a TVM target is of a GPU kind."""
-    return str(target.kind.name) != "llvm"
+class Templates(ABC):
+    """What a target's kind makes of kernels.
 
+    Parameters
+    ----------
+    target
+        TVM's target.
 
-def lanes(target: tvm.target.Target, dtype: str = "float32") -> int | None:
-    """Values in a vector register of a CPU, to which channels and panels are padded; None on a GPU."""
-    return None if on_gpu(target) else schedules.machine(target, dtype).lanes
-
-
-def sums_in_half(target: tvm.target.Target) -> bool:
-    """Whether float16 networks also add in float16: where that doubles the values in a register."""
-    return not on_gpu(target) and schedules.computes_in_half(target)
-
-
-def _machine(mod: tvm.IRModule, target: tvm.target.Target) -> schedules.Machine:
-    # What is computed in half precision may be read or left in float32, at the network's edges.
-    dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
-    return schedules.machine(target, "float16" if "float16" in dtypes else "float32")
-
-
-def ranked_schedules(
-    mod: tvm.IRModule, target: tvm.target.Target, hints: Sequence[schedules.Tiling] = ()
-) -> Iterator[Schedule]:
-    """Schedules of a kernel in order of promise; on a CPU none for a kernel that no template covers.
-
-    On a CPU the tilings nearest to `hints` come first.
+    Attributes
+    ----------
+    device_code
+        Whether kernels become code for a device, which the host launches, and not host code.
+    learns_from_few
+        Whether MetaSchedule's search is worth its time before there are trials enough for a cost model.
     """
-    if on_gpu(target):
-        return gpu_schedules.ranked_schedules(mod, target)
-    machine = _machine(mod, target)
-    found = schedules.ranked_schedules(mod, machine, hints)
-    first = next(found, None) or row_schedules.scheduled(mod, machine)
-    return itertools.chain([first] if first else [], found)
+
+    device_code: bool
+    learns_from_few: bool
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.target = target
+
+    @abstractmethod
+    def lanes(self, dtype: str = "float32") -> int | None:
+        """To multiples of how many values channels and panels are padded; None where they are not."""
+
+    @property
+    @abstractmethod
+    def sums_in_half(self) -> bool:
+        """Whether float16 networks also add in float16: where that doubles the values in a register."""
+
+    @abstractmethod
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+        """Schedules of a kernel in order of promise, made one by one.
+
+        Parameters
+        ----------
+        mod
+            The kernel.
+        hints
+            Tilings of similar kernels, nearest first; the schedules nearest to them come first.
+        """
+
+    @abstractmethod
+    def design_space(self, mod: tvm.IRModule) -> list[Schedule]:
+        """Designs with sampled tile sizes for MetaSchedule; empty where it is to search its own."""
+
+    @abstractmethod
+    def count(self, mod: tvm.IRModule) -> int | None:
+        """How many schedules there are to try; None where that is open."""
+
+    @abstractmethod
+    def untemplated(self, mod: tvm.IRModule) -> Schedule | None:
+        """What runs where no template fits, so that a tuned kernel is never slower; None if nothing does."""
 
 
-def design_space(mod: tvm.IRModule, target: tvm.target.Target) -> list[Schedule]:
-    """Designs with sampled tile sizes for MetaSchedule; empty where its generic space is to be searched."""
-    return [] if on_gpu(target) else schedules.design_space(mod, _machine(mod, target))
+class CpuTemplates(Templates):
+    """Kernels of CPUs; there are none for kernels that no template covers, which run as plain loops."""
+
+    device_code = False
+    learns_from_few = True
+
+    def lanes(self, dtype: str = "float32") -> int:
+        """Values in a vector register."""
+        return schedules.machine(self.target, dtype).lanes
+
+    @property
+    def sums_in_half(self) -> bool:
+        """Whether the CPU computes in float16."""
+        return schedules.computes_in_half(self.target)
+
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+        """Those of the template for one reduction, else the one of the template for rows."""
+        machine = self._machine(mod)
+        found = schedules.ranked_schedules(mod, machine, hints)
+        first = next(found, None) or row_schedules.scheduled(mod, machine)
+        return itertools.chain([first] if first else [], found)
+
+    def design_space(self, mod: tvm.IRModule) -> list[Schedule]:
+        """The designs of the template for one reduction."""
+        return schedules.design_space(mod, self._machine(mod))
+
+    def count(self, mod: tvm.IRModule) -> int | None:
+        """Tilings of the template for one reduction; one for rows; None where no template fits."""
+        machine = self._machine(mod)
+        found = schedules.count(mod, machine)
+        if found is None and row_schedules.scheduled(mod, machine) is not None:
+            return 1
+        return found
+
+    def untemplated(self, mod: tvm.IRModule) -> Schedule | None:
+        """TVM's plain loops."""
+        return Schedule(mod) if self.count(mod) is None else None
+
+    def _machine(self, mod: tvm.IRModule) -> schedules.Machine:
+        # What is computed in half precision may be read or left in float32, at the network's edges.
+        dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
+        return schedules.machine(self.target, "float16" if "float16" in dtypes else "float32")
 
 
-def count(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:
-    """How many schedules there are to try; None where that is open."""
-    if on_gpu(target):
+class GpuTemplates(Templates):
+    """Kernels of CUDA and OpenCL devices; what no template covers is scheduled by TVM's own rules.
+
+    Its generic space takes many trials to come near the template, and much of its time between them.
+    """
+
+    device_code = True
+    learns_from_few = False
+
+    def lanes(self, dtype: str = "float32") -> int | None:
+        """None: threads take the channels that there are."""
         return None
-    machine = _machine(mod, target)
-    found = schedules.count(mod, machine)
-    if found is None and row_schedules.scheduled(mod, machine) is not None:
-        return 1
-    return found
+
+    @property
+    def sums_in_half(self) -> bool:
+        """No: a device's float16 units differ."""
+        return False
+
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+        """At least one for every kernel that can run; a CPU's tilings are no hints."""
+        return gpu_schedules.ranked_schedules(mod, self.target)
+
+    def design_space(self, mod: tvm.IRModule) -> list[Schedule]:
+        """None: the generic space is searched."""
+        return []
+
+    def count(self, mod: tvm.IRModule) -> int | None:
+        """Open."""
+        return None
+
+    def untemplated(self, mod: tvm.IRModule) -> Schedule | None:
+        """None: plain loops would run on the host."""
+        return None
+
+
+def templates_of(target: tvm.target.Target) -> Templates:
+    """The templates of a target's kind."""
+    return CpuTemplates(target) if on_cpu(target) else GpuTemplates(target)

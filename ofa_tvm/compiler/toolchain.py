@@ -1,4 +1,4 @@
-"""TVM made quick to start: no intrinsics of GPUs where a CPU is the target."""
+"""What TVM makes of a target: host code or not; and TVM made quick to start where a CPU is the target."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import importlib
 import sys
 import types
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
+
+
+def on_cpu(target: tvm.target.Target) -> bool:
+    """Whether kernels become host code, and not code for a device that the host launches."""
+    return str(target.kind.name) == "llvm"
 
 
 def load_cpu_intrinsics() -> None:

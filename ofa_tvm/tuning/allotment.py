@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ofa_tvm.compiler import templates
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import Target
 
@@ -33,7 +33,7 @@ def trials_left(kernel: Kernel, table: KernelTable, target: Target, trials: int)
     made = table.trials(kernel.key)
     if made >= trials:
         return 0
-    in_all = templates.count(kernel.mod, target.tvm_target())
+    in_all = templates_of(target.tvm_target()).count(kernel.mod)
     return trials - made if in_all is None else max(0, min(trials, in_all) - made)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import tvm
 from tvm.s_tir import Schedule
 
-from ofa_tvm.compiler import templates
 from ofa_tvm.compiler.final import final_form
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -176,7 +176,7 @@ class RpcRunner(Runner):
 def _on_this_machine(mod: tvm.IRModule, arrays: Sequence[Array]) -> list[Array]:
     """What a call makes of its arguments, computed by the CPU at hand with the template's first schedule."""
     host = tvm.target.Target({"kind": "llvm"})
-    default = next(templates.ranked_schedules(mod, host), None)
+    default = next(templates_of(host).ranked(mod), None)
     scheduled = mod if default is None else default.mod
     library = tvm.compile(final_form(scheduled, host), target=host)
     tensors = [tvm.runtime.tensor(array) for array in arrays]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tvm
 from tvm.s_tir import Schedule
 
+from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import shapes
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -28,8 +29,7 @@ TRIES_ON_DEVICES = 2
 """How often a schedule runs on devices that may fail by themselves before it is blamed."""
 
 _HOPELESS, _SHORTEST_HOPELESS_S = 3.0, 50e-6
-_TOLERANCE = {"float16": 2e-2}
-_USUAL_TOLERANCE = 1e-3
+_LEAST = 1e-6  # largest value of a kernel's result, below which differences are not worth a refusal
 
 Array = npt.NDArray[Any]
 
@@ -52,16 +52,11 @@ def random_arguments(function: tvm.tirx.PrimFunc) -> list[Array]:
 
 
 def deviation(got: Array, expected: Array) -> float:
-    """Largest difference as a share of the largest value, where it is above the tolerance; else 0.
-
-    The tolerance is 1e-3, and 2e-2 for float16, which schedules add up in different orders.
-    """
+    """Largest difference as a share of the largest value; 0 where it is as small as a kernel's may be."""
     if expected.dtype.kind not in "fiu":
         return 0.0
-    scale = max(float(np.abs(expected.astype(np.float64)).max(initial=0.0)), 1e-6)
-    worst = float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale
-    # NaN is no number below the tolerance either.
-    return 0.0 if worst <= _TOLERANCE.get(str(expected.dtype), _USUAL_TOLERANCE) else worst
+    worst = relative_difference(expected, got, _LEAST)
+    return worst if worst > tolerance("kernel", str(expected.dtype)) else 0.0
 
 
 def reason(error: Exception) -> str:

@@ -10,7 +10,8 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from ofa_tvm.compiler import schedules, templates
+from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.tuning.trials import Trials
 
 _SEED_SHARE = 0.6  # of the trials go to the template's own ranking, the others to the search
@@ -74,12 +75,10 @@ def tune(job: Job, attempt: Trials) -> None:
     """Spend the job's trials."""
     left = job.trials
     measured: list[tuple[Schedule, list[float]]] = []
-    ranked = templates.ranked_schedules(job.mod, job.target, job.hints)
-    count = templates.count(job.mod, job.target)
-    if count is None and not templates.on_gpu(job.target):
-        ranked = iter([Schedule(job.mod)])  # plain loops, so that a tuned kernel is never slower than these
-    # A GPU's generic space takes many trials to come near the template, and much of its time between them.
-    search = not templates.on_gpu(job.target) or job.learns
+    templates = templates_of(job.target)
+    plain = templates.untemplated(job.mod)
+    ranked = templates.ranked(job.mod, job.hints) if plain is None else iter([plain])
+    search = templates.learns_from_few or job.learns
     share = _SEED_SHARE if search else 1.0
     seeds = max(1, round(share * (left + attempt.tried))) if left else 0
     for sch in itertools.islice(ranked, seeds):
@@ -90,7 +89,7 @@ def tune(job: Job, attempt: Trials) -> None:
             if seconds := attempt(sch):
                 measured.append((sch, seconds))
     # An elementwise kernel has one sensible schedule.
-    if left and search and not job.time_is_up and count != 1:
+    if left and search and not job.time_is_up and templates.count(job.mod) != 1:
         _evolve(job, measured, attempt, left)
     attempt.finals()
 
@@ -131,7 +130,7 @@ def _evolve(job: Job, measured: list[tuple[Schedule, list[float]]], attempt: Tri
 
 
 def _context(job: Job) -> ms.TuneContext:
-    designs = templates.design_space(job.mod, job.target)
+    designs = templates_of(job.target).design_space(job.mod)
     generator = (
         ms.space_generator.ScheduleFn(lambda _sch: designs, sch_rules=[], postprocs=[], mutator_probs={})
         if designs

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
+from ofa_tvm.compiler.toolchain import load_cpu_intrinsics, on_cpu
 from ofa_tvm.process import forget_torch, leave_torch_out
 
 leave_torch_out()
@@ -24,7 +24,7 @@ leave_torch_out()
 import tvm  # noqa: E402
 from tvm.s_tir import Schedule  # noqa: E402
 
-from ofa_tvm.compiler import schedules, templates  # noqa: E402
+from ofa_tvm.compiler import schedules  # noqa: E402
 from ofa_tvm.compiler.nvrtc import compiling_cuda, on_cuda  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
@@ -76,7 +76,7 @@ def _runner(job: Job, request: TuningRequest, link: Link, report: Callable[[Repo
             alive=link.beat,
             note=lambda message: report(Note(message)),
         )
-    if templates.on_gpu(job.target):
+    if not on_cpu(job.target):
         return GpuRunner(job.mod, job.target, job.best_s)
     return LocalRunner(job.mod, job.target, request.l2_bytes, job.best_s)
 

@@ -12,7 +12,7 @@ from onnx_models import Builder, Graph, mlp, random_inputs, reference, residual_
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import ofa_tvm
-from ofa_tvm.compiler import templates
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.targets import get_target
 from ofa_tvm.targets.target import Target
 
@@ -57,9 +57,9 @@ def test_arm_computes_in_vectors_of_eight(tmp_path: Path) -> None:
 
 
 def test_arm_without_half_arithmetic_adds_in_float32() -> None:
-    assert templates.lanes(get_target("neoverse-n1").tvm_target(), "float16") == 8
-    assert templates.lanes(get_target("cortex-a72").tvm_target(), "float16") == 4
-    assert not templates.sums_in_half(get_target("cortex-a72").tvm_target())
+    assert templates_of(get_target("neoverse-n1").tvm_target()).lanes("float16") == 8
+    assert templates_of(get_target("cortex-a72").tvm_target()).lanes("float16") == 4
+    assert not templates_of(get_target("cortex-a72").tvm_target()).sums_in_half
 
 
 def reductions_of(height: int, width: int, seed: int) -> tuple[onnx.ModelProto, np.ndarray]:

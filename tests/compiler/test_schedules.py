@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from onnx_models import MODELS, Graph
 from single_kernels import arguments, convolution, kernels, pooling, product, run, some, squeeze
 
-from ofa_tvm.compiler import schedules, templates
+from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.targets import Target, get_target
@@ -53,7 +54,7 @@ def assert_schedules_agree(kernel: Kernel, target: Target, found: list[tvm.s_tir
 
 def assert_all_agree(graph: Graph, target: Target, most: int = 2) -> None:
     for kernel in kernels(graph, target):
-        found = list(templates.ranked_schedules(kernel.mod, target.tvm_target()))
+        found = list(templates_of(target.tvm_target()).ranked(kernel.mod))
         assert found, f"no schedule for {kernel.name}"
         if not only_moves(kernel):
             assert_schedules_agree(kernel, target, some(iter(found), most))

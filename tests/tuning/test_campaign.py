@@ -20,9 +20,9 @@ import tvm
 from tvm import te
 
 import ofa_tvm
-from ofa_tvm.compiler import templates
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel, make_kernel
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
@@ -287,7 +287,7 @@ def test_plain_loops_are_a_candidate_where_no_template_fits(target: Target, tmp_
         ir_version=9,
     )
     (kernel,) = kernels_of(lower_onnx(model, target)).values()
-    assert next(templates.ranked_schedules(kernel.mod, target.tvm_target()), None) is None
+    assert next(templates_of(target.tvm_target()).ranked(kernel.mod), None) is None
     result = tune_kernels([kernel], target, tmp_path, trials=1)
     (record,) = result.records.records[kernel.key]
     assert record.trace == [[], []]

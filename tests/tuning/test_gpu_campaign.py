@@ -9,7 +9,7 @@ from opencl_device import needs_opencl
 from test_campaign import assert_the_search_spends_its_trials, kernels, network
 
 import ofa_tvm
-from ofa_tvm.compiler import templates
+from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.logs import log_name, read_folder
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning import crew, tune_kernels
@@ -47,5 +47,5 @@ def test_a_small_kernel_gets_all_its_trials(tmp_path: Path) -> None:
     """The template has fewer schedules for it than trials: MetaSchedule's generic space gives the others."""
     target = get_target("opencl-pocl")
     (kernel,) = (k for k in kernels(target) if k.name.startswith("matmul 1x24"))
-    assert len(list(templates.ranked_schedules(kernel.mod, target.tvm_target()))) < 10
+    assert len(list(templates_of(target.tvm_target()).ranked(kernel.mod))) < 10
     assert_the_search_spends_its_trials(kernel, target, tmp_path)
