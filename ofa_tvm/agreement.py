@@ -11,7 +11,7 @@ import numpy.typing as npt
 Stage = Literal["export", "kernel", "measure", "ship"]
 """What is compared: "export", the ONNX file with PyTorch's network; "kernel", one kernel by a schedule or on
 a device with the same by another; "measure", a module's outputs of random inputs on a device, before it is
-timed; "ship", its outputs of many kinds of inputs, before it ships. The last two are compared with ONNX Runtime."""
+timed; "ship", its outputs of many kinds of inputs, before it ships. The last two: with ONNX Runtime's."""
 
 _FLOAT32 = 1e-3  # rounding gives 1e-6 to 1e-5; other sums in other orders up to 1e-4
 
