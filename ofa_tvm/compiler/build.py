@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES, link_library
+from ofa_tvm.compiler.metadata import network_metadata
 from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
 from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.templates import templates_of
@@ -259,42 +259,73 @@ def prepare(
     table = find_records(target, logs) if records is None else records
     tvm_target = target.tvm_target()
 
-    kernels = kernels_of(mod)
-    scheduled: dict[str, ScheduledKernel] = {}
-    uses: list[KernelUse] = []
     single = find_records(target.with_threads(1), logs) if records is None and target.threads > 1 else None
     transfer = Transfer(table, *([single] if single else []))
-    for name, kernel in kernels.items():
-        scheduled[name], use = _schedule(kernel, table, transfer, tvm_target)
-        uses.append(use)
-    metadata = _metadata(proto, mod, target)
+    kernels = kernels_of(mod)
+    chosen = {name: _schedule(kernel, table, transfer, tvm_target) for name, kernel in kernels.items()}
+    network = _Network(
+        mod,
+        {name: scheduled for name, (scheduled, _) in chosen.items()},
+        tuple(use for _, use in chosen.values()),
+        network_metadata(proto, mod, target),
+        source,
+    )
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
-        metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
+        network.metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
+    library = (
+        _device_library(network, target, cuda_graph=cuda_graph, profile=profile)
+        if templates_of(tvm_target).device_code
+        else _host_library(network, target, profile=profile)
+    )
     size = LIBRARY_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
-    if templates_of(tvm_target).device_code:
-        if profile:
-            raise UserError(f"{source} cannot be profiled for {target.name}: only CPU networks can")
-        text = json.dumps(metadata, sort_keys=True).encode()
-        executable = gpu_executable(mod, scheduled, text, tvm_target, cuda_graph=cuda_graph)
-        check = refuse_source_only if target.kind == "cuda" else None
-        link = partial(link_library, executable, [], "", target, path, size, check)
-    else:
-        objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
-        driver = make_driver(mod, scheduled, profile=profile)
-        if profile and driver is None:
-            raise UserError(f"{source} cannot be profiled: only straight-line networks can")
-        if profile and driver is not None:
-            named = {
-                kernel.symbol: use.signature.to_json()
-                for kernel, use in zip(scheduled.values(), uses, strict=True)
-            }
-            metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
-        text = json.dumps(metadata, sort_keys=True).encode()
-        executable = cpu_executable(mod, scheduled, driver, text, tvm_target)
-        source_code = driver.source if driver else ""
-        link = partial(link_library, executable, objects, source_code, target, path, size)
-    fraction = _tuned_fraction(list(kernels.values()), uses)
-    return Unlinked(CompiledModule(path, tuple(uses), fraction), link)
+    fraction = _tuned_fraction(list(kernels.values()), network.uses)
+    compiled = CompiledModule(path, network.uses, fraction)
+    return Unlinked(compiled, partial(library, target=target, path=path, size=size))
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A lowered network whose kernels have schedules; `source` is what errors call it."""
+
+    mod: tvm.IRModule
+    scheduled: dict[str, ScheduledKernel]
+    uses: tuple[KernelUse, ...]
+    metadata: dict[str, Any]
+    source: str
+
+    @property
+    def text(self) -> bytes:
+        return json.dumps(self.metadata, sort_keys=True).encode()
+
+
+def _device_library(
+    network: _Network, target: Target, *, cuda_graph: bool, profile: bool
+) -> Callable[..., None]:
+    """What links a network whose kernels are device code."""
+    if profile:
+        raise UserError(f"{network.source} cannot be profiled for {target.name}: only CPU networks can")
+    executable = gpu_executable(
+        network.mod, network.scheduled, network.text, target.tvm_target(), cuda_graph=cuda_graph
+    )
+    check = refuse_source_only if target.kind == "cuda" else None
+    return partial(link_library, executable, (), "", check=check)
+
+
+def _host_library(network: _Network, target: Target, *, profile: bool) -> Callable[..., None]:
+    """What links a network whose kernels are host code in object files."""
+    tvm_target, scheduled = target.tvm_target(), network.scheduled
+    objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
+    driver = make_driver(network.mod, scheduled, profile=profile)
+    if profile:
+        if driver is None:
+            raise UserError(f"{network.source} cannot be profiled: only straight-line networks can")
+        named = {
+            kernel.symbol: use.signature.to_json()
+            for kernel, use in zip(scheduled.values(), network.uses, strict=True)
+        }
+        network.metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
+    executable = cpu_executable(network.mod, scheduled, driver, network.text, tvm_target)
+    return partial(link_library, executable, objects, driver.source if driver else "")
 
 
 def _schedule(
@@ -316,36 +347,10 @@ def _schedule(
     return scheduled_kernel(Schedule(kernel.mod), target), use
 
 
-def _tuned_fraction(kernels: list[Kernel], uses: list[KernelUse]) -> float:
+def _tuned_fraction(kernels: Sequence[Kernel], uses: Sequence[KernelUse]) -> float:
     known_cost = sum(use.cost * use.calls for use in uses if use.cost is not None)
     known_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.cost is not None)
     unknown_flops = sum(k.flops * u.calls for k, u in zip(kernels, uses, strict=True) if u.cost is None)
     if not known_cost or not known_flops:
         return 0.0
     return known_cost / (known_cost + unknown_flops * known_cost / known_flops)
-
-
-def _metadata(model: onnx.ModelProto, mod: tvm.IRModule, target: Target) -> dict[str, Any]:
-    """What the library says of itself (JSON in the module, read back by `ofa_tvm.load`)."""
-    function = mod["main"]
-    names = [value.name for value in graph.graph_inputs(model)]
-    result = function.ret_ty
-    fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-    return {
-        "format": 1,
-        "inputs": [_tensor(name, param.ty) for name, param in zip(names, function.params, strict=True)],
-        "outputs": [_tensor(value.name, ty) for value, ty in zip(model.graph.output, fields, strict=True)],
-        "target": {
-            "name": target.name,
-            "kind": target.kind,
-            "tvm": target.tvm_dict(),
-            "threads": target.threads,
-            "dtype": target.dtype,
-        },
-        "onnx_metadata": {entry.key: entry.value for entry in model.metadata_props},
-        "versions": {"ofa-tvm": version("ofa-tvm"), "tvm": tvm.__version__, "onnx": onnx.__version__},
-    }
-
-
-def _tensor(name: str, ty: relax.TensorType) -> dict[str, Any]:
-    return {"name": name, "shape": list(static_shape_of(ty) or ()), "dtype": str(ty.dtype)}

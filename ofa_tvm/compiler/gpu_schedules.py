@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 import tvm
 from tvm.s_tir import Schedule
 
-from ofa_tvm.compiler.schedules import Anatomy, analyse, divisors, unroll_and_vectorize, unroll_reduction
+from ofa_tvm.compiler.anatomy import Anatomy, analyse
+from ofa_tvm.compiler.schedules import unroll_and_vectorize, unroll_reduction
+from ofa_tvm.compiler.tilings import divisors
 
 _BOUND_LOOPS = 3  # of a tiled kernel: blocks, threads down, threads across
 _OTHER_FORM = (tvm.s_tir.ScheduleError, RuntimeError)  # the kernel is not what its anatomy promised

@@ -16,14 +16,9 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ofa_tvm.compiler.schedules import (
-    PARALLEL_FLOPS,
-    REDUCTION,
-    Machine,
-    blocks_of,
-    iter_kinds,
-    unroll_and_vectorize,
-)
+from ofa_tvm.compiler.anatomy import REDUCTION, blocks_of, iter_kinds
+from ofa_tvm.compiler.machine import Machine
+from ofa_tvm.compiler.schedules import PARALLEL_FLOPS, unroll_and_vectorize
 
 _COSTLY = tuple(f"T.{name}(" for name in ("exp", "log", "tanh", "erf", "sigmoid", "pow", "sqrt", "rsqrt"))
 _STRAIGHT = 8  # vectors of partial results that are kept in registers

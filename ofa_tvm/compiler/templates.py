@@ -19,6 +19,8 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
+from ofa_tvm.compiler.machine import Machine, computes_in_half, cpu_machine
+from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 
 
@@ -54,7 +56,7 @@ class Templates(ABC):
         """Whether float16 networks also add in float16: where that doubles the values in a register."""
 
     @abstractmethod
-    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Schedules of a kernel in order of promise, made one by one.
 
         Parameters
@@ -86,14 +88,14 @@ class CpuTemplates(Templates):
 
     def lanes(self, dtype: str = "float32") -> int:
         """Values in a vector register."""
-        return schedules.machine(self.target, dtype).lanes
+        return cpu_machine(self.target, dtype).lanes
 
     @property
     def sums_in_half(self) -> bool:
         """Whether the CPU computes in float16."""
-        return schedules.computes_in_half(self.target)
+        return computes_in_half(self.target)
 
-    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""
         machine = self._machine(mod)
         found = schedules.ranked_schedules(mod, machine, hints)
@@ -116,10 +118,10 @@ class CpuTemplates(Templates):
         """TVM's plain loops."""
         return Schedule(mod) if self.count(mod) is None else None
 
-    def _machine(self, mod: tvm.IRModule) -> schedules.Machine:
+    def _machine(self, mod: tvm.IRModule) -> Machine:
         # What is computed in half precision may be read or left in float32, at the network's edges.
         dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
-        return schedules.machine(self.target, "float16" if "float16" in dtypes else "float32")
+        return cpu_machine(self.target, "float16" if "float16" in dtypes else "float32")
 
 
 class GpuTemplates(Templates):
@@ -140,7 +142,7 @@ class GpuTemplates(Templates):
         """No: a device's float16 units differ."""
         return False
 
-    def ranked(self, mod: tvm.IRModule, hints: Sequence[schedules.Tiling] = ()) -> Iterator[Schedule]:
+    def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """At least one for every kernel that can run; a CPU's tilings are no hints."""
         return gpu_schedules.ranked_schedules(mod, self.target)
 

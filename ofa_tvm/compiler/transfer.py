@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from ofa_tvm.compiler.kernels import Kernel
-from ofa_tvm.compiler.schedules import Tiling, tiling_of
+from ofa_tvm.compiler.tilings import Tiling, tiling_of
 from ofa_tvm.logs import KernelTable, Record, Signature
 
 _NEIGHBOURS = 3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_tvm.compiler.kernels import Kernel
-from ofa_tvm.compiler.schedules import Tiling
+from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.logs import KernelTable, LogWriter, Record
 from ofa_tvm.tuning.messages import Tried

@@ -46,7 +46,7 @@ class TuningRequest:
     failed
         Traces of the schedules that failed.
     hints
-        Tilings of similar kernels (`ofa_tvm.compiler.schedules.Tiling`), nearest first.
+        Tilings of similar kernels (`ofa_tvm.compiler.tilings.Tiling`), nearest first.
     trials
         How many to make.
     seconds

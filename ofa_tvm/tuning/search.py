@@ -10,8 +10,8 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.tuning.trials import Trials
 
 _SEED_SHARE = 0.6  # of the trials go to the template's own ranking, the others to the search
@@ -45,7 +45,7 @@ class Job:
     target: tvm.target.Target
     known: list[tuple[Schedule, float]]
     failed: list[Schedule]
-    hints: list[schedules.Tiling]
+    hints: list[Tiling]
     trials: int
     deadline_s: float
     seed: int

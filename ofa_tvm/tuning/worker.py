@@ -24,8 +24,8 @@ leave_torch_out()
 import tvm  # noqa: E402
 from tvm.s_tir import Schedule  # noqa: E402
 
-from ofa_tvm.compiler import schedules  # noqa: E402
 from ofa_tvm.compiler.nvrtc import compiling_cuda, on_cuda  # noqa: E402
+from ofa_tvm.compiler.tilings import Tiling  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
@@ -51,7 +51,7 @@ def _job(request: TuningRequest) -> Job:
         target=tvm.target.Target(dict(request.target)),
         known=[(sch, seconds) for sch, seconds in known if sch is not None],
         failed=[sch for trace in request.failed if (sch := _fitting(mod, trace)) is not None],
-        hints=[schedules.Tiling(*hint) for hint in request.hints],
+        hints=[Tiling(*hint) for hint in request.hints],
         trials=request.trials,
         deadline_s=math.inf if request.seconds is None else time.monotonic() + request.seconds,
         seed=request.seed,

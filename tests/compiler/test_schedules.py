@@ -15,9 +15,12 @@ from onnx_models import MODELS, Graph
 from single_kernels import arguments, convolution, kernels, pooling, product, run, some, squeeze
 
 from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler.anatomy import analyse
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.machine import Machine, cpu_machine
 from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.compiler.tilings import estimated_cycles, tilings
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.targets import Target, get_target
@@ -32,8 +35,8 @@ def target() -> Target:
     return get_target("x86")
 
 
-def machine(target: Target) -> schedules.Machine:
-    return schedules.machine(target.tvm_target())
+def machine(target: Target) -> Machine:
+    return cpu_machine(target.tvm_target())
 
 
 def only_moves(kernel: Kernel) -> bool:
@@ -180,10 +183,10 @@ def test_first_schedules_are_reasonable(target: Target) -> None:
     mach = machine(target)
     for kind in ("pointwise", "depthwise", "standard"):
         (kernel,) = (k for k in kernels(LARGE[kind](), target) if not only_moves(k))
-        anatomy = schedules.analyse(tvm.s_tir.Schedule(kernel.mod))
+        anatomy = analyse(tvm.s_tir.Schedule(kernel.mod))
         assert anatomy is not None
-        ranking = schedules.tilings(anatomy, mach)
-        costs = [schedules.estimated_cycles(anatomy, tiling, mach) for tiling in ranking]
+        ranking = tilings(anatomy, mach)
+        costs = [estimated_cycles(anatomy, tiling, mach) for tiling in ranking]
         assert costs == sorted(costs)
         assert len(set(ranking)) == len(ranking)
         best = ranking[0]

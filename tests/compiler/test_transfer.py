@@ -8,8 +8,12 @@ import pytest
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import schedules
+from ofa_tvm.compiler.anatomy import analyse
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.machine import cpu_machine
+from ofa_tvm.compiler.tilings import tiling_of
+from ofa_tvm.compiler.tilings import tilings as ranked_tilings
 from ofa_tvm.compiler.traces import trace_json
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.export import to_onnx
@@ -34,17 +38,17 @@ def large() -> list[Kernel]:
 
 
 def test_a_trace_tells_its_tiling(large: list[Kernel]) -> None:
-    mach = schedules.machine(TARGET.tvm_target())
+    mach = cpu_machine(TARGET.tvm_target())
     seen = 0
     for kernel in large:
-        anatomy = schedules.analyse(Schedule(kernel.mod))
+        anatomy = analyse(Schedule(kernel.mod))
         if anatomy is None:
             (only,) = list(schedules.ranked_schedules(kernel.mod, mach))[:1] or [None]
-            assert only is None or schedules.tiling_of(trace_json(only)) is None
+            assert only is None or tiling_of(trace_json(only)) is None
             continue
-        ranked = schedules.tilings(anatomy, mach)[:6]
+        ranked = ranked_tilings(anatomy, mach)[:6]
         for tiling, sch in zip(ranked, schedules.ranked_schedules(kernel.mod, mach), strict=False):
-            found = schedules.tiling_of(trace_json(sch))
+            found = tiling_of(trace_json(sch))
             assert found is not None
             # The order of two loops of which one runs once is not told apart.
             assert replace(found, channels_first=tiling.channels_first) == tiling
@@ -53,28 +57,28 @@ def test_a_trace_tells_its_tiling(large: list[Kernel]) -> None:
 
 
 def test_hinted_tilings_come_first(large: list[Kernel]) -> None:
-    mach = schedules.machine(TARGET.tvm_target())
+    mach = cpu_machine(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
-    anatomy = schedules.analyse(Schedule(kernel.mod))
+    anatomy = analyse(Schedule(kernel.mod))
     assert anatomy is not None
-    ranked = schedules.tilings(anatomy, mach)
+    ranked = ranked_tilings(anatomy, mach)
     hinted = list(schedules.ranked_schedules(kernel.mod, mach, [ranked[-1], ranked[3], ranked[3]]))
     assert len(hinted) == len(ranked)
     for sch, tiling in zip(hinted, [ranked[-1], ranked[3], ranked[0]], strict=False):
-        found = schedules.tiling_of(trace_json(sch))
+        found = tiling_of(trace_json(sch))
         assert found is not None
         assert found.distance(tiling) <= 0.5
 
 
 def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[Kernel]) -> None:
-    mach = schedules.machine(TARGET.tvm_target())
+    mach = cpu_machine(TARGET.tvm_target())
     table, tilings = KernelTable(), {}
     for kernel in large:
         for rank, sch in enumerate(schedules.ranked_schedules(kernel.mod, mach)):
             if rank == 2:
                 trace = trace_json(sch)
                 table.add(Record(kernel.key, kernel.signature, trace, (1.0,)))
-                tilings[kernel.signature] = schedules.tiling_of(trace)
+                tilings[kernel.signature] = tiling_of(trace)
                 break
     transfer = Transfer(table)
     checked = 0
@@ -98,7 +102,7 @@ def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[K
 
 
 def test_a_far_kernel_is_no_help(large: list[Kernel]) -> None:
-    mach = schedules.machine(TARGET.tvm_target())
+    mach = cpu_machine(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
     sch = next(schedules.ranked_schedules(kernel.mod, mach))
     far = Signature(kernel.signature.operators, ((9999, 4096), (256, 4096, 16), (9999, 4096)))

@@ -1,0 +1,105 @@
+"""The parts of kernels, by which templates know what to do with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
+
+_DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a kernel with one reduction.
+
+    Parameters
+    ----------
+    reduction, output, padding
+        Block names: the reduction, the block that writes the result (the same one where there is no
+        epilogue), and the padded copy of the input, if any.
+    spatial, reduce
+        Extents of the reduction's data-parallel and reduction loops.
+    padded
+        Shape of the padded input, empty without one.
+    """
+
+    reduction: str
+    output: str
+    padding: str | None
+    spatial: tuple[int, ...]
+    reduce: tuple[int, ...]
+    padded: tuple[int, ...]
+
+
+def analyse(sch: Schedule) -> Anatomy | None:
+    """Anatomy of a kernel with exactly one reduction, else None.
+
+    On the way, `sch` is simplified: elementwise blocks are inlined into the output block.
+    """
+    blocks = blocks_of(sch)
+    names = [sch.get(block).name_hint for block in blocks]
+    reductions = [i for i, block in enumerate(blocks) if REDUCTION in iter_kinds(sch, block)]
+    if len(reductions) != 1:
+        return None
+    (at,) = reductions
+    producers = [sch.get(block).name_hint for block in sch.get_producers(blocks[at])]
+    padding = next((n for n, b in zip(names, blocks, strict=True) if n in producers and _pads(sch, b)), None)
+    kinds = iter_kinds(sch, blocks[at])
+    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(blocks[at])]
+    if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds or _spread(sch, blocks[at], blocks[-1]):
+        return None
+    padded: tuple[int, ...] = ()
+    for name, block in zip(names, blocks, strict=True):
+        if name == padding:
+            padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
+        elif name not in (names[at], names[-1]):
+            try:
+                sch.compute_inline(block)
+            except tvm.s_tir.ScheduleError:  # one of several outputs
+                return None
+    return Anatomy(
+        reduction=names[at],
+        output=names[-1],
+        padding=padding,
+        spatial=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _DATA_PARALLEL),
+        reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == REDUCTION),
+        padded=padded,
+    )
+
+
+def _spread(sch: Schedule, reduction: SBlockRV, output: SBlockRV) -> bool:
+    """Whether several values of the output take part in one result of the reduction, as in x - mean(x)."""
+    return _results(sch, output) > _results(sch, reduction)
+
+
+def _results(sch: Schedule, block: SBlockRV) -> int:
+    """Values that a block makes."""
+    loops = zip(sch.get_loops(block), iter_kinds(sch, block), strict=True)
+    return math.prod(int(sch.get(loop).extent) for loop, kind in loops if kind == _DATA_PARALLEL)
+
+
+def blocks_of(sch: Schedule) -> list[SBlockRV]:
+    """Blocks in order of execution; none for kernels written as plain loops (sorting, scans)."""
+    try:
+        return list(sch.get_child_blocks(sch.get_sblock("root")))
+    except tvm.s_tir.ScheduleError:
+        return []
+
+
+def _pads(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether a block copies its input where there is one and writes a constant elsewhere."""
+    value = getattr(sch.get(block).body, "value", None)
+    return (
+        isinstance(value, tvm.ir.Call)
+        and value.op.name.endswith("if_then_else")
+        and any(isinstance(branch, tvm.tirx.FloatImm | tvm.tirx.IntImm) for branch in value.args[1:])
+    )
+
+
+def iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:
+    """Kinds of a block's axes, as numbers of tvm.tirx.IterVar."""
+    return [int(v.iter_type) for v in sch.get(block).iter_vars]

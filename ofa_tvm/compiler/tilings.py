@@ -1,0 +1,117 @@
+"""Tile sizes of the template for one reduction, ranked by a rough count of cycles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ofa_tvm.compiler.anatomy import Anatomy
+from ofa_tvm.compiler.machine import Machine
+
+_KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
+_FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile sizes of one schedule: channels (`width`), pixels of a line (`rows`), lines per padded band."""
+
+    width: int
+    rows: int
+    lines: int
+    channels_first: bool
+
+    def distance(self, other: Tiling) -> float:
+        """How much another tiling differs; 0 only for an equal one."""
+        pairs = ((self.width, other.width), (self.rows, other.rows), (self.lines, other.lines))
+        return (
+            sum(abs(math.log2(a / b)) for a, b in pairs) + (self.channels_first != other.channels_first) / 2
+        )
+
+
+def tiling_of(trace: Any) -> Tiling | None:
+    """Tiling of a schedule of this template, from its trace in JSON form; None for any other trace."""
+    instructions, decisions = trace
+    chosen = dict(decisions)
+    samples, splits, reorders = (
+        [(number, step) for number, step in enumerate(instructions) if step[0] == name]
+        for name in ("SampleCategorical", "Split", "Reorder")
+    )
+    if not 1 <= len(samples) <= 2 or len(splits) < 2 or not reorders:
+        return None
+    rows, lines = [*(step[2][0][chosen[number]] for number, step in samples), 1][:2]
+    (_, (_, (_, _, width), _, (channel, _))), (_, (_, outer, _, _)) = splits[1], reorders[0]
+    return Tiling(width, rows, lines, outer[0] == channel) if isinstance(width, int) else None
+
+
+def divisors(n: int) -> list[int]:
+    """Divisors of `n`, ascending."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
+    """All tilings worth a trial, most promising first."""
+    channels = anatomy.spatial[-1]
+    row_extent = anatomy.spatial[-2] if len(anatomy.spatial) > 1 else 1
+    line_extent = anatomy.spatial[-3] if anatomy.padding is not None and len(anatomy.spatial) > 2 else 1
+    # LLVM reuses the inputs of a window across its taps, in registers; without room for them all spill.
+    accumulators = mach.registers - (
+        _KEPT_INPUTS * mach.registers // 32 if anatomy.padding is not None else 0
+    )
+    found = []
+    for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
+        vectors = width // mach.vector(width)
+        for rows in divisors(row_extent):
+            if rows > 1 and rows * vectors + vectors + 1 > accumulators:
+                continue
+            for lines in divisors(line_extent):
+                # With one tile of channels or of pixels the order of the two loops is the same thing.
+                one_order = width == channels or (rows, lines) == (row_extent, line_extent)
+                found += [
+                    Tiling(width, rows, lines, order) for order in ((True,) if one_order else (True, False))
+                ]
+    return sorted(found, key=lambda tiling: estimated_cycles(anatomy, tiling, mach))
+
+
+def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+    """Rough cycles of a tiling on a core with two FMA and two load ports; only its order matters."""
+    vectors = tiling.width // mach.vector(tiling.width)
+    taps = math.prod(anatomy.reduce)
+    tiles = math.prod(anatomy.spatial) / (tiling.width * tiling.rows)
+    multiply_adds = tiling.rows * vectors
+    per_pixel_data = anatomy.padding is not None and len(anatomy.reduce) == 2  # depthwise: no reuse over c
+    loads = vectors + tiling.rows * (vectors if per_pixel_data else 1)
+    per_tap = max(
+        multiply_adds / 2,
+        loads / 2,
+        multiply_adds / 2 * _FMA_LATENCY_X_UNITS / max(multiply_adds, 1)
+        if multiply_adds < _FMA_LATENCY_X_UNITS
+        else 0,
+    )
+    cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
+    if anatomy.padding is not None:
+        return cycles + _padding_cycles(anatomy, tiling, mach)
+    depth, height = taps, math.prod(anatomy.spatial[:-1])
+    if tiling.channels_first:  # the panel of weights stays, the data is read again for every panel
+        panel, reread = depth * tiling.width * 4, depth * height * 4 * (anatomy.spatial[-1] // tiling.width)
+    else:  # a few rows of data stay, all weights are read again for every tile of rows
+        panel = depth * tiling.rows * 4
+        reread = depth * anatomy.spatial[-1] * 4 * (height // tiling.rows)
+    return cycles * (1.1 if panel > mach.l1_bytes else 1.0) + reread / 256
+
+
+def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+    """Cycles to copy the bands of padded input, once for every band and channel tile."""
+    *_, height, line_width, channels = anatomy.padded
+    lines_total = anatomy.spatial[-3] if len(anatomy.spatial) > 2 else 1
+    kernel = anatomy.reduce[0]
+    stride = max(1, (height - kernel) // max(1, lines_total - 1)) if lines_total > 1 else 1
+    band_lines = (tiling.lines - 1) * stride + kernel
+    depthwise = channels == anatomy.spatial[-1] and len(anatomy.reduce) == 2
+    copied = min(tiling.width, channels) if depthwise else channels
+    repeats = anatomy.spatial[-1] // tiling.width if depthwise or tiling.channels_first else 1
+    band_bytes = band_lines * line_width * copied * 4
+    vectors = copied // mach.vector(copied)
+    spill = 1.0 if band_bytes <= mach.l1_bytes else 2.0 if band_bytes <= mach.l2_bytes else 4.0
+    return repeats * (lines_total // tiling.lines) * band_lines * line_width * vectors * 2 * spill
