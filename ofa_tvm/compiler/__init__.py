@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofa_tvm.compiler.build import CompiledModule, KernelUse, compile
+    from ofa_tvm.compiler.build import CompiledModule, compile
+    from ofa_tvm.compiler.network import KernelUse
 
 __all__ = ["CompiledModule", "KernelUse", "compile"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import onnx
 import tvm
@@ -17,53 +15,21 @@ from tvm import relax
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering
-from ofa_tvm.compiler.cpu import cpu_executable
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
-from ofa_tvm.compiler.driver import make_driver
-from ofa_tvm.compiler.gpu import gpu_executable, refuse_source_only
 from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
-from ofa_tvm.compiler.linking import LIBRARY_BYTES, link_library
+from ofa_tvm.compiler.linking import LIBRARY_BYTES
 from ofa_tvm.compiler.metadata import network_metadata
-from ofa_tvm.compiler.objects import ScheduledKernel, object_files, scheduled_kernel
+from ofa_tvm.compiler.network import KernelUse, Network, device_library, host_library
+from ofa_tvm.compiler.objects import ScheduledKernel, scheduled_kernel
 from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import sha256
-from ofa_tvm.logs import KernelTable, Signature, find_records
+from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.targets import DType, Target
-
-Origin = Literal["tuned", "transferred", "default", "none"]
-
-
-@dataclass(frozen=True)
-class KernelUse:
-    """A kernel as a compiled network uses it.
-
-    Parameters
-    ----------
-    signature
-        What it computes.
-    calls
-        Times it runs in one inference.
-    origin
-        "tuned": its schedule comes from a record; "transferred": from the most similar kernel that has one;
-        "default": the template's first choice; "none": TVM's plain loops, where no template applies.
-    cost
-        Recorded cost of one call in the target's unit (ms or Minstr), None without a record.
-    """
-
-    signature: Signature
-    calls: int
-    origin: Origin
-    cost: float | None
-
-    @property
-    def name(self) -> str:
-        """What it computes, for people."""
-        return str(self.signature)
 
 
 @dataclass(frozen=True)
@@ -263,69 +229,25 @@ def prepare(
     transfer = Transfer(table, *([single] if single else []))
     kernels = kernels_of(mod)
     chosen = {name: _schedule(kernel, table, transfer, tvm_target) for name, kernel in kernels.items()}
-    network = _Network(
+    metadata = network_metadata(proto, mod, target)
+    if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
+        metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
+    network = Network(
         mod,
         {name: scheduled for name, (scheduled, _) in chosen.items()},
         tuple(use for _, use in chosen.values()),
-        network_metadata(proto, mod, target),
+        metadata,
         source,
     )
-    if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
-        network.metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
     library = (
-        _device_library(network, target, cuda_graph=cuda_graph, profile=profile)
+        device_library(network, target, cuda_graph=cuda_graph, profile=profile)
         if templates_of(tvm_target).device_code
-        else _host_library(network, target, profile=profile)
+        else host_library(network, target, profile=profile)
     )
     size = LIBRARY_BYTES + 2 * proto.ByteSize()  # weights are packed, which pads them
     fraction = _tuned_fraction(list(kernels.values()), network.uses)
     compiled = CompiledModule(path, network.uses, fraction)
     return Unlinked(compiled, partial(library, target=target, path=path, size=size))
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A lowered network whose kernels have schedules; `source` is what errors call it."""
-
-    mod: tvm.IRModule
-    scheduled: dict[str, ScheduledKernel]
-    uses: tuple[KernelUse, ...]
-    metadata: dict[str, Any]
-    source: str
-
-    @property
-    def text(self) -> bytes:
-        return json.dumps(self.metadata, sort_keys=True).encode()
-
-
-def _device_library(
-    network: _Network, target: Target, *, cuda_graph: bool, profile: bool
-) -> Callable[..., None]:
-    """What links a network whose kernels are device code."""
-    if profile:
-        raise UserError(f"{network.source} cannot be profiled for {target.name}: only CPU networks can")
-    executable = gpu_executable(
-        network.mod, network.scheduled, network.text, target.tvm_target(), cuda_graph=cuda_graph
-    )
-    check = refuse_source_only if target.kind == "cuda" else None
-    return partial(link_library, executable, (), "", check=check)
-
-
-def _host_library(network: _Network, target: Target, *, profile: bool) -> Callable[..., None]:
-    """What links a network whose kernels are host code in object files."""
-    tvm_target, scheduled = target.tvm_target(), network.scheduled
-    objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
-    driver = make_driver(network.mod, scheduled, profile=profile)
-    if profile:
-        if driver is None:
-            raise UserError(f"{network.source} cannot be profiled: only straight-line networks can")
-        named = {
-            kernel.symbol: use.signature.to_json()
-            for kernel, use in zip(scheduled.values(), network.uses, strict=True)
-        }
-        network.metadata["kernel_calls"] = [named[symbol] for symbol in driver.calls]
-    executable = cpu_executable(network.mod, scheduled, driver, network.text, tvm_target)
-    return partial(link_library, executable, objects, driver.source if driver else "")
 
 
 def _schedule(
