@@ -107,7 +107,9 @@ def open_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         raise UserError(f"{label} is not an image that can be read ({', '.join(FORMATS)})") from None
     except UserError as error:
         raise UserError(f"{label} {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what pillow's decoders raise on bad bytes
+    except (
+        Exception
+    ) as error:  # pillow's decoders, and what reads the EXIF data, raise whatever bad bytes cause
         raise UserError(f"{label} cannot be decoded: {error}") from error
 
 

@@ -135,6 +135,12 @@ def test_bad_files_are_named(tmp_path: Path, grey: np.ndarray) -> None:
     cut.write_bytes(whole.read_bytes()[:-60])
     with pytest.raises(UserError, match=r"cut\.png"):
         open_image(cut)
+    Image.fromarray(grey).save(tmp_path / "strips.tiff")
+    content = bytearray((tmp_path / "strips.tiff").read_bytes())
+    content[content.index((273).to_bytes(2, "little") + (4).to_bytes(2, "little")) + 2] = 5
+    (tmp_path / "strips.tiff").write_bytes(content)  # where its pixels are is a fraction now
+    with pytest.raises(UserError, match=r"strips\.tiff cannot be decoded"):
+        open_image(tmp_path / "strips.tiff")
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "x.tiff")
     with pytest.raises(UserError, match=r"x\.tiff holds floating-point"):
         open_image(tmp_path / "x.tiff")

@@ -213,6 +213,8 @@ def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, n
                 raise ValueError
         with np.load(Path(path), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError  # members that are no arrays, numpy gives as bytes
         header: dict[str, Any] = parse_json(arrays.pop("header").tobytes(), nan=True)
         header["kind"]
     except OSError as error:

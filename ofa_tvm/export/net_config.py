@@ -188,9 +188,12 @@ def _block(block: dict[str, Any]) -> MBConvSpec:
     if layer["name"] != "MBInvertedConvLayer":
         raise ValueError(f"blocks of kind {shown(layer['name'])} are not supported")
     c_in, ratio = layer["in_channels"], layer["expand_ratio"]
+    c_mid = layer["mid_channels"] or round(c_in * ratio)
+    if c_mid < 1:
+        raise ValueError(f"an expand_ratio of {ratio:g} leaves no channels")
     return MBConvSpec(
         c_in=c_in,
-        c_mid=layer["mid_channels"] or round(c_in * ratio),
+        c_mid=c_mid,
         c_out=layer["out_channels"],
         kernel=layer["kernel_size"],
         stride=layer["stride"],

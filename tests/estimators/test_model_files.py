@@ -140,3 +140,10 @@ def test_files_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
             entry.write(bytes(1 << 20))
     with pytest.raises(UserError, match="not a model file"):
         model_kind(path)
+
+
+def test_a_member_that_is_no_array_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
+    buffer = io.BytesIO(files["latency"])
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("notes.txt", "no array")
+    assert "not a model file" in refused("latency", buffer.getvalue(), tmp_path)

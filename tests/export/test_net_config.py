@@ -72,6 +72,10 @@ def _config(shared_data: Path) -> dict:
         (lambda c: c.update(name="ResNets"), "'ResNets' are not supported"),
         (lambda c: c["first_conv"].update(groups=2), "groups = 2"),
         (lambda c: c["first_conv"].update(act_func="gelu"), "activation 'gelu'"),
+        (
+            lambda c: c["blocks"][1]["mobile_inverted_conv"].update(expand_ratio=1e-9, mid_channels=None),
+            "leaves no channels",
+        ),
         (lambda c: c["blocks"].__setitem__(1, 3), "no net.config that can be built"),
     ],
 )
