@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ class BuiltSubnet:
 class Shipped:
     """What was shipped, and what is known of it; the change of accuracy is from float32, if any."""
 
+    arch: Arch
     artefact: Artefact
     measurement: Measurement
     difference: Difference
@@ -160,7 +160,12 @@ class ReadyToShip:
             progress=progress,
         )
         return Shipped(
-            artefact.on(self.target), self.measurement, self.difference, self.accuracy, self.accuracy_change
+            self.built.arch,
+            artefact.on(self.target),
+            self.measurement,
+            self.difference,
+            self.accuracy,
+            self.accuracy_change,
         )
 
 
@@ -215,7 +220,7 @@ def ready_to_ship(
         return None
     manifest: dict[str, Any] = {
         "space": net.space.name,
-        "arch": json.loads(arch.to_json()),
+        "arch": arch.to_dict(),
         "target": target.to_json(),
         "latency": {
             "budget": None if budget is None else budget.value,

@@ -36,6 +36,7 @@ def test_the_change_of_accuracy_is_measured_and_recorded(
         full = build_subnet(
             net, arch, data, get_target("x86"), KernelTable(), tmp_path, calibration_images=64
         )
+    assert shipped.arch == arch
     recorded = shipped.artefact.manifest["accuracy"]
     assert recorded["measured"] == shipped.accuracy
     assert recorded["change"] == shipped.accuracy_change == shipped.accuracy - recorded["float32"]
