@@ -171,17 +171,17 @@ def _default_count(data: ImageData) -> int:
 
 def _default_cache(project: Project, weights: Path) -> Path:
     from ofa_tvm.workflow.project import NAME
-    from ofa_tvm.workflow.search import ACCURACY_CACHE
+    from ofa_tvm.workflow.store import Store
 
     there = (project.folder / NAME).is_file()
-    return (project.folder if there else weights.parent) / ACCURACY_CACHE
+    return Store(project.folder if there else weights.parent).accuracy_cache
 
 
 def _fit(
     console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str, path: Path
 ) -> dict[str, Any]:
     from ofa_tvm.accuracy.predictor import AccuracyPredictor
-    from ofa_tvm.workflow.search import fit_accuracy
+    from ofa_tvm.workflow.predictors import fit_accuracy
 
     # Of a subnet that was named twice one row counts.
     first = dict(zip(archs, accuracies.tolist(), strict=True))

@@ -11,21 +11,17 @@ import numpy as np
 
 from ofa_tvm.cli.console import Console
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.estimators.contract import CostModel
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.generalized import Estimate
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import pareto_search
-from ofa_tvm.workflow.search import (
-    Accuracy,
-    Latency,
-    LearnedLatency,
-    as_share,
-    estimate_latency,
-    search_resolutions,
-)
+from ofa_tvm.targets import Variant
+from ofa_tvm.workflow.predictors import as_share, estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
+from ofa_tvm.workflow.store import Accuracy, KnownLatency
 
 _SHOWN = 20
 
@@ -50,7 +46,7 @@ class Question:
 
     settings: Settings
     accuracy: Accuracy | None
-    latency: dict[str, Latency]
+    latency: dict[str, CostModel]
     budgets: dict[str, Budget]
     resolutions: tuple[int, ...]
 
@@ -61,11 +57,14 @@ class Question:
         every: Sequence[Settings],
         budgets: Sequence[Budget],
         accuracy: Accuracy | None,
-        models: Sequence[Latency | LearnedLatency | None],
+        models: Sequence[CostModel | None],
         *,
         needs_latency: bool,
     ) -> Question:
-        """Collect it from a command line; where there is no latency model, the one that ships estimates.
+        """Collect it from a command line.
+
+        Where that names no latency model, the project's counts, and where there is none, the model that
+        ships estimates.
 
         Raises
         ------
@@ -73,17 +72,25 @@ class Question:
             If a target has no latency model and none can be estimated; says what to run. If the models know
             no common resolution.
         """
-        latency: dict[str, Latency] = {}
+        latency: dict[str, CostModel] = {}
         for settings, model in zip(every, models, strict=True):
+            name = settings.target.name
+            stored = None if model is not None else _stored(settings)
             if model is not None:
-                latency[settings.target.name] = model.model if isinstance(model, LearnedLatency) else model
+                latency[name] = model
+            elif stored is not None:
+                latency[name] = stored.model
             elif needs_latency or budgets:
-                latency[settings.target.name] = _estimate(console, settings)
+                latency[name] = _estimate(console, settings)
         space, asked = every[0].space, every[0].resolutions
         known = [*latency.values(), *([] if accuracy is None else [accuracy])]
         sides = search_resolutions(space, known, asked or (None if known else space.default_resolutions))
         names = (settings.target.name for settings in every)
         return cls(every[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
+
+
+def _stored(settings: Settings) -> KnownLatency | None:
+    return settings.store.latency(Variant.of(settings.target), settings.space)
 
 
 def _estimate(console: Console, settings: Settings) -> Estimate:

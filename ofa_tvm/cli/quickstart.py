@@ -82,7 +82,7 @@ def command(
 
 
 def _compile_only(console: Console, out: Path, target: Target) -> None:
-    from ofa_tvm.workflow.quickstart import compile_only
+    from ofa_tvm.workflow.compile_only import compile_only
 
     console.say(f"space ofa_digits, data digits, target {target.name} ({target.summary}), folder {out}")
     artefact = compile_only(out, target, seed=console.seed, progress=console.progress)
@@ -121,9 +121,11 @@ def _product(artefact: Artefact) -> str:
 
 def _check_folder(out: Path) -> None:
     """Refuse a folder with other things in it before minutes are spent."""
+    from ofa_tvm.workflow.store import Store
+
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder with -o")
-    if out.is_dir() and any(out.iterdir()) and not (out / "stages.json").exists():
+    if out.is_dir() and any(out.iterdir()) and not Store(out).stages.exists():
         raise UsageError(f"{out} is not empty and not a quickstart's folder; name another one with -o")
 
 
@@ -132,7 +134,7 @@ def _spread(measurement: Measurement) -> str:
 
 
 def _show(console: Console, out: Path, result: QuickstartResult) -> None:
-    from ofa_tvm.cli.search import accuracy_change
+    from ofa_tvm.cli.verified import accuracy_change
 
     unit = result.budget.unit
     others = result.rows[0].onnxruntime is not None

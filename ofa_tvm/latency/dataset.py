@@ -29,7 +29,7 @@ from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.lines import FileBusy, LineFile, Torn, append_line, whole_lines
 from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.spaces import FBNetSpace, LayeredSpace, get_layered_space
-from ofa_tvm.targets import DType, Target
+from ofa_tvm.targets import DType, Target, Variant
 
 _COLUMN = re.compile(
     r"(?P<target>.+?)(?:_(?P<dtype>float16))?(?:_b(?P<batch>[1-9][0-9]{0,5}))?_(?P<unit>ms|minstr)"
@@ -87,14 +87,17 @@ class Column:
     @property
     def series(self) -> str:
         """Heading without the unit: the target, the dtype unless float32, and the batch unless 1."""
-        return self.name.rpartition("_")[0]
+        return self.variant.series
 
     @property
     def name(self) -> str:
         """Heading in the file."""
-        batch = f"_b{self.batch}" if self.batch != 1 else ""
-        dtype = f"_{self.dtype}" if self.dtype != "float32" else ""
-        return f"{self.target}{dtype}{batch}_{self.unit.lower()}"
+        return self.variant.column
+
+    @property
+    def variant(self) -> Variant:
+        """Of the modules that were measured, as far as a heading tells: not their threads."""
+        return Variant(self.target, dtype=self.dtype, batch=self.batch, emulated=self.unit == "Minstr")
 
     @classmethod
     def parse(cls, name: str) -> Column:

@@ -7,7 +7,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -16,26 +16,19 @@ from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.lines import FileBusy, LineFile, torn_json
 from ofa_tvm.logs.record import VERSION, Header, Record
-from ofa_tvm.targets import Target
+from ofa_tvm.targets import Target, Variant
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 _MOST_FILES = 64
 _SHOWN_PROBLEMS = 3
 _LONGEST_LINE = 1 << 22
 _LARGEST_LOG = 1 << 31  # unpacked; a log of a whole space takes some megabytes
-_EMULATED = "-emulated"
 
 
 def log_name(target: Target) -> str:
-    """Folder name of a target's logs: its own name, or the CPU's for a target probed on this machine.
-
-    More than one thread is part of the name, because schedules and times depend on it, and so is emulation,
-    which counts instructions instead of time.
-    """
+    """Folder name of a target's logs (`Variant.log`): a target probed on this machine is named by its CPU."""
     name = target.compatible[0] if target.probed and target.compatible else target.name
-    if target.emulated:
-        return f"{name}{_EMULATED}"
-    return name if target.threads == 1 else f"{name}-{target.threads}threads"
+    return replace(Variant.of(target), target=name).log
 
 
 @dataclass
@@ -176,11 +169,10 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
         Folders of logs to look in before those that ship with ofa-tvm.
     """
     merged = KernelTable()
-    suffix = "" if target.threads == 1 else f"-{target.threads}threads"
-    known = [target.name, *target.compatible]
-    names = dict.fromkeys([log_name(target), *(f"{name}{suffix}" for name in known)])
+    known = [replace(Variant.of(target), target=name) for name in (target.name, *target.compatible)]
+    names = dict.fromkeys([log_name(target), *(replace(v, emulated=False).log for v in known)])
     if target.kind == "arm":  # schedules that were tuned on instruction counts serve silicon, too
-        names |= dict.fromkeys(f"{name}{_EMULATED}" for name in known)
+        names |= dict.fromkeys(replace(v, emulated=True).log for v in known)
     shipped = data_dir("tuning_logs")
     for name in names:
         for root in [*roots, shipped]:

@@ -23,15 +23,10 @@ from ofa_tvm.search.objectives import make_objectives
 from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Variant
+from ofa_tvm.workflow.predictors import as_share, covered_resolutions
 from ofa_tvm.workflow.project import Project
-from ofa_tvm.workflow.search import (
-    ACCURACY_MODEL,
-    as_share,
-    covered_resolutions,
-    latency_name,
-    load_accuracy,
-    load_latency,
-)
+from ofa_tvm.workflow.store import Store, load_accuracy, load_latency
 
 _FRONT = Evolution(population=60, generations=150)
 
@@ -249,12 +244,12 @@ def _deployed(artefact: Artefact, project: Path) -> Deployed:
         arch=arch,
         target=manifest["target"]["name"],
         kind=manifest["target"]["kind"],
-        series=latency_name(
+        series=Variant(
             manifest["target"]["name"],
             manifest["target"]["threads"],
-            latency.get("unit") == "Minstr",
             manifest.get("check", {}).get("dtype", "float32"),
-        ),
+            emulated=latency.get("unit") == "Minstr",
+        ).name,
         unit=latency.get("unit", "ms"),
         measured=latency.get("measured"),
         spread=latency.get("how", {}).get("mad_ms"),
@@ -280,7 +275,8 @@ def _time(kernel: Mapping[str, Any], inside: bool) -> float | None:
 
 
 def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyPredictor | None:
-    path = project.path(project.accuracy_predictor or Path(ACCURACY_MODEL))
+    named = project.accuracy_predictor
+    path = Store(project.folder).accuracy_model if named is None else project.path(named)
     if not path.is_file():
         return None
     try:
@@ -295,7 +291,7 @@ def _targets(
     project: Project, space: Space, accuracy: AccuracyPredictor | None, progress: Progress
 ) -> list[Measured]:
     found = []
-    for path in sorted(project.folder.glob("latency-*.model")):
+    for name, path in Store(project.folder).latency_models().items():
         try:
             model = load_latency(path, space)
             table = path.with_suffix(".csv")
@@ -307,9 +303,7 @@ def _targets(
         except UserError as error:
             progress.say(f"left out: {error}")
             continue
-        found.append(
-            _measured(path.stem.removeprefix("latency-"), space, model, genes, cost, accuracy, progress)
-        )
+        found.append(_measured(name, space, model, genes, cost, accuracy, progress))
     return found
 
 

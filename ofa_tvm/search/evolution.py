@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.contract import CostModel, Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
@@ -59,8 +59,8 @@ class SearchResult:
     genes : (k, n_genes) array
     accuracy : (k,) array
         As predicted, in the accuracy function's unit.
-    latency : (k,) array
-        As predicted, in the budget's unit.
+    costs : (k, n_limits) array
+        As predicted, each in its limit's unit.
     history : (generations + 1,) array
         Best accuracy after each generation.
     evaluations : int
@@ -71,10 +71,15 @@ class SearchResult:
     archs: tuple[Arch, ...]
     genes: np.ndarray
     accuracy: np.ndarray
-    latency: np.ndarray
+    costs: np.ndarray
     history: np.ndarray = field(repr=False)
     evaluations: int
     seconds: float
+
+    @property
+    def latency(self) -> np.ndarray:
+        """The first of the costs, (k,): what `search` has a budget for."""
+        return self.costs[:, 0]
 
 
 class RowKeys:
@@ -202,25 +207,64 @@ def evolve(
 def search(
     space: Space,
     accuracy: Function,
-    latency: Function,
+    latency: CostModel,
     budget: Budget | float,
     *,
+    constraints: Sequence[Constraint] = (),
     k: int = 10,
     seed: int = 0,
     resolutions: Sequence[int] | None = None,
     settings: Evolution | None = None,
-    constraints: Sequence[Constraint] = (),
     progress: Progress = SILENT,
 ) -> SearchResult:
     """Find the subnets of highest predicted accuracy whose predicted latency is within a budget.
 
     Parameters
     ----------
-    space : Space
-    accuracy, latency : callable
-        Genes (n, n_genes) -> (n,) predictions.
+    space, accuracy, k, seed, resolutions, settings : as for `search_within`
+    latency : CostModel
     budget : Budget or float
-        A bare number is in the latency function's own unit.
+        A bare number is in the model's own unit.
+    constraints : sequence of Constraint, optional
+        More hard limits, e.g. on MACs.
+
+    Raises
+    ------
+    UsageError
+        If the budget cannot be reached (says what can be), or its unit is not the model's.
+    """
+    return search_within(
+        space,
+        accuracy,
+        (latency_limit(latency, budget), *constraints),
+        k=k,
+        seed=seed,
+        resolutions=resolutions,
+        settings=settings,
+        progress=progress,
+    )
+
+
+def search_within(
+    space: Space,
+    accuracy: Function,
+    limits: Sequence[Constraint],
+    *,
+    k: int = 10,
+    seed: int = 0,
+    resolutions: Sequence[int] | None = None,
+    settings: Evolution | None = None,
+    progress: Progress = SILENT,
+) -> SearchResult:
+    """Find the subnets of highest predicted accuracy within hard limits, such as a latency on each target.
+
+    Parameters
+    ----------
+    space : Space
+    accuracy : callable
+        Genes (n, n_genes) -> (n,) predictions.
+    limits : sequence of Constraint
+        At least one.
     k : int
         Candidates to return.
     seed : int
@@ -228,23 +272,20 @@ def search(
     resolutions : sequence of int, optional
         Input sides to choose from; default those of the space.
     settings : Evolution, optional
-    constraints : sequence of Constraint, optional
-        More hard limits, e.g. on MACs or on a second target.
 
     Raises
     ------
     UsageError
-        If the budget cannot be reached (says what can be), or its unit is not the latency function's.
+        If the limits cannot be kept; says what can be.
     """
     start = time.perf_counter()
     resolutions, settings = require_resolutions(space, resolutions), settings or Evolution()
-    limits = Limits((latency_limit(latency, budget), *constraints))
     # The matrices of one generation are too small to share: waiting for a busy core costs 40 times the work.
     with threadpool_limits(limits=1, user_api="blas"):
         genes, scores, history, evaluations = evolve(
             space,
             accuracy,
-            limits,
+            Limits(tuple(limits)),
             k=k,
             seed=seed,
             resolutions=resolutions,
@@ -255,32 +296,31 @@ def search(
         tuple(space.decode(genes)),
         genes,
         scores,
-        latency(genes),
+        np.column_stack([limit.cost(genes) for limit in limits]),
         history,
         evaluations,
         time.perf_counter() - start,
     )
 
 
-def latency_limit(latency: Function, budget: Budget | float, name: str = "latency") -> Constraint:
-    """A budget as a hard limit; a bare number is in the latency function's own unit.
+def latency_limit(model: CostModel, budget: Budget | float, name: str = "latency") -> Constraint:
+    """A budget as a hard limit; a bare number is in the model's own unit.
 
     Raises
     ------
     UsageError
-        If the budget has another unit than the function, or is not above 0.
+        If the budget has another unit than the model, or is not above 0.
     """
-    unit = getattr(latency, "unit", "ms")
     if not isinstance(budget, Budget):
-        budget = Budget(float(budget), unit)
-    if budget.unit != unit:
+        budget = Budget(float(budget), model.unit)
+    if budget.unit != model.unit:
         raise UsageError(
-            f"the budget is in {budget.unit} but this target's latencies are in {unit}; "
-            f"type the budget in {unit}"
+            f"the budget is in {budget.unit} but this target's latencies are in {model.unit}; "
+            f"type the budget in {model.unit}"
         )
     if not budget.value > 0:
         raise UsageError(f"the budget {budget} must be above 0")
-    return Constraint(name, latency, budget.value, unit)
+    return Constraint(name, model, budget.value, budget.unit)
 
 
 def require_resolutions(space: Space, resolutions: Sequence[int] | None) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_tvm.errors import UsageError, shown
-from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.contract import CostModel, Function
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.network import Layer
 from ofa_tvm.spaces.space import Space
@@ -78,7 +78,7 @@ def make_objectives(
     space: Space,
     *,
     accuracy: Function | None = None,
-    latency: Mapping[str, Function] | None = None,
+    latency: Mapping[str, CostModel] | None = None,
     n_classes: int = 1000,
 ) -> tuple[Objective, ...]:
     """Objectives by name: latency and accuracy from the given predictors, the others from the shapes.
@@ -117,7 +117,7 @@ def make_objectives(
         "params": [Objective("params", params, "")],
         "size": [Objective("size", lambda g: _FLOAT32_BYTES * params(g) / 1e6, "MB")],
         "latency": [
-            Objective("latency" if len(models) == 1 else f"latency_{target}", m, getattr(m, "unit", "ms"))
+            Objective("latency" if len(models) == 1 else f"latency_{target}", m, m.unit)
             for target, m in models.items()
         ],
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.contract import CostModel, Function
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
 from ofa_tvm.search.evolution import RowKeys, SearchResult, best_distinct, latency_limit, require_resolutions
@@ -17,7 +17,7 @@ from ofa_tvm.spaces.space import Space
 def random_search(
     space: Space,
     accuracy: Function,
-    latency: Function,
+    latency: CostModel,
     budget: Budget | float,
     *,
     samples: int = 50_000,
@@ -48,7 +48,7 @@ def random_search(
         tuple(space.decode(genes[best])),
         genes[best],
         scores[best],
-        latency(genes[best]),
+        np.column_stack([limit.cost(genes[best]) for limit in limits.constraints]),
         history,
         samples,
         time.perf_counter() - start,

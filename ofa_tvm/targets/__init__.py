@@ -5,6 +5,7 @@ from __future__ import annotations
 from ofa_tvm.targets.load import get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.machine import Machine, detect_machine
 from ofa_tvm.targets.target import DType, Hardware, Link, MeasureSettings, Run, Target
+from ofa_tvm.targets.variant import Variant
 
 __all__ = [
     "DType",
@@ -14,6 +15,7 @@ __all__ = [
     "MeasureSettings",
     "Run",
     "Target",
+    "Variant",
     "detect_machine",
     "get_target",
     "list_targets",

@@ -10,16 +10,14 @@ from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget, parse_budget
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
-from ofa_tvm.workflow.project import CALIBRATION_IMAGES
-from ofa_tvm.workflow.search import ACCURACY_SAMPLES, LATENCY_SAMPLES
+from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
+from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.tuning import TuningResult
     from ofa_tvm.workflow.ship import Shipped
-
-LOGS, ARTEFACT = "tuning_logs", "deploy"  # in the project's folder
 
 
 def tune_space(
@@ -64,7 +62,7 @@ def tune_space(
     return tune(
         union.kernels,
         target,
-        Path(folder) / LOGS,
+        Store(Path(folder)).logs,
         trials=trials,
         seconds=seconds,
         seed=seed,
@@ -93,7 +91,7 @@ def search_and_ship(
 
     What `ofa-tvm search` does: it learns accuracy and latency from measured subnets, searches, compiles and
     measures the best candidates, corrects the models and searches again, and ships the best that keeps the
-    budget. Measurements are kept in the folder and not repeated.
+    budget. Evaluations, measurements and the latency model are kept in the folder and not repeated.
 
     Parameters
     ----------
@@ -107,55 +105,43 @@ def search_and_ship(
     folder
         The project's, with the `tuning_logs` that `tune_space` left.
     resolutions
-        To choose from; None for the space's default ones.
+        To choose from; None for the space's default ones, or those of the latency model that is there.
     accuracy_samples, latency_samples
         Random subnets that are evaluated, and measured, to learn from.
     calibration_images
         Behind a subnet's batch statistics.
     candidates, rounds
         Subnets measured in each round of the search, and rounds at the most.
+    progress
+        Told of all that takes long, and of what is wrong with a tuning log.
 
     Raises
     ------
     UsageError
-        If the budget cannot be read, is in another unit, or below what the space can reach.
+        If the budget cannot be read, is in another unit, or below what the space can reach; if the target
+        has no tuning log.
     UserError
-        If the target has no tuning log, or nothing that was measured is within the budget.
+        If nothing that was measured is within the budget.
     """
-    from ofa_tvm.latency.collect import SubnetBench
-    from ofa_tvm.logs import find_records
-    from ofa_tvm.tuning import kernel_union
-    from ofa_tvm.workflow import search
+    from ofa_tvm.workflow.pipeline import run_search
+    from ofa_tvm.workflow.request import SearchRequest, TargetRequest
 
-    budget = parse_budget(budget) if isinstance(budget, str) else budget
-    search.require_unit(budget, target)
-    place, space = Path(folder), net.space
-    sides = tuple(resolutions or space.default_resolutions)
-    accuracy = search.learn_accuracy(
+    store = Store(Path(folder))
+    wanted = parse_budget(budget) if isinstance(budget, str) else budget
+    request = SearchRequest(
+        store,
         net,
         data,
-        place,
-        sides,
-        samples=accuracy_samples,
+        (TargetRequest(target, wanted, artefact=store.artefact),),
+        resolutions=None if resolutions is None else tuple(resolutions),
+        accuracy_samples=accuracy_samples,
+        latency_samples=latency_samples,
         calibration_images=calibration_images,
+        candidates=candidates,
+        rounds=rounds,
         seed=seed,
-        progress=progress,
     )
-    union = kernel_union(space, sides, target, n_classes=net.n_classes, progress=progress)
-    with SubnetBench(net, target, find_records(target, [place / LOGS])) as bench:
-        latency = search.learn_latency(
-            bench, union, place, sides, samples=latency_samples, seed=seed, progress=progress
-        )
-        check = search.AccuracyCheck(
-            net, data, accuracy, place / search.ACCURACY_CACHE,
-            calibration_images=calibration_images, seed=seed, progress=progress,
-        )  # fmt: skip
-        targets = [search.TargetBudget(bench, latency, budget)]
-        found = search.find_subnet(
-            targets, accuracy, sides,
-            check=check, candidates=candidates, rounds=rounds, seed=seed, progress=progress,
-        )  # fmt: skip
-        (shipped,) = search.ship_best(
-            targets, data, [place / ARTEFACT], found, calibration_images=calibration_images, seed=seed
-        )
-        return shipped
+    shipped = run_search(request, progress=progress).targets[0].shipped
+    if shipped is None:
+        raise RuntimeError("a target with a folder ships")
+    return shipped

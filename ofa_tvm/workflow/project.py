@@ -12,6 +12,7 @@ from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 NAME = "ofa-tvm.yaml"
 CALIBRATION_IMAGES = 2000  # the paper's
+ACCURACY_SAMPLES, LATENCY_SAMPLES = 80, 40  # random subnets that predictors are learned from
 
 PROJECT_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -15,6 +15,7 @@ from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import DType, Target, get_target
 from ofa_tvm.workflow.project import NAME, Project, find_project
+from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
@@ -50,9 +51,22 @@ class Settings:
         return self.resolutions or self.space.default_resolutions
 
     @property
+    def store(self) -> Store:
+        """The project's files."""
+        return Store(self.project.folder, self.project.tuning_logs)
+
+    @property
     def logs(self) -> Path:
         """Folder of the project's tuning logs."""
-        return self.project.path(self.project.tuning_logs)
+        return self.store.logs
+
+    @property
+    def accuracy_predictor(self) -> Path | None:
+        """The one that the project names, else the one that an earlier search learned for its supernet."""
+        if self.project.accuracy_predictor is not None:
+            return self.project.path(self.project.accuracy_predictor)
+        learned = self.store.accuracy_model
+        return learned if self.checkpoint is not None and learned.is_file() else None
 
     @property
     def checkpoint(self) -> Path | None:

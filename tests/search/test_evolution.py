@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_tvm.errors import UsageError
+from ofa_tvm.estimators.contract import FunctionCost
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.constraints import Constraint, Limits, cheapest, repair
 from ofa_tvm.search.evolution import Evolution, choose_parents, search
@@ -24,7 +25,7 @@ QUICK = Evolution(population=60, generations=60)
 def test_every_candidate_is_within_the_budget(
     space: Space, latency: BlockTables, accuracy: BlockTables, budget: float
 ) -> None:
-    result = search(space, accuracy, latency, Budget(budget), k=20, settings=QUICK)
+    result = search(space, accuracy, FunctionCost(space, latency), Budget(budget), k=20, settings=QUICK)
     assert len(result.archs) == len(set(result.archs)) == 20
     assert (result.latency <= budget).all()
     np.testing.assert_allclose(latency(space.encode(result.archs)), result.latency)
@@ -48,14 +49,16 @@ def test_without_a_real_limit_it_finds_the_best_subnet(seed: int) -> None:
             at = tuple(fixed.get(gene, slice(None)) for gene in block.genes)
             total += table.reshape(block.choices)[at].max()
         best = max(best, total)
-    result = search(space, score, space.macs_batch, 1e12, k=1, seed=seed)
+    result = search(space, score, FunctionCost(space, space.macs_batch), 1e12, k=1, seed=seed)
     assert result.accuracy[0] == pytest.approx(best, rel=1e-12)
 
 
 def test_it_beats_random_search(space: Space, latency: BlockTables, accuracy: BlockTables) -> None:
     for seed in range(3):
-        found = search(space, accuracy, latency, 15.0, seed=seed, settings=QUICK)
-        baseline = random_search(space, accuracy, latency, 15.0, seed=seed, samples=found.evaluations)
+        found = search(space, accuracy, FunctionCost(space, latency), 15.0, seed=seed, settings=QUICK)
+        baseline = random_search(
+            space, accuracy, FunctionCost(space, latency), 15.0, seed=seed, samples=found.evaluations
+        )
         assert (baseline.latency <= 15.0).all()
         assert found.accuracy[0] > baseline.accuracy[0] + 0.05 * abs(baseline.accuracy[0])
 
@@ -66,18 +69,20 @@ def test_the_same_seed_gives_the_same_result_in_another_process(
     code = (
         "import sys; sys.path.insert(0, 'tests/search')\n"
         "import conftest as c\n"
+        "from ofa_tvm.estimators.contract import FunctionCost\n"
         "from ofa_tvm.search.evolution import Evolution, search\n"
         "from ofa_tvm.spaces import get_space\n"
         "s = get_space('ofa_mbv3_w1.0')\n"
-        "r = search(s, c.accuracy.__wrapped__(s), c.latency.__wrapped__(s), 12.0, k=3, seed=5,"
+        "cost = FunctionCost(s, c.latency.__wrapped__(s))\n"
+        "r = search(s, c.accuracy.__wrapped__(s), cost, 12.0, k=3, seed=5,"
         " settings=Evolution(population=60, generations=60))\n"
         "print('\\n'.join(a.to_json() for a in r.archs))\n"
         "sys.exit('torch' in sys.modules or 'tvm' in sys.modules)"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = search(space, accuracy, latency, 12.0, k=3, seed=5, settings=QUICK)
+    here = search(space, accuracy, FunctionCost(space, latency), 12.0, k=3, seed=5, settings=QUICK)
     assert other.stdout.split() == [a.to_json() for a in here.archs]
-    different = search(space, accuracy, latency, 12.0, k=3, seed=6, settings=QUICK)
+    different = search(space, accuracy, FunctionCost(space, latency), 12.0, k=3, seed=6, settings=QUICK)
     assert different.archs != here.archs
 
 
@@ -86,21 +91,24 @@ def test_an_impossible_budget_says_what_is_possible(
 ) -> None:
     least = min(float(latency(space.encode([space.min_arch(r)]))[0]) for r in space.default_resolutions)
     with pytest.raises(UsageError, match=rf"within 2 ms.*smallest it can reach is {least:.4g} ms"):
-        search(space, accuracy, latency, Budget(2.0))
+        search(space, accuracy, FunctionCost(space, latency), Budget(2.0))
     with pytest.raises(UsageError, match="smallest it can reach"):
-        search(space, accuracy, latency, least * 1.01, resolutions=[224])
-    assert search(space, accuracy, latency, least * 1.0001, settings=QUICK).latency[0] <= least * 1.0001
+        search(space, accuracy, FunctionCost(space, latency), least * 1.01, resolutions=[224])
+    assert (
+        search(space, accuracy, FunctionCost(space, latency), least * 1.0001, settings=QUICK).latency[0]
+        <= least * 1.0001
+    )
 
 
 def test_wrong_units_and_resolutions_are_refused(
     space: Space, latency: BlockTables, accuracy: BlockTables
 ) -> None:
     with pytest.raises(UsageError, match="type the budget in ms"):
-        search(space, accuracy, latency, Budget(100.0, "Minstr"))
+        search(space, accuracy, FunctionCost(space, latency), Budget(100.0, "Minstr"))
     with pytest.raises(UsageError, match="above 0"):
-        search(space, accuracy, latency, -5.0)
+        search(space, accuracy, FunctionCost(space, latency), -5.0)
     with pytest.raises(UsageError, match="resolution 99"):
-        search(space, accuracy, latency, 20.0, resolutions=[99])
+        search(space, accuracy, FunctionCost(space, latency), 20.0, resolutions=[99])
     with pytest.raises(UsageError, match="mutation_ratio"):
         Evolution(mutation_ratio=1.5)
 
@@ -108,12 +116,18 @@ def test_wrong_units_and_resolutions_are_refused(
 def test_several_limits_hold_at_once(space: Space, latency: BlockTables, accuracy: BlockTables) -> None:
     macs = Constraint("number of MACs", space.macs_batch, 2.5e8)
     params = Constraint("number of parameters", space.params_batch, 4.5e6)
-    result = search(space, accuracy, latency, 20.0, constraints=(macs, params), settings=QUICK)
+    result = search(
+        space, accuracy, FunctionCost(space, latency), 20.0, constraints=(macs, params), settings=QUICK
+    )
     assert (space.macs_batch(result.genes) <= 2.5e8).all()
     assert (space.params_batch(result.genes) <= 4.5e6).all()
     with pytest.raises(UsageError, match="number of MACs within 1e\\+06"):
         search(
-            space, accuracy, latency, 20.0, constraints=(Constraint("number of MACs", space.macs_batch, 1e6),)
+            space,
+            accuracy,
+            FunctionCost(space, latency),
+            20.0,
+            constraints=(Constraint("number of MACs", space.macs_batch, 1e6),),
         )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_tvm.errors import UsageError
+from ofa_tvm.estimators.contract import FunctionCost
 from ofa_tvm.search.constraints import Constraint
 from ofa_tvm.search.evolution import Evolution, search
 from ofa_tvm.search.objectives import NAMES, make_objectives, peak_memory_mb
@@ -47,7 +48,9 @@ def test_crowding_is_the_distance_between_neighbours() -> None:
 def test_the_front_is_as_good_as_searches_at_each_budget(
     space: Space, latency: BlockTables, accuracy: BlockTables
 ) -> None:
-    objectives = make_objectives(["latency", "accuracy"], space, accuracy=accuracy, latency={"a": latency})
+    objectives = make_objectives(
+        ["latency", "accuracy"], space, accuracy=accuracy, latency={"a": FunctionCost(space, latency)}
+    )
     front = pareto_search(space, objectives, settings=Evolution(generations=300))
     assert len(front.archs) == len(set(front.archs)) > 60
     ms, acc = front.values.T
@@ -55,12 +58,12 @@ def test_the_front_is_as_good_as_searches_at_each_budget(
     assert (np.diff(ms) > 0).all() and (np.diff(acc) > 0).all()
     np.testing.assert_allclose(front.values[:, 0], latency(front.genes))
     for budget in (10.0, 15.0, 25.0):
-        best = search(space, accuracy, latency, budget, k=1, settings=QUICK).accuracy[0]
+        best = search(space, accuracy, FunctionCost(space, latency), budget, k=1, settings=QUICK).accuracy[0]
         assert acc[ms <= budget].max() > best - 0.015 * abs(best)
 
 
 def test_any_objectives_and_hard_limits(space: Space, latency: BlockTables, accuracy: BlockTables) -> None:
-    objectives = make_objectives(NAMES, space, accuracy=accuracy, latency={"a": latency})
+    objectives = make_objectives(NAMES, space, accuracy=accuracy, latency={"a": FunctionCost(space, latency)})
     assert [o.key for o in objectives] == ["latency_ms", "accuracy", "macs", "params", "memory_mb", "size_mb"]
     limit = Constraint("latency", latency, 12.0, "ms")
     front = pareto_search(space, objectives, constraints=[limit], settings=QUICK)
@@ -100,7 +103,8 @@ def test_objectives_that_make_no_sense(space: Space, latency: BlockTables) -> No
     ):
         with pytest.raises(UsageError, match=message):
             make_objectives(names, space)
-    several = make_objectives(["latency", "macs"], space, latency={"x86": latency, "arm": latency})
+    cost = FunctionCost(space, latency)
+    several = make_objectives(["latency", "macs"], space, latency={"x86": cost, "arm": cost})
     assert [o.name for o in several] == ["latency_x86", "latency_arm", "macs"]
 
 

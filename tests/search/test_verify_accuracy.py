@@ -7,16 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.contract import Function, FunctionCost
+from ofa_tvm.latency.correction import learn_error
 from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.candidates import Candidate, Cost
 from ofa_tvm.search.evolution import Evolution
-from ofa_tvm.search.verify import Cost, candidate, search_verified
+from ofa_tvm.search.verify import Measure, MeasuredLimit, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.blocks import BlockTables
 from ofa_tvm.spaces.space import Space
 
 QUICK = Evolution(population=40, generations=20)
 BUDGET = Budget(15.0)
+
+
+def limit(space: Space, latency: BlockTables, measure: Measure) -> MeasuredLimit:
+    return MeasuredLimit("x86", FunctionCost(space, latency), BUDGET, measure)
 
 
 class Bench:
@@ -46,11 +52,17 @@ def test_measured_accuracies_decide(space: Space, latency: BlockTables, accuracy
     known_archs = space.decode(genes[latency(genes) <= 14.0])
     encoded = space.encode(known_archs)
     known = [
-        candidate(arch, float(value), [Cost(ms, ms, 0.01 * ms)], [BUDGET.value], 0)
+        Candidate.of(arch, float(value), [Cost(ms, ms, 0.01 * ms)], [BUDGET.value], 0)
         for arch, value, ms in zip(known_archs, wrong(encoded), latency(encoded).tolist(), strict=True)
     ]
     result = search_verified(
-        space, wrong, latency, BUDGET, bench.costs, check_accuracy=bench.check, known=known, settings=QUICK
+        space,
+        wrong,
+        [limit(space, latency, bench.costs)],
+        correct=learn_error,
+        check_accuracy=bench.check,
+        known=known,
+        settings=QUICK,
     )
     # Nothing wins unmeasured, and what was measured is on record as it was measured.
     assert result.winner.measured_accuracy is not None
@@ -73,7 +85,9 @@ def test_without_measured_accuracies_predictions_decide(
         values = latency(space.encode(archs))
         return values, 0.01 * values
 
-    result = search_verified(space, accuracy, latency, BUDGET, costs, settings=QUICK)
+    result = search_verified(
+        space, accuracy, [limit(space, latency, costs)], correct=learn_error, settings=QUICK
+    )
     assert all(c.measured_accuracy is None for c in result.record)
     best = max(c.accuracy for c in result.record if c.within)
     assert result.winner.accuracy == best

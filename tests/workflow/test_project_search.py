@@ -10,15 +10,18 @@ import pytest
 from demo_project import DemoProject
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.verify import Checked, VerifiedResult
+from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.targets import get_target
-from ofa_tvm.workflow import search
+from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy
+from ofa_tvm.workflow.predictors import as_share, covered_resolutions, require_unit, search_resolutions
+from ofa_tvm.workflow.search import search_record
 from ofa_tvm.workflow.settings import resolve
+from ofa_tvm.workflow.store import Store, load_accuracy
 
 SPACE = get_space("ofa_digits")
 
@@ -36,27 +39,12 @@ def latency_model(resolutions: tuple[int, ...]) -> LatencyRegressor:
 
 def test_a_search_keeps_to_resolutions_that_its_models_know() -> None:
     models = [accuracy_predictor((32, 40)), latency_model((40, 48))]
-    assert search.search_resolutions(SPACE, models, None) == (40,)
-    assert search.search_resolutions(SPACE, models, [40]) == (40,)
+    assert search_resolutions(SPACE, models, None) == (40,)
+    assert search_resolutions(SPACE, models, [40]) == (40,)
     with pytest.raises(UsageError, match="resolution 48; both know 40"):
-        search.search_resolutions(SPACE, models, [40, 48])
+        search_resolutions(SPACE, models, [40, 48])
     with pytest.raises(UsageError, match="no common resolution"):
-        search.covered_resolutions(SPACE, [accuracy_predictor((32,)), latency_model((48,))])
-
-
-def test_predictors_of_another_space_are_refused(tmp_path: Path) -> None:
-    accuracy_predictor((32,)).save(tmp_path / "accuracy.model")
-    latency_model((32,)).save(tmp_path / "latency.model")
-    other = get_space("ofa_mbv3_w1.0")
-    assert isinstance(search.load_accuracy(tmp_path / "accuracy.model", SPACE), AccuracyPredictor)
-    with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
-        search.load_accuracy(tmp_path / "accuracy.model", other)
-    with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
-        search.load_latency(tmp_path / "latency.model", other)
-    with pytest.raises(UserError, match="there is no accuracy predictor"):
-        search.load_accuracy(tmp_path / "none.model", SPACE)
-    with pytest.raises(UsageError, match="holds a latency_regressor"):
-        search.load_accuracy(tmp_path / "latency.model", SPACE)
+        covered_resolutions(SPACE, [accuracy_predictor((32,)), latency_model((48,))])
 
 
 def test_an_accuracy_is_a_share() -> None:
@@ -64,16 +52,16 @@ def test_an_accuracy_is_a_share() -> None:
     values = 0.95 + SPACE.macs_batch(genes) / 1e8
     optimist = AccuracyPredictor(SPACE).fit(genes, values)
     assert optimist(genes).max() > 1.0
-    np.testing.assert_array_equal(search.as_share(optimist)(genes), np.minimum(optimist(genes), 1.0))
+    np.testing.assert_array_equal(as_share(optimist)(genes), np.minimum(optimist(genes), 1.0))
 
 
 def test_a_budget_needs_the_targets_unit() -> None:
-    search.require_unit(Budget(25.0), get_target("x86"))
-    search.require_unit(Budget(25.0, "Minstr"), get_target("cortex-a72"))
+    require_unit(Budget(25.0), get_target("x86"))
+    require_unit(Budget(25.0, "Minstr"), get_target("cortex-a72"))
     with pytest.raises(UsageError, match=r"emulated.*120Minstr"):
-        search.require_unit(Budget(25.0), get_target("cortex-a72"))
+        require_unit(Budget(25.0), get_target("cortex-a72"))
     with pytest.raises(UsageError, match="in ms"):
-        search.require_unit(Budget(25.0, "Minstr"), get_target("x86"))
+        require_unit(Budget(25.0, "Minstr"), get_target("x86"))
 
 
 def test_what_ships_is_among_the_candidates_of_its_record() -> None:
@@ -81,20 +69,12 @@ def test_what_ships_is_among_the_candidates_of_its_record() -> None:
     space = get_space("ofa_digits")
     rng = np.random.default_rng(0)
     best, other, fallback, new = (
-        Checked(space.sample(rng), 0.99 - 0.01 * i, 1.0, 1.0, 0.02, round=int(i == 3), within=True,
-                measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
+        Candidate(space.sample(rng), 0.99 - 0.01 * i, (Cost(1.0, 1.0, 0.02),), round=int(i == 3),
+                  within=True, measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
     )  # fmt: skip
     found = VerifiedResult((best, other, fallback, new), (new,), 1, ())
-    recorded = [c["arch"] for c in search.search_record(found, fallback.arch)["candidates"]]
+    recorded = [c["arch"] for c in search_record(found, 0, fallback.arch)["candidates"]]
     assert recorded == [c.arch.to_dict() for c in (best, fallback, new)]
-
-
-def test_threads_have_latencies_of_their_own(tmp_path: Path) -> None:
-    one = get_target("x86-64-v2")
-    two = one.with_threads(2)
-    assert search.latency_file(tmp_path, one, ".csv").name == "latency-x86-64-v2.csv"
-    assert search.latency_file(tmp_path, two, ".csv").name == "latency-x86-64-v2-2threads.csv"
-    assert search.stored_latency(tmp_path, one, SPACE) is None
 
 
 @pytest.mark.slow
@@ -104,7 +84,7 @@ def test_measured_accuracies_correct_own_and_foreign_predictors(demo: DemoProjec
     rng = np.random.default_rng(5)
     archs = SPACE.decode(SPACE.sample_genes(rng, 4, (32,)))
     genes = SPACE.encode(archs)
-    own = search.load_accuracy(demo.folder / "accuracy.model", SPACE)
+    own = load_accuracy(demo.folder / "accuracy.model", SPACE)
 
     class Foreign:
         """As a published predictor: of the right rank perhaps, of the wrong level."""
@@ -113,7 +93,7 @@ def test_measured_accuracies_correct_own_and_foreign_predictors(demo: DemoProjec
             return np.full(len(population), 0.95)
 
     for predictor in (own, Foreign()):
-        check = search.AccuracyCheck(
+        check = AccuracyCheck(
             net,
             data,
             predictor,  # type: ignore[arg-type]
@@ -135,15 +115,15 @@ def test_an_accuracy_predictor_is_learned_where_there_is_none(demo: DemoProject,
     copy.mkdir()
     shutil.copy(demo.folder / "accuracy.jsonl", copy)
     before = (copy / "accuracy.jsonl").read_text()
-    learned = search.learn_accuracy(
+    learned = learn_accuracy(
         settings.supernet(),
         settings.data(),
-        copy,
+        Store(copy),
         settings.chosen_resolutions,
         samples=4,
         calibration_images=64,
     )
     assert (copy / "accuracy.jsonl").read_text() == before, "the quickstart's own evaluations serve"
-    again = search.load_accuracy(copy / "accuracy.model", SPACE)
+    again = load_accuracy(copy / "accuracy.model", SPACE)
     probe = SPACE.sample_genes(np.random.default_rng(0), 5)
     assert np.allclose(again(probe), learned(probe), rtol=1e-3)

@@ -14,8 +14,9 @@ from ofa_tvm.deploy import Artefact
 from ofa_tvm.runtime import elf_arch
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.targets import get_target
+from ofa_tvm.workflow.compile_only import compile_only
 from ofa_tvm.workflow.project import read_project
-from ofa_tvm.workflow.quickstart import compile_only, quickstart, summary
+from ofa_tvm.workflow.quickstart import quickstart, summary
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,119 @@
+"""What `ofa-tvm search` answers after measuring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ofa_tvm.cli.console import Console
+from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.workflow.request import SearchOutcome, SearchRequest
+from ofa_tvm.workflow.ship import Shipped
+
+RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a prediction, nothing is shipped"
+
+
+def show(console: Console, request: SearchRequest, outcome: SearchOutcome) -> None:
+    """Print what was found, and the result for scripts."""
+    chosen = outcome.chosen
+    parts = [_on_target(console, outcome, number) for number in range(len(outcome.targets))]
+    if outcome.targets[0].shipped is None:
+        why = RANDOM if request.data is None else "nothing shipped: name a folder with -o"
+        console.print(f"{why}; {outcome.seconds:.0f} s", chosen.arch.to_json())
+    console.result(
+        {
+            "space": request.net.space.name,
+            "arch": json.loads(chosen.arch.to_json()),
+            "predicted_accuracy": min(chosen.accuracy, 1.0),
+            "validation_accuracy": chosen.measured_accuracy,
+            "verified": True,
+            "random_weights": request.data is None,
+            "rounds": outcome.found.rounds,
+            **({"targets": parts} if len(parts) > 1 else parts[0]),
+            "seconds": round(outcome.seconds, 2),
+        }
+    )
+
+
+def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[str, Any]:
+    """Show one target's measurements, and return them as plain data."""
+    one, chosen, found = outcome.targets[number], outcome.chosen, outcome.found
+    budget, shipped, cost = one.budget, one.shipped, chosen.costs[number]
+    unit, name = budget.unit, f" on {one.target.name}" if len(outcome.targets) > 1 else ""
+    console.table(
+        [
+            "round",
+            "r",
+            "d",
+            "predicted acc.",
+            "val. acc.",
+            f"predicted {unit}",
+            f"measured {unit}",
+            "within",
+            "",
+        ],
+        [
+            [
+                c.round or "earlier",
+                c.arch.r,
+                " ".join(map(str, c.arch.d)),
+                f"{min(c.accuracy, 1.0):.2%}",
+                "-" if c.measured_accuracy is None else f"{c.measured_accuracy:.2%}",
+                c.costs[number].predicted,
+                c.costs[number].measured,
+                "yes" if c.within else "no",
+                "chosen" if c is chosen else "",
+            ]
+            for c in _shown(found)
+        ],
+        title=f"candidates for {budget}{name} in {found.rounds} rounds",
+    )
+    if shipped is not None:
+        spread = shipped.measurement.mad_ms  # a count of instructions has none
+        console.print(
+            f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit}"
+            + ("" if spread is None else f" (MAD {spread:.2g})")
+            + f" within {budget}, test accuracy {shipped.accuracy:.2%} through the module"
+            + accuracy_change(shipped)
+        )
+    else:
+        console.print(f"measured {cost.measured:.4g} {unit}{name} within {budget}")
+    key = unit.lower()
+    return {
+        "target": one.target.name,
+        f"predicted_latency_{key}": cost.predicted,
+        f"measured_latency_{key}": cost.measured if shipped is None else shipped.measurement.cost,
+        f"budget_{key}": budget.value,
+        "candidates": [_candidate(c, number, key) for c in found.record],
+        "artefact": None if shipped is None else str(shipped.artefact.folder),
+        "test_accuracy": None if shipped is None else shipped.accuracy,
+        "accuracy_change": None if shipped is None else shipped.accuracy_change,
+    }
+
+
+def accuracy_change(shipped: Shipped) -> str:
+    """For people: what half precision did to the accuracy; nothing of a float32 module."""
+    if shipped.accuracy_change is None:
+        return ""
+    return f" ({100 * shipped.accuracy_change:+.2f} points against float32)"
+
+
+def _shown(found: VerifiedResult) -> Sequence[Candidate]:
+    """This search's candidates, and before them those measured earlier whose accuracy was of interest."""
+    earlier = [c for c in found.ranked if c.round == 0 and c.measured_accuracy is not None]
+    return [*earlier, *found.record]
+
+
+def _candidate(candidate: Candidate, number: int, key: str) -> dict[str, Any]:
+    cost = candidate.costs[number]
+    return {
+        "arch": json.loads(candidate.arch.to_json()),
+        "round": candidate.round,
+        "predicted_accuracy": min(candidate.accuracy, 1.0),
+        "validation_accuracy": candidate.measured_accuracy,
+        f"predicted_latency_{key}": cost.predicted,
+        f"measured_latency_{key}": cost.measured,
+        f"noise_{key}": cost.noise,
+        "within": candidate.within,
+    }

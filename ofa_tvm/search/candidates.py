@@ -1,0 +1,166 @@
+"""Subnets that a verified search measured: what was predicted, what was found, and which one leads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ofa_tvm.estimators.contract import CostModel, Function
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+
+CheckAccuracy = Callable[[Sequence[Arch]], tuple[np.ndarray, Function]]
+"""Architectures -> their measured accuracies (n,), and an accuracy function that knows all measured ones."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A subnet's predicted and measured cost and noise margin on one target, in its budget's unit.
+
+    `predicted` is from before this measurement was known.
+    """
+
+    predicted: float
+    measured: float
+    noise: float
+
+    @property
+    def upper(self) -> float:
+        """What counts against a budget: the measured cost and its noise margin."""
+        return self.measured + self.noise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One subnet: what was predicted and what was measured.
+
+    Attributes
+    ----------
+    arch : Arch
+    accuracy : float
+        As predicted; where accuracies are measured, by the function that knows them. A measured accuracy has
+        noise of its own, so this is what subnets are ranked by.
+    costs : tuple of Cost
+        One for each target.
+    round : int
+        From 1; 0 for subnets that were measured before the search.
+    within : bool
+        Whether the budget is kept on every target, noise margins included.
+    measured_accuracy : float or None
+        If it was measured.
+    """
+
+    arch: Arch
+    accuracy: float
+    costs: tuple[Cost, ...]
+    round: int
+    within: bool
+    measured_accuracy: float | None = None
+
+    @classmethod
+    def of(
+        cls, arch: Arch, accuracy: float, costs: Sequence[Cost], limits: Sequence[float], round_number: int
+    ) -> Candidate:
+        """A candidate from its costs and the limits, one of each for every target."""
+        within = all(cost.upper <= limit for cost, limit in zip(costs, limits, strict=True))
+        return cls(arch, accuracy, tuple(costs), round_number, within)
+
+
+@dataclass(frozen=True)
+class VerifiedResult:
+    """The subnet to ship, and how it was found.
+
+    Attributes
+    ----------
+    ranked : tuple of Candidate
+        Everything measured within the budgets, the most accurate first.
+    record : tuple of Candidate
+        Every candidate that was measured for this search, in order.
+    rounds : int
+    models : tuple of CostModel
+        Each target's, after the last correction.
+    """
+
+    ranked: tuple[Candidate, ...]
+    record: tuple[Candidate, ...]
+    rounds: int
+    models: tuple[CostModel, ...]
+
+    @property
+    def winner(self) -> Candidate:
+        """The most accurate one within the budgets."""
+        return self.ranked[0]
+
+
+class Pool:
+    """All measured subnets, with accuracies by the latest accuracy function.
+
+    Parameters
+    ----------
+    space : Space
+    accuracy : callable
+        Genes (n, n_genes) -> (n,) predictions.
+    check : callable or None
+        Measures accuracies; None trusts the predictions.
+    entries : sequence of Candidate
+        Those measured before.
+    """
+
+    def __init__(
+        self, space: Space, accuracy: Function, check: CheckAccuracy | None, entries: Sequence[Candidate]
+    ) -> None:
+        self.accuracy = accuracy
+        self.entries = list(entries)
+        self._space, self._check = space, check
+        self._check_leader()
+
+    @property
+    def record(self) -> list[Candidate]:
+        """Those measured in this search, in order."""
+        return [c for c in self.entries if c.round > 0]
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """Those within the budgets, the most accurate first; of equals, what this search measured."""
+        return sorted((c for c in self.entries if c.within), key=lambda c: (-c.accuracy, -c.round))
+
+    @property
+    def leader(self) -> Candidate | None:
+        """The first of them."""
+        return next(iter(self.ranked), None)
+
+    def promising(self, archs: Sequence[Arch], accuracies: np.ndarray) -> list[tuple[Arch, float]]:
+        """Those that were not measured yet and promise more than the leader, with their accuracy."""
+        measured, leader = {c.arch for c in self.entries}, self.leader
+        return [
+            (arch, float(accuracy))
+            for arch, accuracy in zip(archs, accuracies, strict=True)
+            if arch not in measured and (leader is None or accuracy > leader.accuracy)
+        ]
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Take in what was measured; accuracies are measured of those within the budgets only."""
+        self.entries += candidates
+        self._measure([c.arch for c in candidates if c.within])
+        self._check_leader()
+
+    def _measure(self, archs: Sequence[Arch]) -> None:
+        """Measure accuracies and let the accuracy function know."""
+        if self._check is None or not archs:
+            return
+        values, self.accuracy = self._check(archs)
+        measured = dict(zip(archs, map(float, values), strict=True))
+        predicted = self.accuracy(self._space.encode([c.arch for c in self.entries]))
+        self.entries = [
+            replace(
+                entry, accuracy=float(p), measured_accuracy=measured.get(entry.arch, entry.measured_accuracy)
+            )
+            for entry, p in zip(self.entries, predicted, strict=True)
+        ]
+
+    def _check_leader(self) -> None:
+        """Measure the accuracy of whatever leads, until a measured one does."""
+        while self._check and (leader := self.leader) and leader.measured_accuracy is None:
+            self._measure([leader.arch])

@@ -1,0 +1,73 @@
+"""The quickstart for a device that is not here: trained and compiled, and nothing measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.logs import find_records
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.targets import Target
+from ofa_tvm.temporaries import scratch_folder
+from ofa_tvm.workflow.quickstart import QuickstartSettings, trained_on_digits
+from ofa_tvm.workflow.ship import accuracy_in_float32, build_subnet, kernel_list
+from ofa_tvm.workflow.stages import Stages
+from ofa_tvm.workflow.store import Store
+
+
+def compile_only(
+    out: Path,
+    target: Target,
+    *,
+    settings: QuickstartSettings | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Artefact:
+    """Train on the digits and compile the median subnet for a device that is not here.
+
+    The artefact in `out/deploy` says nothing of latency, because nothing was measured, and of accuracy what
+    the network has in ONNX Runtime.
+
+    Parameters
+    ----------
+    out
+        Folder for everything; called again with the same one, it goes on.
+    target
+        What to compile for.
+    settings, seed, progress
+        As in `quickstart`.
+
+    Raises
+    ------
+    UserError
+        If a compiler or linker for the target is missing, or the folder holds something else.
+    """
+    settings = settings or QuickstartSettings()
+    store = Store(out)
+    stages = Stages(store.stages, progress)
+    net, data = trained_on_digits(store, settings, stages, seed, progress)
+    arch = net.space.median_arch(settings.resolutions[len(settings.resolutions) // 2])
+    with stages.stage("compile"), scratch_folder("compile") as name:
+        built = build_subnet(
+            net,
+            arch,
+            data,
+            target,
+            find_records(target, [store.logs]),
+            Path(name),
+            calibration_images=settings.training.calibration_images,
+            seed=seed,
+        )
+        manifest = {
+            "space": net.space.name,
+            "arch": json.loads(arch.to_json()),
+            "target": target.to_json(),
+            "accuracy": {
+                "float32": accuracy_in_float32(built.onnx, data),
+                "data": f"{data.name}, test split, {data.size('test')} images",
+            },
+            "kernels": kernel_list(built.compiled, {}),
+            "check": {"dtype": target.dtype, "tuned_fraction": built.compiled.tuned_fraction},
+        }
+        return write_artefact(store.artefact, built.so, built.onnx, manifest)

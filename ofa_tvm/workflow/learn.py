@@ -1,0 +1,187 @@
+"""What a search learns by measuring: a supernet's accuracies, and a target's latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ofa_tvm.accuracy.evaluate import evaluate_subnets
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.estimators.contract import Function
+from ofa_tvm.latency.collect import SubnetBench, collect
+from ofa_tvm.latency.log_model import kernel_sum_from_log
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.spaces import Arch
+from ofa_tvm.supernet import Supernet
+from ofa_tvm.targets import Variant
+from ofa_tvm.training.data import ImageData
+from ofa_tvm.tuning import KernelUnion
+from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
+from ofa_tvm.workflow.store import Accuracy, KnownLatency, Store
+
+
+def learn_accuracy(
+    net: Supernet,
+    data: ImageData,
+    store: Store,
+    resolutions: Sequence[int],
+    *,
+    samples: int = ACCURACY_SAMPLES,
+    calibration_images: int = CALIBRATION_IMAGES,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> AccuracyPredictor:
+    """Evaluate random subnets and the extreme ones, and fit a predictor; both are kept.
+
+    Parameters
+    ----------
+    net, data
+        Supernet and images, whose validation split counts.
+    store
+        The project's files; evaluations that are there are not repeated.
+    resolutions
+        Of the subnets.
+    samples
+        Random subnets.
+    calibration_images, seed
+        Of the batch-norm statistics; the seed also draws the subnets.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be read or written.
+    """
+    space, rng = net.space, np.random.default_rng(seed)
+    sample = space.decode(space.sample_genes(rng, samples, resolutions))
+    ends = [end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))]
+    archs = list(dict.fromkeys([*ends, *sample]))
+    accuracies = evaluate_subnets(
+        net,
+        archs,
+        data,
+        "val",
+        calibration_images=calibration_images,
+        cache_path=store.accuracy_cache,
+        seed=seed,
+        progress=progress,
+    )
+    predictor = AccuracyPredictor(space).fit(archs, accuracies)
+    predictor.save(store.accuracy_model)
+    return predictor
+
+
+def learn_latency(
+    bench: SubnetBench,
+    union: KernelUnion,
+    store: Store,
+    resolutions: Sequence[int],
+    *,
+    samples: int = LATENCY_SAMPLES,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> KnownLatency:
+    """Measure random subnets and fit the tuning log's kernel sum to them; both are kept.
+
+    Parameters
+    ----------
+    bench
+        Measures; its records are the log.
+    union
+        Kernels of the space at these resolutions.
+    store
+        The project's files; a table that is there is extended to `samples` rows.
+    resolutions
+        Of the subnets.
+    samples
+        Subnets to measure.
+    seed
+        Of their choice.
+
+    Raises
+    ------
+    UserError
+        If the log has no record of the space's kernels, or a subnet cannot be compiled or measured.
+    """
+    space, target, n_classes = bench.net.space, bench.target, bench.net.n_classes
+    kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes)
+    variant = Variant.of(target)
+    every = collect(
+        bench, store.latency_table(variant), samples, resolutions, seed=seed, progress=progress
+    ).measured
+    # The kernel sum holds for the union's resolutions only; the table may have more.
+    measured = {arch: cost for arch, cost in every.items() if arch.r in resolutions}
+    archs, costs = list(measured), np.array(list(measured.values()))
+    model = LatencyRegressor(
+        space,
+        kernel_sum.fit(archs, costs).tables,
+        target=variant.series,
+        unit=target.unit,
+        n_classes=n_classes,
+    ).fit(archs, costs)
+    model.save(store.latency_model(variant))
+    return KnownLatency(model, measured)
+
+
+class AccuracyCheck:
+    """Measures accuracies on the validation split and corrects a predictor with them (`CheckAccuracy`).
+
+    Parameters
+    ----------
+    net, data
+        Supernet and images.
+    predictor
+        What the search starts from. An own predictor is fitted anew to its own data and the new ones; of a
+        published one, the error is learned.
+    cache
+        File of finished evaluations.
+    calibration_images, seed
+        Of the batch-norm statistics.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: ImageData,
+        predictor: Accuracy,
+        cache: Path,
+        *,
+        calibration_images: int = CALIBRATION_IMAGES,
+        seed: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
+        self._net, self._data, self._predictor, self._cache = net, data, predictor, cache
+        self._images, self._seed, self._progress = calibration_images, seed, progress
+        self._known: dict[Arch, float] = {}
+
+    def __call__(self, archs: Sequence[Arch]) -> tuple[np.ndarray, Function]:
+        """Validation accuracies (n,), 0..1, and the corrected accuracy function."""
+        values = evaluate_subnets(
+            self._net,
+            archs,
+            self._data,
+            "val",
+            calibration_images=self._images,
+            cache_path=self._cache,
+            seed=self._seed,
+            progress=self._progress,
+        )
+        self._known |= dict(zip(archs, values.tolist(), strict=True))
+        return values, self._corrected()
+
+    def _corrected(self) -> Function:
+        space, predictor = self._net.space, self._predictor
+        genes, values = space.encode(list(self._known)), np.array(list(self._known.values()))
+        if isinstance(predictor, AccuracyPredictor):
+            genes = np.concatenate([genes, predictor.genes_])
+            values = np.concatenate([values, predictor.accuracy_])
+            _, first = np.unique(space.canonical(genes), axis=0, return_index=True)
+            return AccuracyPredictor(space, robust=predictor.robust).fit(genes[first], values[first])
+        errors = values - predictor(genes)
+        if len(errors) < 3 or np.ptp(errors) == 0:
+            level = float(errors.mean())
+            return lambda population: predictor(population) + level
+        error = AccuracyPredictor(space).fit(genes, errors)
+        return lambda population: predictor(population) + error(population)

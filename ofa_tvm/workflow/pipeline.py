@@ -1,0 +1,230 @@
+"""The one search pipeline: learn accuracy and latency, search under budgets, verify by measuring, ship."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+
+from ofa_tvm.errors import UsageError
+from ofa_tvm.latency.collect import SubnetBench
+from ofa_tvm.logs import find_records
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.targets import Variant
+from ofa_tvm.tuning import kernel_union
+from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
+from ofa_tvm.workflow.predictors import covered_resolutions, search_resolutions
+from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetOutcome, TargetRequest
+from ofa_tvm.workflow.search import TargetBudget, find_subnet, ship_best
+from ofa_tvm.workflow.ship import Shipped
+from ofa_tvm.workflow.store import Accuracy, KnownLatency
+
+Stage = Callable[[str], AbstractContextManager[None]]
+"""Encloses a stage, by its name; for those who count its seconds."""
+
+
+def run_search(
+    request: SearchRequest,
+    *,
+    progress: Progress = SILENT,
+    stage: Stage = lambda name: nullcontext(),
+) -> SearchOutcome:
+    """The most accurate subnet whose measured cost is within the budget on every target, and its artefacts.
+
+    Accuracy and latency are learned from measured subnets where the request or the store has no model; the
+    search's best candidates are compiled and measured, the models corrected and the search repeated; what
+    ships was measured once more within its budget.
+
+    Parameters
+    ----------
+    request
+        What to search for.
+    progress
+        Told of all that takes long, and of what is wrong with a tuning log.
+    stage
+        Entered for "learn accuracy", "measure and learn latency", "search under the budget" and "ship and
+        check".
+
+    Raises
+    ------
+    UsageError
+        If a target has neither a tuning log nor a model, the models know no common resolution, or the space
+        cannot reach a budget.
+    UserError
+        If something cannot be read, compiled, measured or written, or nothing that was measured is within
+        the budgets.
+    """
+    start = time.monotonic()
+    known = [_known(request, one) for one in request.targets]
+    with ExitStack() as stack:
+        benches = [
+            _bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)
+        ]
+        with stage("learn accuracy"):
+            accuracy = _learn_accuracy(request, progress) if request.accuracy is None else request.accuracy
+        with stage("measure and learn latency"):
+            targets = [
+                _budgeted(request, one, bench, latency, accuracy, progress)
+                for one, bench, latency in zip(request.targets, benches, known, strict=True)
+            ]
+        with stage("search under the budget"):
+            found = _find(request, targets, accuracy, progress)
+        chosen = found.winner
+        shipped: Sequence[Shipped | None] = [None] * len(targets)
+        if folders := [one.artefact for one in request.targets if one.artefact is not None]:
+            with stage("ship and check"):
+                chosen, shipped = _ship(request, targets, found, folders, progress)
+    outcomes = (
+        TargetOutcome(t.bench.target, t.budget, t.latency, done)
+        for t, done in zip(targets, shipped, strict=True)
+    )
+    return SearchOutcome(chosen, found, tuple(outcomes), time.monotonic() - start)
+
+
+def _known(request: SearchRequest, one: TargetRequest) -> KnownLatency | None:
+    """The model that was given, else the store's, unless it lacks a resolution that is asked for."""
+    if one.model is not None:
+        return KnownLatency(one.model, {})
+    stored = request.store.latency(Variant.of(one.target), request.net.space)
+    if stored is None or not set(request.resolutions or ()) <= set(stored.model.resolutions):
+        return None
+    return stored
+
+
+def _bench(
+    request: SearchRequest,
+    one: TargetRequest,
+    known: KnownLatency | None,
+    stack: ExitStack,
+    progress: Progress,
+) -> SubnetBench:
+    """What measures on a target; without a model of it there has to be a tuning log to learn one from."""
+    records = find_records(one.target, [request.store.logs])
+    for note in records.notes:
+        progress.say(note)
+    if known is None and not records.records:
+        name = one.target.name
+        raise UsageError(
+            f"target {name} has neither a tuning log nor a latency model; run ofa-tvm tune --target {name}, "
+            "or give --latency-predictor or --latency-table"
+        )
+    return stack.enter_context(SubnetBench(request.net, one.target, records))
+
+
+def _learn_accuracy(request: SearchRequest, progress: Progress) -> Accuracy:
+    if request.data is None:
+        raise RuntimeError("a search without images has an accuracy predictor")
+    return learn_accuracy(
+        request.net,
+        request.data,
+        request.store,
+        request.learned_resolutions,
+        samples=request.accuracy_samples,
+        calibration_images=request.calibration_images,
+        seed=request.seed,
+        progress=progress,
+    )
+
+
+def _learn(
+    request: SearchRequest, bench: SubnetBench, accuracy: Accuracy, progress: Progress
+) -> KnownLatency:
+    """A target's latency model, from the tuning log and some measurements."""
+    space, target = request.net.space, bench.target
+    wanted, known = request.learned_resolutions, covered_resolutions(space, [accuracy])
+    sides = [side for side in wanted if side in known]
+    if not sides:
+        raise UsageError(
+            f"the accuracy predictor knows none of the resolutions {', '.join(map(str, wanted))}; choose "
+            f"among {', '.join(map(str, known))} with --resolutions"
+        )
+    progress.say(
+        f"learning the latency of {target.name} from the tuning log and {request.latency_samples} measured "
+        f"subnets, into {request.store.latency_model(Variant.of(target))}"
+    )
+    union = kernel_union(space, sides, target, n_classes=request.net.n_classes, progress=progress)
+    return learn_latency(
+        bench,
+        union,
+        request.store,
+        sides,
+        samples=request.latency_samples,
+        seed=request.seed,
+        progress=progress,
+    )
+
+
+def _budgeted(
+    request: SearchRequest,
+    one: TargetRequest,
+    bench: SubnetBench,
+    known: KnownLatency | None,
+    accuracy: Accuracy,
+    progress: Progress,
+) -> TargetBudget:
+    latency = _learn(request, bench, accuracy, progress) if known is None else known
+    budget = _median_budget(request, bench) if one.budget is None else one.budget
+    return TargetBudget(bench, latency, budget)
+
+
+def _median_budget(request: SearchRequest, bench: SubnetBench) -> Budget:
+    """Measured cost of the median subnet, kept so that another run has the same budget."""
+    variant = Variant.of(bench.target)
+    if (kept := request.store.budget(variant)) is not None:
+        return kept
+    sides = request.learned_resolutions
+    (result,) = bench.measure([request.net.space.median_arch(sides[len(sides) // 2])])
+    budget = Budget(float(f"{result.cost:.3g}"), result.unit)
+    request.store.keep_budget(variant, budget)
+    return budget
+
+
+def _find(
+    request: SearchRequest, targets: Sequence[TargetBudget], accuracy: Accuracy, progress: Progress
+) -> VerifiedResult:
+    models = [accuracy, *(target.model for target in targets)]
+    check = None
+    if request.data is not None:
+        check = AccuracyCheck(
+            request.net,
+            request.data,
+            accuracy,
+            request.store.accuracy_cache,
+            calibration_images=request.calibration_images,
+            seed=request.seed,
+            progress=progress,
+        )
+    return find_subnet(
+        targets,
+        accuracy,
+        search_resolutions(request.net.space, models, request.resolutions),
+        check=check,
+        candidates=request.candidates,
+        rounds=request.rounds,
+        seed=request.seed,
+        progress=progress,
+    )
+
+
+def _ship(
+    request: SearchRequest,
+    targets: Sequence[TargetBudget],
+    found: VerifiedResult,
+    folders: Sequence[Path],
+    progress: Progress,
+) -> tuple[Candidate, list[Shipped]]:
+    if request.data is None:
+        raise RuntimeError("a search without images ships nothing")
+    return ship_best(
+        targets,
+        request.data,
+        folders,
+        found,
+        calibration_images=request.calibration_images,
+        with_runtime=request.with_runtime,
+        seed=request.seed,
+        progress=progress,
+    )

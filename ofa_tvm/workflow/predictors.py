@@ -1,0 +1,122 @@
+"""Which predictors a search goes by, and what it may ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.estimators.contract import Function, Predictor
+from ofa_tvm.latency.generalized import Estimate, shipped_model
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Target
+from ofa_tvm.targets.devices import Platform
+
+_LARGEST_GP = 3000
+
+
+def require_unit(budget: Budget, target: Target) -> None:
+    """Refuse a budget that the target's cost cannot be compared with.
+
+    Raises
+    ------
+    UsageError
+        Says which unit to type.
+    """
+    if budget.unit == target.unit:
+        return
+    if target.unit == "Minstr":
+        raise UsageError(
+            f"target {target.name} is emulated, so it counts instructions and has no latency; type the "
+            "budget in millions of instructions, for example 120Minstr"
+        )
+    raise UsageError(f"target {target.name} is measured in ms; type the budget so, for example 25ms")
+
+
+def as_share(accuracy: Function) -> Function:
+    """An accuracy predictor that knows that no accuracy is above 1; where it decides alone, ties are ties."""
+    return lambda genes: np.minimum(accuracy(genes), 1.0)
+
+
+def fit_accuracy(
+    space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
+) -> AccuracyPredictor | MLPAccuracyPredictor:
+    """A predictor of measured accuracies.
+
+    Parameters
+    ----------
+    kind
+        "gp" (the Gaussian process), "mlp" (the paper's 3x400 network), or "auto": the process up to 3,000
+        subnets, beyond which its cost, the cube of their number, is no longer worth it.
+    seed
+        Of the network's weights.
+
+    Raises
+    ------
+    UsageError
+        If the kind is unknown.
+    UserError
+        If there are too few subnets.
+    """
+    if kind not in ("auto", "gp", "mlp"):
+        raise UsageError(f"unknown kind {shown(kind)} of accuracy predictor; use auto, gp or mlp")
+    if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
+        return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
+    return AccuracyPredictor(space).fit(archs, accuracies)
+
+
+def estimate_latency(space: Space, target: Target, n_classes: int = 1000) -> Estimate:
+    """A first estimate by the model that ships, where nothing was measured.
+
+    Raises
+    ------
+    UserError
+        If it cannot say anything of the target or the space.
+    """
+    if target.unit != "ms":
+        raise UserError(f"{target.name} is emulated, and counts of instructions do not follow from hardware")
+    if target.dtype != "float32":
+        raise UserError(f"the model that ships knows float32 networks, not {target.dtype} ones")
+    return shipped_model().estimate(space, Platform.of(target), n_classes)
+
+
+def covered_resolutions(space: Space, models: Sequence[Predictor]) -> tuple[int, ...]:
+    """Resolutions of the space that all models know, ascending.
+
+    Raises
+    ------
+    UsageError
+        If they have none in common.
+    """
+    common = set(space.resolutions).intersection(*(model.resolutions for model in models))
+    if not common:
+        raise UsageError(
+            "the latency model and the accuracy predictor know no common resolution of the space "
+            f"{space.name}; make one of them anew at the other's resolutions"
+        )
+    return tuple(sorted(common))
+
+
+def search_resolutions(
+    space: Space, models: Sequence[Predictor], asked: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Those asked for, all of which the models have to know; without any, all that the models know.
+
+    Raises
+    ------
+    UsageError
+        If a model does not know one that was asked for.
+    """
+    known = covered_resolutions(space, models)
+    for side in asked or ():
+        if side not in known:
+            raise UsageError(
+                f"the latency model or the accuracy predictor does not know resolution {side}; "
+                f"both know {', '.join(map(str, known))}"
+            )
+    return tuple(asked or known)

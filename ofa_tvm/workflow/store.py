@@ -1,0 +1,199 @@
+"""A project's files: what they are called, reading and writing them, and whether they are still true."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
+from ofa_tvm.accuracy.official import OfficialPredictor, load_official
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.estimators.contract import CostModel
+from ofa_tvm.estimators.files import model_kind
+from ofa_tvm.files import write_atomic
+from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.search.budget import Budget, parse_budget
+from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
+from ofa_tvm.targets import Variant
+
+Accuracy = AccuracyPredictor | MLPAccuracyPredictor | OfficialPredictor
+
+
+@dataclass(frozen=True)
+class KnownLatency:
+    """A cost model of one target, and the subnets that it was measured with, in its unit."""
+
+    model: CostModel
+    measured: Mapping[Arch, float]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one project, of which each kind is named here and nowhere else.
+
+    What belongs to one `Variant` of a target carries the variant's name, so that nothing measured with two
+    threads, in float16 or on an emulator is ever taken for anything else. Settings are in `Project`'s file.
+
+    Parameters
+    ----------
+    folder
+        The project's.
+    tuning_logs
+        Folder of its tuning logs, as seen from there.
+    """
+
+    folder: Path
+    tuning_logs: Path = Path("tuning_logs")
+
+    @property
+    def logs(self) -> Path:
+        """Tuning logs, a folder for each `Variant.log`."""
+        return self.folder / self.tuning_logs
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints and curves of the quickstart's training."""
+        return self.folder / "training"
+
+    @property
+    def accuracy_cache(self) -> Path:
+        """Finished evaluations of subnets, each with the weights and images that it is true for."""
+        return self.folder / "accuracy.jsonl"
+
+    @property
+    def accuracy_model(self) -> Path:
+        """The accuracy predictor that was learned for the project's supernet."""
+        return self.folder / "accuracy.model"
+
+    @property
+    def artefact(self) -> Path:
+        """What ships where no other folder is named."""
+        return self.folder / "deploy"
+
+    @property
+    def images(self) -> Path:
+        """Pictures to try the quickstart's artefact on."""
+        return self.folder / "images"
+
+    @property
+    def stages(self) -> Path:
+        """Seconds that the quickstart spent; also what tells its folder from others."""
+        return self.folder / "stages.json"
+
+    @property
+    def summary(self) -> Path:
+        """What the quickstart found."""
+        return self.folder / "quickstart.json"
+
+    def latency_table(self, variant: Variant) -> Path:
+        """Measured latencies of subnets."""
+        return self.folder / f"latency-{variant.name}.csv"
+
+    def latency_model(self, variant: Variant) -> Path:
+        """The model that was learned from them."""
+        return self.folder / f"latency-{variant.name}.model"
+
+    def latency_models(self) -> dict[str, Path]:
+        """All such models, by `Variant.name`."""
+        found = sorted(self.folder.glob("latency-*.model"))
+        return {path.stem.removeprefix("latency-"): path for path in found}
+
+    def latency(self, variant: Variant, space: Space) -> KnownLatency | None:
+        """What an earlier search learned of a target; None if it did not.
+
+        Raises
+        ------
+        UsageError
+            If the model is of another space, target, dtype or batch than its name says.
+        UserError
+            If a file is damaged.
+        """
+        path, table = self.latency_model(variant), self.latency_table(variant)
+        if not path.is_file():
+            return None
+        model = load_latency(path, space)
+        if model.unit != variant.unit or model.target not in ("", variant.target, variant.series):
+            raise UsageError(
+                f"{path} is a model of {model.target or 'a target'} in {model.unit}, not of {variant.series} "
+                f"in {variant.unit}; move it elsewhere, or name it with --latency-predictor"
+            )
+        if not table.is_file():
+            return KnownLatency(model, {})
+        content = read_table(table, space)
+        costs = content.column(variant.column)[1].tolist()
+        return KnownLatency(model, dict(zip(content.archs, costs, strict=True)))
+
+    def budget(self, variant: Variant) -> Budget | None:
+        """The budget that an earlier run chose for a target; None if there is none that can be read."""
+        try:
+            content = parse_json(self._budget(variant).read_bytes())
+            budget = parse_budget(f"{float(content['value'])!r} {content['unit']}")
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            return None
+        return budget if budget.unit == variant.unit else None
+
+    def keep_budget(self, variant: Variant, budget: Budget) -> None:
+        """Note a budget for later runs.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
+        content = {"value": budget.value, "unit": budget.unit}
+        write_atomic(self._budget(variant), json.dumps(content))
+
+    def _budget(self, variant: Variant) -> Path:
+        return self.folder / f"budget-{variant.name}.json"
+
+
+def load_accuracy(path: Path, space: Space) -> Accuracy:
+    """An own accuracy predictor, or a published one of Once-for-All.
+
+    Raises
+    ------
+    UsageError
+        If it was made for another space.
+    UserError
+        If the file is missing or neither.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no accuracy predictor {path}")
+    if not _is_own_model(path):
+        return load_official(path, space)
+    kind = model_kind(path)
+    predictor = (MLPAccuracyPredictor if kind == "accuracy_mlp" else AccuracyPredictor).load(path)
+    if predictor.space.name != space.name:
+        raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
+    return predictor
+
+
+def _is_own_model(path: Path) -> bool:
+    """PyTorch's files are zip archives, too."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "header.npy" in archive.namelist()
+
+
+def load_latency(path: Path, space: Space) -> LatencyRegressor:
+    """A fitted latency predictor.
+
+    Raises
+    ------
+    UsageError
+        If it was made for another space.
+    UserError
+        If the file is missing or no such predictor.
+    """
+    model = LatencyRegressor.load(path)
+    if model.space.name != space.name:
+        raise UsageError(f"the latency predictor {path} is for {model.space.name}, not {space.name}")
+    return model
