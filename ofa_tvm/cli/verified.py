@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ def show(console: Console, request: SearchRequest, outcome: SearchOutcome) -> No
     console.result(
         {
             "space": request.net.space.name,
-            "arch": json.loads(chosen.arch.to_json()),
+            "arch": chosen.arch.to_dict(),
             "predicted_accuracy": min(chosen.accuracy, 1.0),
             "validation_accuracy": chosen.measured_accuracy,
             "verified": True,
@@ -108,7 +107,7 @@ def _shown(found: VerifiedResult) -> Sequence[Candidate]:
 def _candidate(candidate: Candidate, number: int, key: str) -> dict[str, Any]:
     cost = candidate.costs[number]
     return {
-        "arch": json.loads(candidate.arch.to_json()),
+        "arch": candidate.arch.to_dict(),
         "round": candidate.round,
         "predicted_accuracy": min(candidate.accuracy, 1.0),
         "validation_accuracy": candidate.measured_accuracy,

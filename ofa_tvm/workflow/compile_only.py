@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ofa_tvm.deploy import Artefact, write_artefact
@@ -61,7 +60,7 @@ def compile_only(
         )
         manifest = {
             "space": net.space.name,
-            "arch": json.loads(arch.to_json()),
+            "arch": arch.to_dict(),
             "target": target.to_json(),
             "accuracy": {
                 "float32": accuracy_in_float32(built.onnx, data),

@@ -279,7 +279,7 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
         "subnets": [
             {
                 "name": row.name,
-                "arch": json.loads(row.arch.to_json()),
+                "arch": row.arch.to_dict(),
                 "test_accuracy": row.accuracy,
                 f"predicted_{unit}": row.predicted,
                 f"measured_{unit}": row.measured,

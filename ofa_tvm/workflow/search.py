@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -213,7 +212,7 @@ def search_record(found: VerifiedResult, target: int, shipped: Arch) -> dict[str
         "rounds": found.rounds,
         "candidates": [
             {
-                "arch": json.loads(c.arch.to_json()),
+                "arch": c.arch.to_dict(),
                 "round": c.round,
                 "predicted_accuracy": min(c.accuracy, 1.0),
                 "validation_accuracy": c.measured_accuracy,
