@@ -108,7 +108,7 @@ def host_library(network: Network, target: Target, *, profile: bool) -> Callable
         If it is to be profiled and cannot be.
     """
     tvm_target, scheduled = target.tvm_target(), network.scheduled
-    objects = object_files(list({k.symbol: k for k in scheduled.values()}.values()), tvm_target)
+    objects = object_files(scheduled, tvm_target)
     driver = make_driver(network.mod, scheduled, profile=profile)
     if profile:
         if driver is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import elementary
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import kernel_key
+from ofa_tvm.compiler.refusals import reason
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, replacing, require_room
 from ofa_tvm.temporaries import remove_dead
@@ -64,13 +66,18 @@ class NotCached(UserWarning):
     """Kernels cannot be kept for the next network; they are generated anew each time."""
 
 
-def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> list[Path | bytes]:
+def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Target) -> list[Path | bytes]:
     """Object file of every kernel, from the cache or generated now; its bytes where it cannot be kept.
+
+    Parameters
+    ----------
+    kernels
+        By name, such as "fused_conv2d_add"; several may be the same.
 
     Raises
     ------
     UserError
-        If files may not be as large as an object is (`ulimit -f`).
+        If files may not be as large as an object is (`ulimit -f`), or if TVM cannot make a kernel's code.
     """
     made_by = f"{tvm.__version__} {elementary.REVISION} {target}"
     digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
@@ -78,10 +85,13 @@ def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> l
     remove_dead(folder)
     require_room(None, _LARGEST_BYTES)
 
-    def generate(kernel: ScheduledKernel) -> Path | bytes:
+    def generate(name: str, kernel: ScheduledKernel) -> Path | bytes:
         path = folder / f"{kernel.symbol}.o"
         if not _is_whole(path):
-            library = tvm.compile(tvm.IRModule({kernel.symbol: kernel.function}), target=target)
+            try:
+                library = tvm.compile(tvm.IRModule({kernel.symbol: kernel.function}), target=target)
+            except tvm.error.InternalError as error:
+                raise UserError(f"TVM cannot make code of the kernel {name} ({reason(error)})") from error
             code = _object_code(library.mod)
             try:
                 with replacing(path, durable=False) as temporary:
@@ -93,7 +103,8 @@ def object_files(kernels: list[ScheduledKernel], target: tvm.target.Target) -> l
         return path
 
     with ThreadPoolExecutor(_LLVM_THREADS) as pool:
-        return list(pool.map(generate, kernels))
+        different = {kernel.symbol: name for name, kernel in kernels.items()}
+        return list(pool.map(lambda name: generate(name, kernels[name]), different.values()))
 
 
 def _object_code(module: tvm.runtime.Module) -> bytes:

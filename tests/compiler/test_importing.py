@@ -349,3 +349,32 @@ def test_an_output_that_tvm_could_not_store_and_an_input_of_no_size_are_refused(
     open_ended = model([node("Relu", ["x"], ["y"])], [("x", (F32, ("n", 3)))], ["y"])
     with pytest.raises(UsageError, match="input 'x' holds nothing"):
         ofa_tvm.compile(open_ended, target, tmp_path / "empty.so", shape={"x": (0, 3)})
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "said"),
+    [
+        ((np.bool_, F32), "its input 'x' holds numbers of type bool"),
+        ((F32, np.float64), "its inputs hold numbers of type float and numbers of type double"),
+    ],
+)
+def test_operands_of_types_that_an_operator_does_not_take_are_refused(
+    dtypes: tuple[Any, Any], said: str, target: Target, tmp_path: Path
+) -> None:
+    """As ONNX Runtime does; onnx's checker lets them pass, and TVM fails when it makes the code."""
+    made = helper.make_model(
+        helper.make_graph(
+            [node("MatMul", ["x", "w"], ["y"])],
+            "mixed",
+            [
+                helper.make_tensor_value_info(
+                    "x", helper.np_dtype_to_tensor_dtype(np.dtype(dtypes[0])), [2, 3]
+                )
+            ],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4])],
+            [numpy_helper.from_array(np.ones((3, 4), dtypes[1]), "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    with pytest.raises(UserError, match=f"operator MatMul .* does not fit its inputs: {said}"):
+        ofa_tvm.compile(made, target, tmp_path / "m.so")

@@ -52,4 +52,6 @@ def test_computes_what_onnx_runtime_does(name: str, tmp_path: Path) -> None:
     expected = reference(model, arrays)
     for ours, theirs in zip(got if isinstance(got, tuple) else (got,), expected, strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(np.abs(theirs).max()))
+        # Where nothing is to be seen, ONNX Runtime's logistic function gives 0 for what is up to 1e-7.
+        atol = max(1e-4 * float(np.abs(theirs).max()), 1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)

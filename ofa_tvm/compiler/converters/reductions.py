@@ -49,7 +49,7 @@ def _of_nothing(node: Node, axes: list[int], value: float) -> relax.Expr | None:
     shape = node.shape()
     if all(shape[axis] for axis in axes):
         return None
-    kept = node.attribute("keepdims", 1)
+    kept = node.attribute("keepdims", 1) == 1
     left = [1 if axis in axes else n for axis, n in enumerate(shape) if kept or axis not in axes]
     dtype = np.dtype(node.dtype())
     if dtype.kind in "iu" and not np.isfinite(value):
@@ -67,7 +67,7 @@ def reduction(name: str, of_nothing: float, before: Before = _same, after: Befor
         if empty is not None:
             return empty
         x = before(node, node[0])
-        keepdims = bool(node.attribute("keepdims", 1))
+        keepdims = node.attribute("keepdims", 1) == 1
         logical = dtype_of(x) == "bool"
         x = cast(node, x, "uint8") if logical else x
         if axes:
@@ -85,7 +85,7 @@ def log_sum_exp(node: Node) -> relax.Expr:
         return empty
     if not axes:
         return node[0]
-    keepdims = bool(node.attribute("keepdims", 1))
+    keepdims = node.attribute("keepdims", 1) == 1
     largest = node.op.max(node[0], axes, True)
     finite = node.op.where(node.op.isinf(largest), scalar(0.0, largest), largest)
     total = node.op.sum(node.op.exp(node.op.subtract(node[0], finite)), axes, keepdims)
