@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Stage = Literal["export", "kernel", "measure", "ship"]
-"""What is compared: "export", the ONNX file with PyTorch's network; "kernel", one kernel by a schedule or on
-a device with the same by another; "measure", a module's outputs of random inputs on a device, before it is
-timed; "ship", its outputs of many kinds of inputs, before it ships. The last two: with ONNX Runtime's."""
-
-_FLOAT32 = 1e-3  # rounding gives 1e-6 to 1e-5; other sums in other orders up to 1e-4
-
-# Largest difference, as a share of the largest value. float16 keeps 11 bits of each value, and whole networks
-# round many times; random inputs are rounded worse than pictures.
-TOLERANCES: Mapping[Stage, Mapping[str, float]] = {
-    "export": {},
-    "kernel": {"float16": 2e-2},
-    "measure": {"float16": 5e-2},
-    "ship": {"float16": 3e-2},
-}
+from ofa_tvm.number_formats import Stage, exactness
 
 
 def tolerance(stage: Stage, dtype: str) -> float:
     """The largest `relative_difference` that is accepted of what was computed in `dtype`."""
-    return TOLERANCES[stage].get(dtype, _FLOAT32)
+    return exactness(dtype).tolerance[stage]
 
 
 def absolute_difference(want: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:

@@ -10,6 +10,7 @@ import click
 
 from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import require_file
+from ofa_tvm.number_formats import DTYPES
 
 
 class _PathOf(click.ParamType):
@@ -53,7 +54,7 @@ threads_option = click.option(
 )
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(DTYPES),
     help="Of weights and feature maps; by default the target's (float32).",
 )
 space_option = click.option(

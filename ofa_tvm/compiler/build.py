@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
+from ofa_tvm.compiler.formats import PASSES
 from ofa_tvm.compiler.importer import import_onnx, known_operators
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES
@@ -80,8 +81,7 @@ def lower_onnx(
         prepared = graph.prepare(half.widened(graph.normalized(model, sizes, known_operators())))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    if target.dtype == "float16":
-        prepared = half.to_float16(prepared)
+    prepared = PASSES[target.dtype].prepare(prepared)
     try:
         return _lowered(prepared, target)
     except Exception as error:
@@ -96,9 +96,7 @@ def _lowered(prepared: onnx.ModelProto, target: Target) -> tvm.IRModule:
     templates = templates_of(tvm_target)
     in_half = templates.sums_in_half
     mod = layout.channels_last(mod, templates.lanes(target.dtype) or 1, in_half=in_half)
-    if target.dtype == "float16":
-        mod = half.with_float32_sums(mod, windows=not in_half)
-    lowered = lowering.lower(mod, tvm_target, target.dtype)
+    lowered = lowering.lower(PASSES[target.dtype].finish(mod, in_half), tvm_target, target.dtype)
     if not _is_static(lowered):
         raise ValueError(
             "the shape of what it makes depends on values that the network computes, or its kernel for "

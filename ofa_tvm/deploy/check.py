@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from ofa_tvm.agreement import absolute_difference, largest, relative_difference, tolerance
 from ofa_tvm.deploy.artefact import Artefact
+from ofa_tvm.number_formats import exactness
 from ofa_tvm.runtime import TensorSpec, random_input
 
 Arrays = list[npt.NDArray[Any]]
 
 _EXAMPLES = 2  # random and natural ones, each of the module's own batch size
-# Standard deviations: far beyond any picture, yet not so far that half precision (65504) must overflow.
-_LARGE = {"float32": 100.0, "float16": 8.0}
 _FLOOR = 1e-3  # of an output's largest value over all inputs: the least that a difference is set against
 
 
@@ -81,7 +80,7 @@ def check_against_onnxruntime(
     run = artefact.runner
     dtype = str(run.metadata.get("target", {}).get("dtype", "float32"))
     pairs: list[tuple[str, Arrays, Arrays]] = []
-    for kind, arrays in _inputs(run.inputs, _LARGE.get(dtype, _LARGE["float32"]), images):
+    for kind, arrays in _inputs(run.inputs, exactness(dtype).large_input, images):
         result = run(*arrays)
         got = list(result) if isinstance(result, tuple) else [result]
         pairs.append((kind, session.run(None, dict(zip(names, arrays, strict=True))), got))

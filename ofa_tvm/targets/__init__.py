@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ofa_tvm.number_formats import DType
 from ofa_tvm.targets.load import get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.machine import Machine, detect_machine
-from ofa_tvm.targets.target import DType, Hardware, Link, MeasureSettings, Run, Target
+from ofa_tvm.targets.target import Hardware, Link, MeasureSettings, Run, Target
 from ofa_tvm.targets.variant import Variant
 
 __all__ = [

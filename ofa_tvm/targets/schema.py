@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa_tvm.number_formats import DTYPES
+
 MOST_THREADS = 1024
 """Of a module: more than any machine of today has, and few enough to be made."""
 
@@ -61,7 +63,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
         "summary": _TEXT,
         "tvm": _TVM,
         "host": _TVM,
-        "dtype": {"enum": ["float32", "float16"]},
+        "dtype": {"enum": list(DTYPES)},
         "features": {"type": "array", "items": _TEXT, "uniqueItems": True},
         "compatible": _NAMES,
         "link": _table(

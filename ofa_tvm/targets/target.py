@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.number_formats import DType
 from ofa_tvm.process import installed_command
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.schema import MOST_THREADS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Kind = Literal["x86", "arm", "cuda", "opencl"]
 Where = Literal["local", "rpc", "emulator"]
 Unit = Literal["ms", "Minstr"]
-DType = Literal["float32", "float16"]
 _FAMILIES = {"x86": "x86_64", "arm": "aarch64"}
 
 

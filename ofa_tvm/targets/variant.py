@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa_tvm.targets.target import DType, Target, Unit
+from ofa_tvm.number_formats import DType
+from ofa_tvm.targets.target import Target, Unit
 
 
 @dataclass(frozen=True)
