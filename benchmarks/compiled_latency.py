@@ -21,7 +21,7 @@ from peak import peak_gflops
 from provenance import save
 
 import ofa_tvm
-from ofa_tvm.compiler.machine import cpu_machine
+from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import find_records
 from ofa_tvm.measurement import KernelTime, Measurer, measure_callables, profile, torch_subject
@@ -184,7 +184,7 @@ def main() -> None:
 def class_table(target: Target, totals: dict[str, list[float]]) -> dict[str, Any]:
     """Print and return what each class of kernels and the whole network reach of a core's peak."""
     with pinned(1):
-        peak = peak_gflops(target, cpu_machine(target.tvm_target()).lanes)
+        peak = peak_gflops(target, cpu_model(target.tvm_target()).lanes)
     all_us = sum(us for _, us in totals.values())
     rows = {**totals, "network": [sum(flops for flops, _ in totals.values()), all_us]}
     print(

@@ -224,7 +224,7 @@ class WorkerProcess:
                     stream.close()
 
 
-class Link:
+class EventPipe:
     """The worker's end: events tell the parent what is at work, so that it knows what to blame."""
 
     def __init__(self) -> None:
@@ -268,13 +268,13 @@ def requests() -> Iterator[dict[str, Any]]:
         yield dict(json.loads(line))
 
 
-def answer_requests(answer: Callable[[dict[str, Any], Link], dict[str, Any]]) -> None:
+def answer_requests(answer: Callable[[dict[str, Any], EventPipe], dict[str, Any]]) -> None:
     """Answer each request by one event: "done" with what `answer` returns, or "failed" with its UserError."""
-    link = Link()
+    events = EventPipe()
     for request in requests():
         try:
-            fields = answer(request, link)
+            fields = answer(request, events)
         except UserError as error:
-            link.send(event="failed", message=str(error))
+            events.send(event="failed", message=str(error))
         else:
-            link.send(event="done", **fields)
+            events.send(event="done", **fields)

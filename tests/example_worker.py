@@ -6,30 +6,30 @@ import os
 import sys
 import time
 
-from ofa_tvm.process import Link, requests
+from ofa_tvm.process import EventPipe, requests
 
 
 def main() -> None:
     """Serve until standard input closes."""
-    link = Link()
+    events = EventPipe()
     for request in requests():
         match request["do"]:
             case "count":
                 for number in range(request["to"]):
-                    link.send(event="number", value=number)
+                    events.send(event="number", value=number)
             case "tell":
-                link.send(
+                events.send(
                     event="done", arguments=sys.argv[1:], example=os.environ.get("EXAMPLE"), pid=os.getpid()
                 )
                 continue
             case "echo":
-                link.send(event="done", text=request["text"])
+                events.send(event="done", text=request["text"])
                 continue
             case "print":
                 print("noise", flush=True)  # noqa: T201
                 os.write(1, b"noise from C\n")
             case "fail":
-                link.send(event="failed", error="no luck")
+                events.send(event="failed", error="no luck")
                 continue
             case "signal":
                 os.kill(os.getpid(), request["number"])
@@ -40,8 +40,8 @@ def main() -> None:
                 while time.monotonic() < end:
                     time.sleep(0.05)
                     if request["beat"]:
-                        link.beat()
-        link.send(event="done")
+                        events.beat()
+        events.send(event="done")
 
 
 if __name__ == "__main__":

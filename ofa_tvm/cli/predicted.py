@@ -27,7 +27,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Question:
+class PredictorQuery:
     """What is asked of the predictors.
 
     Parameters
@@ -54,13 +54,13 @@ class Question:
     def of(
         cls,
         console: Console,
-        every: Sequence[Settings],
+        every_target: Sequence[Settings],
         budgets: Sequence[Budget],
         accuracy: Accuracy | None,
         models: Sequence[CostModel | None],
         *,
         needs_latency: bool,
-    ) -> Question:
+    ) -> PredictorQuery:
         """Collect it from a command line.
 
         Where that names no latency model, the project's counts, and where there is none, the model that
@@ -73,7 +73,7 @@ class Question:
             no common resolution.
         """
         latency: dict[str, CostModel] = {}
-        for settings, model in zip(every, models, strict=True):
+        for settings, model in zip(every_target, models, strict=True):
             name = settings.target.name
             stored = None if model is not None else _stored(settings)
             if model is not None:
@@ -82,11 +82,11 @@ class Question:
                 latency[name] = stored.model
             elif needs_latency or budgets:
                 latency[name] = _estimate(console, settings)
-        space, asked = every[0].space, every[0].resolutions
+        space, asked = every_target[0].space, every_target[0].resolutions
         known = [*latency.values(), *([] if accuracy is None else [accuracy])]
         sides = search_resolutions(space, known, asked or (None if known else space.default_resolutions))
-        names = (settings.target.name for settings in every)
-        return cls(every[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
+        names = (settings.target.name for settings in every_target)
+        return cls(every_target[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
 
 
 def _stored(settings: Settings) -> KnownLatency | None:
@@ -114,7 +114,7 @@ def _doubt(estimate: Estimate) -> str:
     return f"The true latency may be up to {estimate.factor:.1f} times more or less (95 %)"
 
 
-def find_predicted(console: Console, question: Question) -> None:
+def find_predicted(console: Console, question: PredictorQuery) -> None:
     """Print the most accurate subnet within every target's budget."""
     if question.accuracy is None:
         raise RuntimeError("a search for accuracy has a predictor of it")
@@ -168,14 +168,14 @@ def find_predicted(console: Console, question: Question) -> None:
     )
 
 
-def _estimates(question: Question) -> dict[str, dict[str, float]]:
+def _estimates(question: PredictorQuery) -> dict[str, dict[str, float]]:
     """For JSON: the targets whose latency is estimated by descriptor, and how far off it may be."""
     models = question.latency.items()
     factors = {name: round(model.factor, 2) for name, model in models if isinstance(model, Estimate)}
     return {"estimated_within_factor": factors} if factors else {}
 
 
-def trade_off(console: Console, question: Question, names: Sequence[str], output: Path | None) -> None:
+def trade_off(console: Console, question: PredictorQuery, names: Sequence[str], output: Path | None) -> None:
     """Print the Pareto front of some objectives, within the budgets if there are any; keep it in a file."""
     space, settings = question.settings.space, question.settings
     objectives = make_objectives(

@@ -128,16 +128,16 @@ def command(
 
     budgets = [parse_budget(text) for text in latencies]
     _check_budgets(len(targets), len(budgets), pareto)
-    every = [
+    every_target = [
         resolve(name, threads=threads, dtype=dtype, space=space, resolutions=resolutions) for name in targets
     ]
-    settings = every[0]
-    _check_models([s.target.name for s in every], tables, predictors)
+    settings = every_target[0]
+    _check_models([s.target.name for s in every_target], tables, predictors)
     no_verify = no_verify or pareto is not None
     if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
     if not (no_verify and (tables or predictors)):
-        for budget, s in zip(budgets, every, strict=False):
+        for budget, s in zip(budgets, every_target, strict=False):
             require_unit(budget, s.target)
     if not no_verify and not arch_only:
         _require_project(settings)
@@ -146,14 +146,14 @@ def command(
         raise settings.missing(
             "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
         )
-    _say_settings(console, every, budgets, accuracy_path)
+    _say_settings(console, every_target, budgets, accuracy_path)
     accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
-    models = _given_models(settings.space, len(every), tables, predictors)
+    models = _given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
-        from ofa_tvm.cli.predicted import Question, find_predicted, trade_off
+        from ofa_tvm.cli.predicted import PredictorQuery, find_predicted, trade_off
 
-        question = Question.of(
-            console, every, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
+        question = PredictorQuery.of(
+            console, every_target, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
         )
         if pareto is not None:
             trade_off(console, question, pareto.split(","), output)
@@ -167,14 +167,14 @@ def command(
     if arch_only:
         console.say(RANDOM)
     net, data = _supernet(console, settings, random=arch_only)
-    folders = _artefacts(None if arch_only else output, [s.target.name for s in every])
+    folders = _artefacts(None if arch_only else output, [s.target.name for s in every_target])
     request = SearchRequest(
         settings.store,
         net,
         data,
         tuple(
             TargetRequest(s.target, budget, model, folder)
-            for s, budget, model, folder in zip(every, budgets, models, folders, strict=True)
+            for s, budget, model, folder in zip(every_target, budgets, models, folders, strict=True)
         ),
         resolutions=settings.resolutions,
         accuracy=accuracy,
@@ -224,14 +224,15 @@ def _require_project(settings: Settings) -> None:
 
 
 def _say_settings(
-    console: Console, every: Sequence[Settings], budgets: Sequence[Budget], accuracy: Path | None
+    console: Console, every_target: Sequence[Settings], budgets: Sequence[Budget], accuracy: Path | None
 ) -> None:
-    wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, every, strict=False))
+    wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, every_target, strict=False))
     console.say(
-        f"budget {wanted or 'none'}, {every[0].describe()}, checkpoint {every[0].checkpoint or 'none'}, "
+        f"budget {wanted or 'none'}, {every_target[0].describe()}, "
+        f"checkpoint {every_target[0].checkpoint or 'none'}, "
         f"accuracy predictor {accuracy or 'to be learned'}, seed {console.seed}"
     )
-    for other in every[1:]:
+    for other in every_target[1:]:
         console.say(f"and {other.describe_target()}")
 
 

@@ -51,7 +51,7 @@ class GpuMachine:
 
 
 def gpu_machine(target: tvm.target.Target) -> GpuMachine:
-    """Machine of a CUDA or OpenCL target."""
+    """CpuModel of a CUDA or OpenCL target."""
     warp = int(target.attrs.get("thread_warp_size", 32))
     limit = int(target.attrs.get("max_threads_per_block", target.attrs.get("max_num_threads", 256)))
     if warp == 1:

@@ -17,7 +17,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ofa_tvm.compiler.anatomy import REDUCTION, blocks_of, iter_kinds
-from ofa_tvm.compiler.machine import Machine
+from ofa_tvm.compiler.cpu_model import CpuModel
 from ofa_tvm.compiler.schedules import PARALLEL_FLOPS, unroll_and_vectorize
 
 _COSTLY = tuple(f"T.{name}(" for name in ("exp", "log", "tanh", "erf", "sigmoid", "pow", "sqrt", "rsqrt"))
@@ -25,7 +25,7 @@ _STRAIGHT = 8  # vectors of partial results that are kept in registers
 _WIDEST = 4  # vectors of channels in a tile
 
 
-def scheduled(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
+def scheduled(mod: tvm.IRModule, mach: CpuModel) -> Schedule | None:
     """The schedule of a kernel that has reductions; None for one that has none, or plain loops."""
     plain = Schedule(mod)
     blocks = blocks_of(plain)
@@ -54,7 +54,7 @@ class _Place:
     width: int = 0
 
 
-def _places(extents: Sequence[int], along: bool, mach: Machine) -> Iterator[_Place]:
+def _places(extents: Sequence[int], along: bool, mach: CpuModel) -> Iterator[_Place]:
     """Innermost first; last the root, where every block has loops of its own.
 
     Where reductions run across the last axis (not `along` it), tiles of it come first: single values of it
@@ -68,7 +68,7 @@ def _places(extents: Sequence[int], along: bool, mach: Machine) -> Iterator[_Pla
         yield _Place(depth)
 
 
-def _at(mod: tvm.IRModule, mach: Machine, place: _Place) -> tuple[Schedule, int]:
+def _at(mod: tvm.IRModule, mach: CpuModel, place: _Place) -> tuple[Schedule, int]:
     """Every block computed at the output's row, and how many loops lead there; cheap blocks are inlined."""
     sch = Schedule(mod)
     output = blocks_of(sch)[-1]
@@ -124,7 +124,7 @@ def _variables(expr: tvm.ir.Expr) -> list[tvm.tirx.Var]:
     return list(tvm.tirx.analysis.undefined_vars(expr))
 
 
-def _vectorize(sch: Schedule, block: SBlockRV, shared: int, mach: Machine) -> None:
+def _vectorize(sch: Schedule, block: SBlockRV, shared: int, mach: CpuModel) -> None:
     """A block's own loops: reductions outermost, vectors innermost; as it is where it has no vectors."""
     own, kinds = list(sch.get_loops(block))[shared:], iter_kinds(sch, block)
     kinds = kinds[len(kinds) - len(own) :]
@@ -146,7 +146,7 @@ def _vectorize(sch: Schedule, block: SBlockRV, shared: int, mach: Machine) -> No
         return  # LLVM sees to it
 
 
-def vectorize_all(sch: Schedule, loop: LoopRV, mach: Machine, *, parts: bool) -> None:
+def vectorize_all(sch: Schedule, loop: LoopRV, mach: CpuModel, *, parts: bool) -> None:
     """A loop in vectors; of a length that is no whole number of them, in `parts` if these are allowed.
 
     The parts of a block are taken to use whole tensors, so that intermediate ones would not stay small.

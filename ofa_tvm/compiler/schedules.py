@@ -18,14 +18,14 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV
 
 from ofa_tvm.compiler.anatomy import REDUCTION, Anatomy, analyse, blocks_of, iter_kinds
-from ofa_tvm.compiler.machine import Machine
+from ofa_tvm.compiler.cpu_model import CpuModel
 from ofa_tvm.compiler.tilings import Tiling, tilings
 
 _UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
 PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
 
 
-def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
+def design_space(mod: tvm.IRModule, mach: CpuModel) -> list[Schedule]:
     """Designs with sampled tile sizes for MetaSchedule; empty for kernels that no template covers."""
     anatomy = analyse(Schedule(mod))
     if anatomy is None:
@@ -37,7 +37,7 @@ def design_space(mod: tvm.IRModule, mach: Machine) -> list[Schedule]:
     return [sch for sch in found if sch is not None]
 
 
-def ranked_schedules(mod: tvm.IRModule, mach: Machine, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
+def ranked_schedules(mod: tvm.IRModule, mach: CpuModel, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
     """Schedules of a kernel in order of promise; made one by one, since most callers need only a few.
 
     Kernels without a reduction give one vectorised schedule; kernels with several reductions give none.
@@ -56,7 +56,7 @@ def ranked_schedules(mod: tvm.IRModule, mach: Machine, hints: Sequence[Tiling] =
         yield elementwise
 
 
-def count(mod: tvm.IRModule, mach: Machine) -> int | None:
+def count(mod: tvm.IRModule, mach: CpuModel) -> int | None:
     """How many schedules there are to try; None for a kernel that no template covers, where it is open."""
     anatomy = analyse(Schedule(mod))
     if anatomy is not None:
@@ -64,7 +64,7 @@ def count(mod: tvm.IRModule, mach: Machine) -> int | None:
     return None if _elementwise(mod, mach) is None else 1
 
 
-def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]) -> Schedule | None:
+def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: CpuModel, options: list[Tiling]) -> Schedule | None:
     """Schedule for options that share `width` and `channels_first`; rows and lines are sampled among them.
 
     None for a kernel that is not of the template's form although its anatomy looked like it.
@@ -76,7 +76,7 @@ def _scheduled(mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list
 
 
 def _apply_template(
-    mod: tvm.IRModule, anatomy: Anatomy, mach: Machine, options: list[Tiling]
+    mod: tvm.IRModule, anatomy: Anatomy, mach: CpuModel, options: list[Tiling]
 ) -> Schedule | None:
     sch = Schedule(mod)
     analyse(sch)
@@ -167,7 +167,7 @@ def unroll_and_vectorize(sch: Schedule, loops: list[LoopRV], vector: int) -> Non
         sch.vectorize(channels)
 
 
-def _elementwise(mod: tvm.IRModule, mach: Machine) -> Schedule | None:
+def _elementwise(mod: tvm.IRModule, mach: CpuModel) -> Schedule | None:
     """All blocks inlined into the output, its innermost loop in vectors; None if one cannot be inlined."""
     sch = Schedule(mod)
     blocks = blocks_of(sch)

@@ -19,7 +19,7 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
-from ofa_tvm.compiler.machine import Machine, computes_in_half, cpu_machine
+from ofa_tvm.compiler.cpu_model import CpuModel, computes_in_half, cpu_model
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 
@@ -88,7 +88,7 @@ class CpuTemplates(Templates):
 
     def lanes(self, dtype: str = "float32") -> int:
         """Values in a vector register."""
-        return cpu_machine(self.target, dtype).lanes
+        return cpu_model(self.target, dtype).lanes
 
     @property
     def sums_in_half(self) -> bool:
@@ -118,10 +118,10 @@ class CpuTemplates(Templates):
         """TVM's plain loops."""
         return Schedule(mod) if self.count(mod) is None else None
 
-    def _machine(self, mod: tvm.IRModule) -> Machine:
+    def _machine(self, mod: tvm.IRModule) -> CpuModel:
         # What is computed in half precision may be read or left in float32, at the network's edges.
         dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
-        return cpu_machine(self.target, "float16" if "float16" in dtypes else "float32")
+        return cpu_model(self.target, "float16" if "float16" in dtypes else "float32")
 
 
 class GpuTemplates(Templates):

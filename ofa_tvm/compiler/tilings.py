@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ofa_tvm.compiler.anatomy import Anatomy
-from ofa_tvm.compiler.machine import Machine
+from ofa_tvm.compiler.cpu_model import CpuModel
 
 _KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
@@ -50,7 +50,7 @@ def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
+def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     """All tilings worth a trial, most promising first."""
     channels = anatomy.spatial[-1]
     row_extent = anatomy.spatial[-2] if len(anatomy.spatial) > 1 else 1
@@ -74,7 +74,7 @@ def tilings(anatomy: Anatomy, mach: Machine) -> list[Tiling]:
     return sorted(found, key=lambda tiling: estimated_cycles(anatomy, tiling, mach))
 
 
-def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     """Rough cycles of a tiling on a core with two FMA and two load ports; only its order matters."""
     vectors = tiling.width // mach.vector(tiling.width)
     taps = math.prod(anatomy.reduce)
@@ -101,7 +101,7 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
     return cycles * (1.1 if panel > mach.l1_bytes else 1.0) + reread / 256
 
 
-def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: Machine) -> float:
+def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     """Cycles to copy the bands of padded input, once for every band and channel tile."""
     *_, height, line_width, channels = anatomy.padded
     lines_total = anatomy.spatial[-3] if len(anatomy.spatial) > 2 else 1

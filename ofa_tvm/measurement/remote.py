@@ -20,7 +20,7 @@ from ofa_tvm.devices.session import Session, disk_is_full, open_session, require
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.protocol import requested_timings
-from ofa_tvm.process import Link, answer_requests, use_runtime_only
+from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
 from ofa_tvm.runtime.module import LoadedModule, output_arrays
 from ofa_tvm.runtime.remote import load_remote
 
@@ -80,14 +80,16 @@ def _check(module: LoadedModule, arrays: list[Any], outputs: tuple[np.ndarray, .
             raise _Wrong(f"differs from ONNX Runtime by {worst:.1g} of its largest output")
 
 
-def _serve(request: dict[str, Any], place: Place, threads: int, emulated: bool, link: Link) -> dict[str, Any]:
+def _serve(
+    request: dict[str, Any], place: Place, threads: int, emulated: bool, events: EventPipe
+) -> dict[str, Any]:
     problem = ""
     for _ in range(_TRIES):
-        session = _connect(place, link)
+        session = _connect(place, events)
         require_kind(session, emulated)
         address = session.address
         try:
-            return _measure(request, session, threads, link)
+            return _measure(request, session, threads, events)
         except _Wrong as wrong:
             problem = str(wrong)
         except UserError:
@@ -100,14 +102,14 @@ def _serve(request: dict[str, Any], place: Place, threads: int, emulated: bool, 
             problem = reason if disk_is_full(error) else gone
         finally:
             session.close()
-        link.send(event="note", message=f"device {address}: {problem}; trying once more")
+        events.send(event="note", message=f"device {address}: {problem}; trying once more")
     raise UserError(f"{problem} (twice)")
 
 
-def _connect(place: Place, link: Link) -> Session:
+def _connect(place: Place, events: EventPipe) -> Session:
     deadline = time.monotonic() + WAIT_S
     while True:
-        link.beat()
+        events.beat()
         try:
             return open_session(place, limit_s=_SESSION_LIMIT_S, wait_s=_PAUSE_S)
         except TrackerUnreachable:
@@ -116,12 +118,12 @@ def _connect(place: Place, link: Link) -> Session:
             time.sleep(1.0)
 
 
-def _measure(request: dict[str, Any], session: Session, threads: int, link: Link) -> dict[str, Any]:
+def _measure(request: dict[str, Any], session: Session, threads: int, events: EventPipe) -> dict[str, Any]:
     session.set_threads(threads)
     subjects: list[_Subject] = []
     results: list[dict[str, Any]] = []
     for index, path in enumerate(request["paths"]):
-        link.send(event="loading", index=index)
+        events.send(event="loading", index=index)
         subject = _Subject(session, Path(path), request["seed"])
         if session.emulated:
             count, agree = subject.instructions()
@@ -129,8 +131,8 @@ def _measure(request: dict[str, Any], session: Session, threads: int, link: Link
         else:
             subjects.append(subject)
     if subjects:
-        link.send(event="timing")
-        results = requested_timings(request, [subject.timer for subject in subjects], link.beat)
+        events.send(event="timing")
+        results = requested_timings(request, [subject.timer for subject in subjects], events.beat)
     return {"timings": results, "device": session.address}
 
 
@@ -138,7 +140,7 @@ def main() -> None:
     """Serve until standard input closes; arguments: the place of devices, the threads, the kind of device."""
     use_runtime_only()
     place, threads, emulated = Place.parse(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "emulated"
-    answer_requests(lambda request, link: _serve(request, place, threads, emulated, link))
+    answer_requests(lambda request, events: _serve(request, place, threads, emulated, events))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.cold import CALLS, cache_emptier
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
-from ofa_tvm.process import Link, answer_requests, use_runtime_only
+from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
 from ofa_tvm.runtime import Runner, TensorSpec, load_module, random_input
 
 _ONNX_DTYPES = {  # ONNX Runtime's names of types
@@ -91,27 +91,27 @@ def _blaming(what: str) -> Iterator[None]:
         raise UserError(f"{what} failed: {reason}") from error
 
 
-def _serve(request: dict[str, Any], threads: int, link: Link) -> dict[str, Any]:
+def _serve(request: dict[str, Any], threads: int, events: EventPipe) -> dict[str, Any]:
     timers: list[Timer] = []
     for index, path in enumerate(request["paths"]):
         # The parent blames the file named last, should this process die.
-        link.send(event="loading", index=index)
+        events.send(event="loading", index=index)
         with _blaming(path):
             if path.endswith(".onnx"):
                 timers.append(_onnx_timer(path, request["seed"], threads))
             else:
                 timers.append(_tvm_timer(path, request["seed"], threads))
             timers[-1](1)  # a crash while it runs is then its own, too
-    link.send(event="timing")
+    events.send(event="timing")
     with _blaming(" or ".join(request["paths"])):
-        timings = requested_timings(request, timers, link.beat)
+        timings = requested_timings(request, timers, events.beat)
         if request["cold"]:
-            for timing, cold_ms in zip(timings, _cold_ms(timers, link), strict=True):
+            for timing, cold_ms in zip(timings, _cold_ms(timers, events), strict=True):
                 timing["cold_ms"] = cold_ms
         return {"timings": timings}
 
 
-def _cold_ms(timers: Sequence[Timer], link: Link) -> list[float]:
+def _cold_ms(timers: Sequence[Timer], events: EventPipe) -> list[float]:
     """Median milliseconds of single calls that find nothing of theirs in the caches."""
     empty = cache_emptier()
     samples: list[list[float]] = [[] for _ in timers]
@@ -119,7 +119,7 @@ def _cold_ms(timers: Sequence[Timer], link: Link) -> list[float]:
         for run, taken in zip(timers, samples, strict=True):
             empty()
             taken.append(1e3 * run(1))
-            link.beat()
+            events.beat()
     return [statistics.median(taken) for taken in samples]
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     use_runtime_only()
     import tvm.runtime.vm  # noqa: F401  (seconds on a busy machine, which are no module's silence)
 
-    answer_requests(lambda request, link: _serve(request, len(cpus), link))
+    answer_requests(lambda request, events: _serve(request, len(cpus), events))
 
 
 if __name__ == "__main__":

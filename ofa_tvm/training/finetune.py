@@ -17,7 +17,7 @@ from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.supernet.supernet import initialise
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
-from ofa_tvm.training.loop import Setting, TrainingLoop, TrainingResult, run_training
+from ofa_tvm.training.loop import TrainingJob, TrainingLoop, TrainingResult, run_training
 from ofa_tvm.training.validation import calibration_batches
 
 
@@ -77,7 +77,7 @@ class _FineTuning(TrainingLoop):
     result_name = "subnet.pt"
     net: Network
 
-    def __init__(self, setting: Setting, supernet: Supernet, arch: Arch, from_scratch: bool) -> None:
+    def __init__(self, setting: TrainingJob, supernet: Supernet, arch: Arch, from_scratch: bool) -> None:
         self.supernet, self.arch, self.from_scratch = supernet, arch, from_scratch
         origin = {
             "supernet": None if from_scratch else weights_hash(supernet),

@@ -56,7 +56,7 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingJob:
     """What a training is given besides its network: settings, data, place, and its share of the work."""
 
     config: TrainingConfig
@@ -70,7 +70,7 @@ class Setting:
 
 
 def run_training(
-    make: Callable[[Setting], TrainingLoop],
+    make: Callable[[TrainingJob], TrainingLoop],
     config: TrainingConfig,
     data: ImageData,
     out_dir: str | Path,
@@ -91,7 +91,7 @@ def run_training(
         if config.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)
-        return make(Setting(config, data, out, device, seed, rank, world, progress)).run()
+        return make(TrainingJob(config, data, out, device, seed, rank, world, progress)).run()
 
 
 @contextmanager
@@ -129,7 +129,7 @@ class TrainingLoop(ABC):
     result_name: str
     """File of the trained network, in the training's folder."""
 
-    def __init__(self, setting: Setting, space: Space, origin: Mapping[str, Any]) -> None:
+    def __init__(self, setting: TrainingJob, space: Space, origin: Mapping[str, Any]) -> None:
         """`origin` says what the network starts from, if not from fresh weights; it must stay the same."""
         config, data = setting.config, setting.data
         self.setting, self.config, self.data, self.space = setting, config, data, space

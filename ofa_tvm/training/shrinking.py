@@ -18,7 +18,7 @@ from ofa_tvm.supernet.supernet import read_supernet
 from ofa_tvm.training import sampling
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
-from ofa_tvm.training.loop import Setting, TrainingLoop, TrainingResult, run_training
+from ofa_tvm.training.loop import TrainingJob, TrainingLoop, TrainingResult, run_training
 from ofa_tvm.training.validation import calibrated_subnet, calibration_batches
 
 
@@ -78,7 +78,7 @@ class _Shrinking(TrainingLoop):
     result_name = "supernet.pt"
     net: Supernet
 
-    def __init__(self, setting: Setting, space: Space, init: Path | None) -> None:
+    def __init__(self, setting: TrainingJob, space: Space, init: Path | None) -> None:
         config = setting.config
         for resolution in config.resolutions or ():
             if resolution not in space.resolutions:

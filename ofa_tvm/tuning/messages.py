@@ -140,7 +140,7 @@ _EVENTS = {kind: name for name, kind in _REPORTS.items()}
 
 
 def to_event(report: Report) -> dict[str, Any]:
-    """A report as the event of a worker's link (`ofa_tvm.process.Link.send`)."""
+    """A report as the event of a worker's pipe (`ofa_tvm.process.EventPipe.send`)."""
     return {"event": _EVENTS[type(report)], **vars(report)}
 
 

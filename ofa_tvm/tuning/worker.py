@@ -29,7 +29,7 @@ from ofa_tvm.compiler.tilings import Tiling  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
-from ofa_tvm.process import Link, requests  # noqa: E402
+from ofa_tvm.process import EventPipe, requests  # noqa: E402
 from ofa_tvm.tuning.gpu import GpuRunner  # noqa: E402
 from ofa_tvm.tuning.local import LocalRunner  # noqa: E402
 from ofa_tvm.tuning.messages import GaveUp, Note, Report, TuningRequest, to_event  # noqa: E402
@@ -66,14 +66,14 @@ def _fitting(mod: tvm.IRModule, trace: Any) -> Schedule | None:
         return None
 
 
-def _runner(job: Job, request: TuningRequest, link: Link, report: Callable[[Report], None]) -> Runner:
+def _runner(job: Job, request: TuningRequest, events: EventPipe, report: Callable[[Report], None]) -> Runner:
     if request.device is not None:
         return RpcRunner(
             job.mod,
             job.target,
             request.device,
             job.best_s,
-            alive=link.beat,
+            alive=events.beat,
             note=lambda message: report(Note(message)),
         )
     if not on_cpu(job.target):
@@ -85,13 +85,13 @@ def _building(target: tvm.target.Target) -> AbstractContextManager[object]:
     return compiling_cuda(str(target.attrs["arch"])) if on_cuda(target) else nullcontext()
 
 
-def _answer(request: TuningRequest, link: Link) -> None:
+def _answer(request: TuningRequest, events: EventPipe) -> None:
     def report(one: Report) -> None:
-        link.send(**to_event(one))
+        events.send(**to_event(one))
 
     job = _job(request)
     try:
-        with _building(job.target), _runner(job, request, link, report) as runner:
+        with _building(job.target), _runner(job, request, events, report) as runner:
             trials = Trials(runner, report, job.tried)
             if request.again:
                 trials.again([sch for sch, _ in job.known])
@@ -102,19 +102,19 @@ def _answer(request: TuningRequest, link: Link) -> None:
     except Exception as error:  # a search that TVM gives up on is the end of this kernel, not of the worker
         report(GaveUp(reason(error)[:_LONGEST_REASON]))
     else:
-        link.send(event="done")
+        events.send(event="done")
 
 
 def main() -> None:
     """Serve until standard input closes."""
-    link = Link()
+    events = EventPipe()
     if sys.argv[1]:
         pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
     load_cpu_intrinsics()
     gc.disable()  # a collection in the middle of a sample would count as the kernel's time
     for request in requests():
         gc.collect()
-        _answer(TuningRequest.from_json(request), link)
+        _answer(TuningRequest.from_json(request), events)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 import ofa_tvm
+from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.compiler.elementary import FUNCTIONS
-from ofa_tvm.compiler.machine import cpu_machine
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.targets.machine import detect_machine, needed_flags
@@ -56,7 +56,7 @@ def assert_within_two_ulp(name: str, x: np.ndarray, got: np.ndarray) -> None:
 
 
 def built(name: str, count: int, target: Target, dtype: str = "float32") -> tvm.runtime.Module:
-    lanes = cpu_machine(target.tvm_target(), dtype).lanes
+    lanes = cpu_model(target.tvm_target(), dtype).lanes
     x = te.placeholder((count,), dtype, name="x")
     y = te.compute((count,), lambda i: getattr(tirx, name)(x[i]))
     sch = Schedule(te.create_prim_func([x, y]))

@@ -17,8 +17,8 @@ from single_kernels import convolution, kernels
 
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
+from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.compiler.kernels import Kernel
-from ofa_tvm.compiler.machine import cpu_machine
 from ofa_tvm.compiler.traces import scheduled_by_trace, trace_json
 from ofa_tvm.targets import Target, get_target
 
@@ -50,7 +50,7 @@ def test_names_in_a_network_do_not_matter(build: Builder, target: Target) -> Non
     """Kernels of a renamed network have the same keys, and the schedules of one fit the other."""
     first, second = by_key(build(), target), by_key(renamed(build()), target)
     assert first.keys() == second.keys()
-    mach = cpu_machine(target.tvm_target())
+    mach = cpu_model(target.tvm_target())
     for key, kernel in first.items():
         assert second[key].signature == kernel.signature
         schedule = next(schedules.ranked_schedules(kernel.mod, mach), None)
@@ -70,7 +70,7 @@ def test_subnets_share_kernels(target: Target) -> None:
     shared = small.keys() & large.keys()
     assert len(shared) >= 8  # stem, head, reductions
     assert len(large) > len(shared) < len(small)
-    mach = cpu_machine(target.tvm_target())
+    mach = cpu_model(target.tvm_target())
     for key in shared:
         scheduled_by_trace(large[key].mod, trace_json(next(schedules.ranked_schedules(small[key].mod, mach))))
 

@@ -12,7 +12,7 @@ from onnx_models import Graph
 import ofa_tvm
 from ofa_tvm.compiler import row_schedules
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
-from ofa_tvm.compiler.machine import cpu_machine
+from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import get_target
 
@@ -111,7 +111,7 @@ def test_reductions(kind: str, axes: tuple[int, ...], tmp_path: Path) -> None:
 def test_rows_are_scheduled_for_every_vector_unit(target: str) -> None:
     """At a row's loop, with its reductions in vectors, and with no more work than the plain kernel has."""
     described = get_target(target).tvm_target()
-    machine = cpu_machine(described)
+    machine = cpu_model(described)
     for length in (192, 197):
         g = Graph()
         g.finish(g.op("LayerNormalization", g.input("x", 49, length), g.weight(length), g.weight(length)))

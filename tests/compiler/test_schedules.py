@@ -17,8 +17,8 @@ from single_kernels import arguments, convolution, kernels, pooling, product, ru
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.anatomy import analyse
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
+from ofa_tvm.compiler.cpu_model import CpuModel, cpu_model
 from ofa_tvm.compiler.kernels import Kernel
-from ofa_tvm.compiler.machine import Machine, cpu_machine
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.tilings import estimated_cycles, tilings
 from ofa_tvm.compiler.toolchain import load_cpu_intrinsics
@@ -35,8 +35,8 @@ def target() -> Target:
     return get_target("x86")
 
 
-def machine(target: Target) -> Machine:
-    return cpu_machine(target.tvm_target())
+def machine(target: Target) -> CpuModel:
+    return cpu_model(target.tvm_target())
 
 
 def only_moves(kernel: Kernel) -> bool:

@@ -10,8 +10,8 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler import schedules
 from ofa_tvm.compiler.anatomy import analyse
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
+from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.compiler.kernels import Kernel
-from ofa_tvm.compiler.machine import cpu_machine
 from ofa_tvm.compiler.tilings import tiling_of
 from ofa_tvm.compiler.tilings import tilings as ranked_tilings
 from ofa_tvm.compiler.traces import trace_json
@@ -38,7 +38,7 @@ def large() -> list[Kernel]:
 
 
 def test_a_trace_tells_its_tiling(large: list[Kernel]) -> None:
-    mach = cpu_machine(TARGET.tvm_target())
+    mach = cpu_model(TARGET.tvm_target())
     seen = 0
     for kernel in large:
         anatomy = analyse(Schedule(kernel.mod))
@@ -57,7 +57,7 @@ def test_a_trace_tells_its_tiling(large: list[Kernel]) -> None:
 
 
 def test_hinted_tilings_come_first(large: list[Kernel]) -> None:
-    mach = cpu_machine(TARGET.tvm_target())
+    mach = cpu_model(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
     anatomy = analyse(Schedule(kernel.mod))
     assert anatomy is not None
@@ -71,7 +71,7 @@ def test_hinted_tilings_come_first(large: list[Kernel]) -> None:
 
 
 def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[Kernel]) -> None:
-    mach = cpu_machine(TARGET.tvm_target())
+    mach = cpu_model(TARGET.tvm_target())
     table, tilings = KernelTable(), {}
     for kernel in large:
         for rank, sch in enumerate(schedules.ranked_schedules(kernel.mod, mach)):
@@ -102,7 +102,7 @@ def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[K
 
 
 def test_a_far_kernel_is_no_help(large: list[Kernel]) -> None:
-    mach = cpu_machine(TARGET.tvm_target())
+    mach = cpu_model(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
     sch = next(schedules.ranked_schedules(kernel.mod, mach))
     far = Signature(kernel.signature.operators, ((9999, 4096), (256, 4096, 16), (9999, 4096)))

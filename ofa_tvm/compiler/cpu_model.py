@@ -9,7 +9,7 @@ import tvm
 
 
 @dataclass(frozen=True)
-class Machine:
+class CpuModel:
     """What a CPU template needs to know of its target.
 
     Parameters
@@ -40,14 +40,14 @@ def computes_in_half(target: tvm.target.Target) -> bool:
     return "fullfp16" in {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
 
 
-def cpu_machine(target: tvm.target.Target, dtype: str = "float32") -> Machine:
+def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     """Vector unit for values of `dtype`, by LLVM's features, and threads of a CPU target."""
     # llvm_get_vector_width is no help: it says 512 for any x86.
     features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
     threads = int(target.attrs.get("num-cores", 1))
     if "avx512f" in features:
-        return Machine(lanes=16, registers=32, threads=threads)
+        return CpuModel(lanes=16, registers=32, threads=threads)
     if "avx" in features:
-        return Machine(lanes=8, registers=16, threads=threads)
+        return CpuModel(lanes=8, registers=16, threads=threads)
     lanes = 8 if dtype == "float16" and computes_in_half(target) else 4
-    return Machine(lanes=lanes, registers=32 if "neon" in features else 16, threads=threads)
+    return CpuModel(lanes=lanes, registers=32 if "neon" in features else 16, threads=threads)
