@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ofa_tvm.images import PREPROCESSING_SCHEMA
+from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.targets.schema import MOST_THREADS
 
 FORMAT = 1
@@ -44,7 +45,7 @@ MANIFEST_SCHEMA: dict[str, Any] = {
             "required": ["name", "kind", "tvm", "threads"],
             "properties": {
                 "name": {"type": "string"},
-                "kind": {"enum": ["x86", "arm", "cuda", "opencl"]},
+                "kind": {"enum": list(KINDS)},
                 "tvm": _FREE,
                 "threads": {"type": "integer", "minimum": 1, "maximum": MOST_THREADS},
             },

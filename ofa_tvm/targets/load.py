@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.files import data_dir
+from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine
 from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
 from ofa_tvm.targets.target import Hardware, Link, Target
@@ -153,7 +154,7 @@ def load_target(path: str | os.PathLike[str]) -> Target:
 
 
 def _check_consistency(target: Target, file: Path) -> None:
-    backend = {"x86": "llvm", "arm": "llvm", "cuda": "cuda", "opencl": "opencl"}[target.kind]
+    backend = KINDS[target.kind].backend
     if target.tvm["kind"] != backend:
         raise UserError(f"{file}: kind {target.kind} needs tvm.kind {backend}, not {target.tvm['kind']}")
     if target.run.where == "emulator" and target.unit == "ms":

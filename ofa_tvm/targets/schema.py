@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ofa_tvm.number_formats import DTYPES
+from ofa_tvm.targets.kinds import KINDS
 
 MOST_THREADS = 1024
 """Of a module: more than any machine of today has, and few enough to be made."""
@@ -29,7 +30,7 @@ _TVM = {
     "type": "object",
     "required": ["kind"],
     "properties": {
-        "kind": {"enum": ["llvm", "cuda", "opencl"]},
+        "kind": {"enum": sorted({kind.backend for kind in KINDS.values()})},
         "mtriple": _TEXT,
         "mcpu": _TEXT,
         "mattr": {"type": "array", "items": {"type": "string", "pattern": r"^[+-]"}},
@@ -59,7 +60,7 @@ _HARDWARE = _table(
 DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
     {
         "name": _NAME,
-        "kind": {"enum": ["x86", "arm", "cuda", "opencl"]},
+        "kind": {"enum": list(KINDS)},
         "summary": _TEXT,
         "tvm": _TVM,
         "host": _TVM,
@@ -109,7 +110,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
 DEVICE_SCHEMA: dict[str, Any] = _table(
     {
         "name": _NAME,
-        "kind": {"enum": ["x86", "arm", "cuda", "opencl", "asic", "fpga"]},
+        "kind": {"enum": [*KINDS, "asic", "fpga"]},
         "summary": _TEXT,
         "hardware": _HARDWARE,
         "columns": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},

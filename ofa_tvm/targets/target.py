@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.number_formats import DType
 from ofa_tvm.process import installed_command
+from ofa_tvm.targets.kinds import KINDS, Kind
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.schema import MOST_THREADS
 from ofa_tvm.targets.tvm_target import make_tvm_target
@@ -19,10 +20,8 @@ from ofa_tvm.targets.tvm_target import make_tvm_target
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
 
-Kind = Literal["x86", "arm", "cuda", "opencl"]
 Where = Literal["local", "rpc", "emulator"]
 Unit = Literal["ms", "Minstr"]
-_FAMILIES = {"x86": "x86_64", "arm": "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -206,10 +205,11 @@ class Target:
         """Why `machine` cannot run this target's code in a local process, "" if it can."""
         if self.run.where != "local":
             return f"it runs by {self.run.where}"
-        if self.kind not in _FAMILIES:
+        family = KINDS[self.kind].family
+        if not family:
             return ""
-        if machine.arch != _FAMILIES[self.kind]:
-            return f"this machine is {machine.arch}, not {_FAMILIES[self.kind]}"
+        if machine.arch != family:
+            return f"this machine is {machine.arch}, not {family}"
         missing = [feature for feature in self.features if not machine.has(feature)]
         return f"this machine lacks {', '.join(missing)}" if missing else ""
 

@@ -18,6 +18,7 @@ from ofa_tvm.logs import Header, KernelTable, LogWriter, log_name, read_folder
 from ofa_tvm.measurement.devices import device_name
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Machine, Target, detect_machine
+from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.tuning.allotment import Weights, allot, by_weight, trials_left
 from ofa_tvm.tuning.crew import Crew, Order
 from ofa_tvm.tuning.ledger import Ledger
@@ -199,6 +200,6 @@ def _device_name(target: Target, machine: Machine) -> str:
         return f"{target.run.emulator} as {target.run.emulator_cpu}: emulated, costs are guest instructions"
     if target.run.where == "rpc":
         return f"{target.hardware.device or target.name}, devices of key {target.run.key}"
-    if target.kind in ("cuda", "opencl"):
+    if not KINDS[target.kind].family:
         return device_name(target.kind)
     return f"{machine.model} ({machine.cpu or machine.level or machine.arch}), {machine.cores} cores"
