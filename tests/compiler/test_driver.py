@@ -58,6 +58,10 @@ GRAPHS = {
         [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["y"]), node("Identity", ["a"], ["z"])],
         {"y": (2, 6), "z": (2, 6)},
     ),
+    "a constant beside what is computed": (
+        [node("Relu", ["x"], ["y"]), node("Identity", ["w"], ["z"])],
+        {"y": (2, 6), "z": (6, 6)},
+    ),
 }
 
 
