@@ -95,17 +95,21 @@ def _moments(x: te.Tensor, lanes: int) -> tuple[te.Tensor, te.Tensor]:
     return mean, _reduced(squared, lead, length, lanes, _SUM, "squares")
 
 
-def _layer_norm(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
-    *lead, length = (int(extent) for extent in x.shape)
-    mean, squares = _moments(x, lanes)
-    scale = te.compute(
-        lead,
+def _scale(squares: te.Tensor, length: int, epsilon: float) -> te.Tensor:
+    """What each row is multiplied by, from its sum of squares."""
+    return te.compute(
+        squares.shape,
         lambda *row: (
             tirx.const(1, "float32")
             / tirx.sqrt(squares(*row) / tirx.const(length, "float32") + tirx.const(epsilon, "float32"))
         ),
         name="scale",
     )
+
+
+def _layer_norm(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
+    mean, squares = _moments(x, lanes)
+    scale = _scale(squares, int(x.shape[-1]), epsilon)
     return te.compute(
         x.shape,
         lambda *at: (
@@ -118,14 +122,7 @@ def _layer_norm(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor, epsilon: float,
 def _rms_norm(x: te.Tensor, gamma: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
     *lead, length = (int(extent) for extent in x.shape)
     squares = _reduced(lambda *at: _wide(x(*at)) * _wide(x(*at)), lead, length, lanes, _SUM, "squares")
-    scale = te.compute(
-        lead,
-        lambda *row: (
-            tirx.const(1, "float32")
-            / tirx.sqrt(squares(*row) / tirx.const(length, "float32") + tirx.const(epsilon, "float32"))
-        ),
-        name="scale",
-    )
+    scale = _scale(squares, length, epsilon)
     return te.compute(
         x.shape,
         lambda *at: (_wide(x(*at)) * scale(*at[:-1]) * _wide(gamma(at[-1]))).astype(x.dtype),

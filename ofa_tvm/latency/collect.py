@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -107,7 +108,7 @@ class SubnetBench:
 def draw_subnets(
     space: Space, n: int, resolutions: Sequence[int], seed: int, cost: Function | None = None
 ) -> list[Arch]:
-    """Distinct random subnets, fewer than `n` only if the space has no more.
+    """Distinct random subnets, fewer than `n` only if the space has no more; of each resolution one at least.
 
     Parameters
     ----------
@@ -124,13 +125,27 @@ def draw_subnets(
         drawn = space.decode(space.sample_genes(rng, wanted, resolutions))
         sample = list(dict.fromkeys([*sample, *drawn]))
     if cost is None or len(sample) <= n:
-        return sample[:n]
+        return _of_each(resolutions, sample[:n])
     costs = cost(space.encode(sample))
     chosen: dict[int, None] = {}
     for aim in rng.permutation(np.linspace(costs.min(), costs.max(), n)):
         nearest = next(int(i) for i in np.argsort(np.abs(costs - aim)) if int(i) not in chosen)
         chosen[nearest] = None
-    return [sample[i] for i in chosen]
+    return _of_each(resolutions, [sample[i] for i in chosen])
+
+
+def _of_each(resolutions: Sequence[int], sample: list[Arch]) -> list[Arch]:
+    """The sample with the last of the most frequent resolution changed to one that is missing, for each such.
+
+    A model of few measurements would otherwise know nothing of a resolution that is asked for.
+    """
+    for missing in sorted(set(resolutions) - {arch.r for arch in sample}):
+        (common, count), *_ = Counter(arch.r for arch in sample).most_common(1) or [(0, 0)]
+        if count < 2:
+            break  # there are more resolutions than subnets
+        last = max(i for i, arch in enumerate(sample) if arch.r == common)
+        sample = [*sample[:last], sample[last].replace(r=missing), *sample[last + 1 :]]
+    return sample
 
 
 def first_guess(space: Space, target: Target) -> Function:

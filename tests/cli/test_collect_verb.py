@@ -100,3 +100,7 @@ def test_subnets_are_spread_over_their_cost() -> None:
 
     assert unevenness(spread) < 0.1 < unevenness(uniform)
     assert len(draw_subnets(space, 40, [32], 0)) == 40
+    for seed in range(20):
+        few = draw_subnets(space, 4, space.resolutions, seed, macs if seed % 2 else None)
+        assert len(set(few)) == 4 and {arch.r for arch in few} == set(space.resolutions)
+    assert len(draw_subnets(space, 2, space.resolutions, 0)) == 2
