@@ -19,9 +19,9 @@ from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.targets import Variant
+from ofa_tvm.workflow.models import Accuracy, KnownLatency
 from ofa_tvm.workflow.predictors import as_share, estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
-from ofa_tvm.workflow.store import Accuracy, KnownLatency
 
 _SHOWN = 20
 

@@ -122,9 +122,9 @@ def command(
     and some measurements. With --no-verify the hardware in the target's descriptor gives a first estimate.
     """
     from ofa_tvm.search.budget import parse_budget
+    from ofa_tvm.workflow.models import load_accuracy
     from ofa_tvm.workflow.predictors import require_unit
     from ofa_tvm.workflow.settings import resolve
-    from ofa_tvm.workflow.store import load_accuracy
 
     budgets = [parse_budget(text) for text in latencies]
     _check_budgets(len(targets), len(budgets), pareto)
@@ -241,7 +241,7 @@ def _given_models(
 ) -> list[CostModel | None]:
     """The latency models that options name, one a target; None where none does."""
     from ofa_tvm.latency.lookup_table import LookupTable
-    from ofa_tvm.workflow.store import load_latency
+    from ofa_tvm.workflow.models import load_latency
 
     if tables:
         return [LookupTable.read(path, space) for path in tables]

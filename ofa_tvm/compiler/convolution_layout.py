@@ -123,6 +123,7 @@ class Convolutions:
                 window.strides,
                 window.padding,
                 window.dilation,
+                self._lanes,
                 in_half=self._in_half,
             )
             return self._raised(self._as(data, sums), upright)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.products import added_in_blocks, product_of
+from ofa_tvm.compiler.products import added_in_blocks, packs, product_of
+
+_MANY = 16  # input channels from which on weights are read in panels
 
 
 def convolution(
@@ -18,10 +21,13 @@ def convolution(
     strides: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    lanes: int,
     *,
     in_half: bool = False,
 ) -> relax.Expr:
     """Convolution of all channels; of those of `data`, none from the weights' c_in on is read.
+
+    Weights of many channels are stored in panels one vector wide, as those of products are.
 
     The convolution of float16 is float32, see `added_in_blocks` for one that is added `in_half`.
 
@@ -35,17 +41,22 @@ def convolution(
         (kh, kw, c_in, c_out)
     strides, padding, dilation
         (y, x); padding (top, left, bottom, right).
+    lanes
+        Values of a vector register.
     in_half
         Add products of float16 in float16, a block at a time.
     """
     in_half = in_half and weight.dtype == np.float16
-    kh, kw, c_in, _ = weight.shape
+    kh, kw, c_in, c_out = weight.shape
+    if packs_channels(weight, lanes):
+        panel = math.gcd(c_out, lanes)
+        weight = weight.reshape(kh, kw, c_in, -1, panel).transpose(3, 0, 1, 2, 4)
 
     def part(start: int, stop: int) -> relax.Call:
         return bb.call_te(
             _dense,
             data,
-            constant_of(weight[:, :, start:stop]),
+            constant_of(np.ascontiguousarray(weight[..., start:stop, :])),
             list(strides),
             list(padding),
             list(dilation),
@@ -55,6 +66,11 @@ def convolution(
         )
 
     return added_in_blocks(bb, c_in, kh * kw, part) if in_half else part(0, c_in)
+
+
+def packs_channels(weight: np.ndarray, lanes: int) -> bool:
+    """Whether weights (kh, kw, c_in, c_out) are worth storing in panels; those of pictures are few."""
+    return weight.shape[2] >= _MANY and packs(weight.reshape(-1, weight.shape[3]), lanes)
 
 
 def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0) -> te.Tensor:
@@ -86,7 +102,8 @@ def _dense(
     start: int,
     in_half: bool,
 ) -> te.Tensor:
-    kh, kw, c_in, c_out = (int(v) for v in weight.shape)
+    """The weights are (kh, kw, c_in, c_out), or (c_out / panel, kh, kw, c_in, panel)."""
+    *panels, kh, kw, c_in, panel = (int(v) for v in weight.shape)
     source = padded(data, c_in, padding, start)
     n, height, width, _ = (int(v) for v in source.shape)
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
@@ -94,14 +111,15 @@ def _dense(
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
         line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
-        factors = source[b, line, column, dc], weight[dy, dx, dc, c]
+        at = (c // panel, dy, dx, dc, c % panel) if panels else (dy, dx, dc, c)
+        factors = source[b, line, column, dc], weight[at]
         return te.sum(product_of(*factors, data.dtype, in_half=in_half), axis=[dy, dx, dc])
 
     shape = (
         n,
         output_size(height, kh, strides[0], dilation[0]),
         output_size(width, kw, strides[1], dilation[1]),
-        c_out,
+        math.prod(panels) * panel,
     )
     return te.compute(shape, value, name="conv2d")
 

@@ -24,9 +24,10 @@ from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Variant
+from ofa_tvm.workflow.models import load_accuracy, load_latency
 from ofa_tvm.workflow.predictors import as_share, covered_resolutions
 from ofa_tvm.workflow.project import Project
-from ofa_tvm.workflow.store import Store, load_accuracy, load_latency
+from ofa_tvm.workflow.store import Store
 
 _FRONT = Evolution(population=60, generations=150)
 

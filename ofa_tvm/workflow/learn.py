@@ -19,8 +19,9 @@ from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Variant
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.tuning import KernelUnion
+from ofa_tvm.workflow.models import Accuracy, KnownLatency
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
-from ofa_tvm.workflow.store import Accuracy, KnownLatency, Store
+from ofa_tvm.workflow.store import Store
 
 
 def learn_accuracy(

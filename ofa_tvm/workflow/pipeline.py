@@ -16,11 +16,11 @@ from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Variant
 from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
+from ofa_tvm.workflow.models import Accuracy, KnownLatency
 from ofa_tvm.workflow.predictors import covered_resolutions, search_resolutions
 from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetOutcome, TargetRequest
 from ofa_tvm.workflow.search import TargetBudget, find_subnet, ship_best
 from ofa_tvm.workflow.ship import Shipped
-from ofa_tvm.workflow.store import Accuracy, KnownLatency
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Encloses a stage, by its name; for those who count its seconds."""

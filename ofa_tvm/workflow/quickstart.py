@@ -28,13 +28,14 @@ from ofa_tvm.training.shrinking import train
 from ofa_tvm.tuning import TuningResult
 from ofa_tvm.workflow.comparison import Row, compare
 from ofa_tvm.workflow.loop import tune_space
+from ofa_tvm.workflow.models import load_latency
 from ofa_tvm.workflow.pipeline import run_search
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.request import SearchRequest, TargetRequest
 from ofa_tvm.workflow.ship import Shipped
 from ofa_tvm.workflow.stages import Stages
-from ofa_tvm.workflow.store import Store, load_latency
+from ofa_tvm.workflow.store import Store
 
 SPACE = "ofa_digits"
 

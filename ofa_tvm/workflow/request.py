@@ -11,9 +11,10 @@ from ofa_tvm.estimators.contract import CostModel
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Target
+from ofa_tvm.workflow.models import Accuracy, KnownLatency
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
-from ofa_tvm.workflow.store import Accuracy, KnownLatency, Store
+from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet

@@ -19,8 +19,8 @@ from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
 from ofa_tvm.search.verify import MeasuredLimit, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
+from ofa_tvm.workflow.models import Accuracy, KnownLatency
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
-from ofa_tvm.workflow.store import Accuracy, KnownLatency
 
 if TYPE_CHECKING:
     from ofa_tvm.latency.collect import SubnetBench

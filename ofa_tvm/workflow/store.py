@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
-from ofa_tvm.accuracy.official import OfficialPredictor, load_official
-from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.estimators.contract import CostModel
-from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.files import write_atomic
 from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget, parse_budget
-from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Variant
 
-Accuracy = AccuracyPredictor | MLPAccuracyPredictor | OfficialPredictor
-
-
-@dataclass(frozen=True)
-class KnownLatency:
-    """A cost model of one target, and the subnets that it was measured with, in its unit."""
-
-    model: CostModel
-    measured: Mapping[Arch, float]
+if TYPE_CHECKING:  # predictors need scipy, which verbs that only ask where files lie can do without
+    from ofa_tvm.workflow.models import KnownLatency
 
 
 @dataclass(frozen=True)
@@ -115,6 +99,9 @@ class Store:
         UserError
             If a file is damaged.
         """
+        from ofa_tvm.latency.dataset import read_table
+        from ofa_tvm.workflow.models import KnownLatency, load_latency
+
         path, table = self.latency_model(variant), self.latency_table(variant)
         if not path.is_file():
             return None
@@ -152,48 +139,3 @@ class Store:
 
     def _budget(self, variant: Variant) -> Path:
         return self.folder / f"budget-{variant.name}.json"
-
-
-def load_accuracy(path: Path, space: Space) -> Accuracy:
-    """An own accuracy predictor, or a published one of Once-for-All.
-
-    Raises
-    ------
-    UsageError
-        If it was made for another space.
-    UserError
-        If the file is missing or neither.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no accuracy predictor {path}")
-    if not _is_own_model(path):
-        return load_official(path, space)
-    kind = model_kind(path)
-    predictor = (MLPAccuracyPredictor if kind == "accuracy_mlp" else AccuracyPredictor).load(path)
-    if predictor.space.name != space.name:
-        raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
-    return predictor
-
-
-def _is_own_model(path: Path) -> bool:
-    """PyTorch's files are zip archives, too."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "header.npy" in archive.namelist()
-
-
-def load_latency(path: Path, space: Space) -> LatencyRegressor:
-    """A fitted latency predictor.
-
-    Raises
-    ------
-    UsageError
-        If it was made for another space.
-    UserError
-        If the file is missing or no such predictor.
-    """
-    model = LatencyRegressor.load(path)
-    if model.space.name != space.name:
-        raise UsageError(f"the latency predictor {path} is for {model.space.name}, not {space.name}")
-    return model

@@ -18,10 +18,11 @@ from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy
+from ofa_tvm.workflow.models import load_accuracy
 from ofa_tvm.workflow.predictors import as_share, covered_resolutions, require_unit, search_resolutions
 from ofa_tvm.workflow.search import search_record
 from ofa_tvm.workflow.settings import resolve
-from ofa_tvm.workflow.store import Store, load_accuracy
+from ofa_tvm.workflow.store import Store
 
 SPACE = get_space("ofa_digits")
 

@@ -14,7 +14,8 @@ from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import get_space
 from ofa_tvm.targets import Variant, get_target
-from ofa_tvm.workflow.store import Store, load_accuracy, load_latency
+from ofa_tvm.workflow.models import load_accuracy, load_latency
+from ofa_tvm.workflow.store import Store
 
 SPACE = get_space("ofa_digits")
 ONE = Variant.of(get_target("x86-64-v2"))

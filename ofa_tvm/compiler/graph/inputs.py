@@ -49,7 +49,7 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
             continue
         size = tuple(int(g) for g in given)
         if min(size, default=1) < 1:
-            raise UsageError(f"shape {size} of input {value.name!r} holds nothing; each size is 1 or more")
+            raise UsageError(f"shape {size} does not fit input {value.name!r}: each size is 1 or more")
         if not _fits(size, declared):
             raise UsageError(f"shape {size} does not fit input {value.name!r} of shape {_shown(declared)}")
         result[value.name] = size

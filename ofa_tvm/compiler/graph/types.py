@@ -83,7 +83,7 @@ def _misfit(node: onnx.NodeProto, opset: int, types: Mapping[str, int]) -> str:
     for index, name in enumerate(node.input):
         formal = schema.inputs[min(index, len(schema.inputs) - 1)]
         elem_type, parameter = types.get(name, 0), formal.type_str
-        if elem_type not in _NUMBERS:
+        if not name or elem_type not in _NUMBERS:
             continue
         if f"tensor({_short(elem_type)})" not in allowed.get(parameter, [parameter]):
             return f"its input {name!r} holds {_name(elem_type)}"
