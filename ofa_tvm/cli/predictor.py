@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ofa_tvm.latency.regression import LatencyRegressor
     from ofa_tvm.workflow.latency_models import Device
 
-INPUT_PATH, OUTPUT_PATH = INPUT_PATH, OUTPUT_PATH
-
 
 @click.group(short_help="Fit, evaluate and use latency predictors.")
 def command() -> None:
