@@ -199,3 +199,12 @@ def fit_family(series: Sequence[Series], family: str) -> Family:
         exponent,
         dict(zip(rows.sources, source.tolist(), strict=True)),
     )
+
+
+def fit_families(series: Sequence[Series]) -> dict[str, Family]:
+    """What the devices of each kind among the series share."""
+    return {
+        family: fit_family(members, family)
+        for family in ("gpu", "cpu")
+        if (members := [s for s in series if s.family == family])
+    }
