@@ -4,12 +4,13 @@ Every ONNX file under the folder (published networks, as the packages of `FOLDER
 variable OFA_TVM_MODELS names it too) and the plain PyTorch networks of `plain_networks.py`, exported by
 `torch.onnx`, are compiled, compared with ONNX Runtime on random input, and timed beside it in interleaved
 rounds with the same number of threads: first with what the logs that ship hold, then after `--minutes` of
-tuning each. What does not compile is listed with its reason.
+tuning each. What does not compile is listed with its reason. With `--only` the other rows of the JSON stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import warnings
@@ -41,6 +42,8 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "320n": {"images": (1, 3, 320, 320)},
     "nmp": {"serving_default_input_2:0": (1, 43844, 1)},
     "magika": {"bytes": (1, 2048)},
+    "16k_sequence": {"input": (1, 576), "h": (1, 1, 128), "c": (1, 1, 128)},
+    "openvino_16k": {"input": (1, 576), "state": (2, 1, 128)},
     "silero": {"input": (1, 512), "state": (2, 1, 128)},
 }
 
@@ -123,7 +126,9 @@ def main() -> None:
     options = parser.parse_args()
 
     target = ofa_tvm.get_target(options.target).with_threads(options.threads)
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    if options.only and options.json.exists():
+        rows = {row["network"]: row for row in json.loads(options.json.read_text())["rows"]}
     print(f"{'network':32} {'ORT ms':>8} {'ratio':>6} {'tuned':>6} {'error':>8}  not by a template")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -134,6 +139,7 @@ def main() -> None:
                 continue
             so = folder / "network.so"
             try:
+                row["minutes"] = options.minutes
                 row["untuned"] = timed(path, so, target, [], options.seconds)
                 if options.minutes:
                     logs = folder / f"{row['network']}-logs"
@@ -145,7 +151,7 @@ def main() -> None:
                 row["refused"] = str(error)
             except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
                 row["refused"] = f"ONNX Runtime: {str(error).splitlines()[0]}"
-            rows.append(row)
+            rows[row["network"]] = row
             untuned = row.get("untuned")
             if untuned is None:
                 print(f"{row['network']:32} {row['refused'][:120]}", flush=True)
@@ -156,7 +162,7 @@ def main() -> None:
                     f"{untuned['error']:8.1e}  {', '.join(n.split()[0] for n in untuned['untemplated'])}",
                     flush=True,
                 )
-            save(options.json, {"target": target.name, "threads": target.threads, "rows": rows})
+            save(options.json, {"target": target.name, "threads": target.threads, "rows": [*rows.values()]})
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def gather_(node: Node) -> relax.Expr:
     length = node.shape()[axis]
     indices = node.value(1)
     if indices is None:
-        return node.op.take(node[0], _from_front(node, node[1], length), axis)
+        inside, outside = _bounded(node, node[1], length)
+        behind = len(node.shape()) - 1 - axis
+        return _marked(node, node.op.take(node[0], inside, axis), outside, behind)
     if ((indices < -length) | (indices >= length)).any():
         raise node.refusal(f"an index lies outside its axis of {length}")
     indices = np.where(indices < 0, indices + length, indices)
@@ -82,24 +84,79 @@ def gather_(node: Node) -> relax.Expr:
     return gather(node, node[0], indices, axis)
 
 
-def _from_front(node: Node, indices: relax.Expr, length: int) -> relax.Expr:
+def _from_front(node: Node, indices: relax.Expr, length: int | np.ndarray) -> relax.Expr:
     negative = node.op.less(indices, scalar(0, indices))
-    return node.op.where(negative, node.op.add(indices, scalar(length, indices)), indices)
+    return node.op.where(negative, node.op.add(indices, _like(length, indices)), indices)
+
+
+def _bounded(node: Node, indices: relax.Expr, length: int | np.ndarray) -> tuple[relax.Expr, relax.Expr]:
+    """Computed indices counted from the front and within their axis, and which of them were not.
+
+    ONNX leaves an index outside undefined and ONNX Runtime stops; a kernel must neither read nor write there.
+    """
+    front = _from_front(node, indices, length)
+    last = np.maximum(np.asarray(length) - 1, 0)
+    inside = node.op.maximum(node.op.minimum(front, _like(last, indices)), scalar(0, indices))
+    return inside, node.op.not_equal(front, inside)
+
+
+def _marked(node: Node, elements: relax.Expr, outside: relax.Expr, behind: int) -> relax.Expr:
+    """Elements with NaN, where their type has it, for each index outside; `behind` more axes follow theirs."""
+    if "float" not in dtype_of(elements):
+        return elements
+    outside = reshape(node, outside, [*node.shape_of(outside), *[1] * behind])
+    return node.op.where(outside, scalar(float("nan"), elements), elements)
+
+
+def _like(value: np.ndarray | int, indices: relax.Expr) -> relax.Expr:
+    return constant_of(np.asarray(value, dtype_of(indices)))
 
 
 def gather_elements(node: Node) -> relax.Expr:
     """ONNX `GatherElements`."""
     axis = node.axis(0)
-    return node.op.gather_elements(node[0], _from_front(node, node[1], node.shape()[axis]), axis)
+    inside, outside = _bounded(node, node[1], node.shape()[axis])
+    return _marked(node, node.op.gather_elements(node[0], inside, axis), outside, 0)
+
+
+def scatter_elements(node: Node) -> relax.Expr:
+    """ONNX `ScatterElements` and, as it was called before version 11, `Scatter`."""
+    axis = node.axis(0)
+    inside, outside = _bounded(node, node[1], node.shape()[axis])
+    updates = _marked(node, node[2], outside, 0)
+    return node.op.scatter_elements(node[0], inside, updates, axis, _reduction(node))
 
 
 def gather_nd(node: Node) -> relax.Expr:
     """ONNX `GatherND`."""
     batch = node.attribute("batch_dims", 0)
-    lengths = np.array(node.shape()[batch : batch + node.shape(1)[-1]], node.dtype(1))
-    negative = node.op.less(node[1], scalar(0, node[1]))
-    indices = node.op.where(negative, node.op.add(node[1], constant_of(lengths)), node[1])
-    return node.op.gather_nd(node[0], indices, batch)
+    depth = node.shape(1)[-1]
+    inside, outside = _bounded_points(node, node.shape()[batch : batch + depth])
+    behind = len(node.shape()) - batch - depth
+    return _marked(node, node.op.gather_nd(node[0], inside, batch), outside, behind)
+
+
+def scatter_nd(node: Node) -> relax.Expr:
+    """ONNX `ScatterND`."""
+    depth = node.shape(1)[-1]
+    inside, outside = _bounded_points(node, node.shape()[:depth])
+    updates = _marked(node, node[2], outside, len(node.shape()) - depth)
+    return node.op.scatter_nd(node[0], inside, updates, _reduction(node))
+
+
+def _bounded_points(node: Node, lengths: Sequence[int]) -> tuple[relax.Expr, relax.Expr]:
+    """`_bounded` for points, whose last axis has an index for each of `lengths`."""
+    inside, outside = _bounded(node, node[1], np.array(lengths))
+    anywhere = node.op.max(cast(node, outside, "int32"), axis=-1)
+    return inside, node.op.greater(anywhere, scalar(0, anywhere))
+
+
+def _reduction(node: Node) -> str:
+    """What becomes of the element that an update meets, as TVM calls it."""
+    name = node.attribute("reduction", "none")
+    if name not in ("none", "add", "mul", "min", "max"):
+        raise node.refusal(f"the reduction {name!r} is unknown")
+    return "update" if name == "none" else str(name)
 
 
 def pad(node: Node) -> relax.Expr:

@@ -165,3 +165,44 @@ def test_an_index_outside_is_refused(tmp_path: Path) -> None:
     case = Case("Gather", [values(4, 5), np.array([4])], [1])
     with pytest.raises(UserError, match=r"Gather \(node 'case0'\).*outside its axis of 4"):
         ofa_tvm.compile(merged([case], 18), ofa_tvm.get_target("x86"), tmp_path / "m.so")
+
+
+@pytest.mark.parametrize("far", [10**12, -(10**12), 4, -5])
+def test_a_computed_index_outside_reads_and_writes_nothing_there(tmp_path: Path, far: int) -> None:
+    """ONNX Runtime stops; what a kernel makes of it is NaN, and its neighbours are right."""
+    x, at = values(4, 5), np.array([2, far, -3])
+    points = np.array([[0, 3], [far, 0], [1, -1]])
+    grid = np.repeat(at[:, None], 5, 1)
+    writes, rows = values(3, seed=1), values(3, 5, seed=2)
+    cases = [
+        Case("Gather", [x, at]),
+        Case("GatherElements", [x, grid]),
+        Case("GatherND", [x, points]),
+        Case("ScatterElements", [x, grid, rows], attributes={"axis": 0}),
+        Case("ScatterND", [x, points, writes], attributes={"reduction": "add"}),
+    ]
+    ofa_tvm.compile(merged(cases, 18), ofa_tvm.get_target("x86"), tmp_path / "m.so")
+    given = [array for case in cases for array in case.fed()]
+    taken, elements, chosen, rows_written, written = ofa_tvm.load(tmp_path / "m.so")(*given)
+    for got in (taken, elements):
+        assert np.isnan(got[1]).all()
+        assert np.array_equal(got[[0, 2]], x[[2, 1]])
+    assert np.isnan(chosen[1])
+    assert np.array_equal(chosen[[0, 2]], x[[0, 1], [3, 4]])
+    expected = x.copy()
+    expected[[2, 1]] = rows[[0, 2]]
+    lost = np.isnan(rows_written).all(1)
+    assert lost.sum() == 1
+    assert np.array_equal(rows_written[~lost], expected[~lost])
+    expected = x.copy()
+    expected[0, 3] += writes[0]
+    expected[1, 4] += writes[2]
+    nan = np.isnan(written)
+    assert nan.sum() == 1
+    assert np.array_equal(written[~nan], expected[~nan])
+
+
+def test_a_computed_index_outside_of_integers_reads_the_nearest(tmp_path: Path) -> None:
+    case = Case("Gather", [np.arange(4), np.array([1, 10**12, -(10**12)])])
+    ofa_tvm.compile(merged([case], 18), ofa_tvm.get_target("x86"), tmp_path / "m.so")
+    assert ofa_tvm.load(tmp_path / "m.so")(*case.fed()).tolist() == [1, 3, 0]
