@@ -124,9 +124,8 @@ def collected(folder: Path) -> Any:
 
 def shipped(folder: Path) -> Any:
     artefact = Artefact.open(folder / "deploy")
-    latency = artefact.manifest["latency"]
-    right = artefact.manifest["check"]["max_rel_difference"] < 1e-4
-    return latency["measured"] <= latency["budget"], right
+    latency, check = artefact.manifest.latency, artefact.manifest.check
+    return latency.measured <= latency.budget, check.max_rel_difference < 1e-4
 
 
 def demonstrated(folder: Path) -> Any:

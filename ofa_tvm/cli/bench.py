@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.errors import UsageError
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.process import use_runtime_only
@@ -47,9 +47,9 @@ def command(
     use_runtime_only()
     if deploy.is_dir() or deploy.suffix != ".so":
         artefact = Artefact.open(deploy)
-        path, compiled_for = artefact.module_path, artefact.manifest["target"]
+        path, compiled_for = artefact.module_path, artefact.manifest.target
     else:
-        path, compiled_for = deploy, load_for(deploy).target
+        path, compiled_for = deploy, TargetEntry.from_dict(load_for(deploy).target)
     target = target_of(compiled_for) if target_name is None else get_target(target_name)
     if threads is not None:
         target = target.with_threads(threads)
@@ -67,14 +67,13 @@ def command(
     console.result(answer)
 
 
-def target_of(compiled_for: Any) -> Target:
+def target_of(compiled_for: TargetEntry) -> Target:
     """The target that a module names, with the module's threads; its own name may be a file's elsewhere."""
-    kind = str(compiled_for.get("kind", "x86"))
     try:
-        target = get_target(str(compiled_for.get("name", "x86")))
+        target = get_target(compiled_for.name)
     except UsageError:
-        target = get_target(kind)
-    return target.with_threads(int(compiled_for.get("threads", 1)))
+        target = get_target(compiled_for.kind)
+    return target.with_threads(compiled_for.threads)
 
 
 def _show(console: Console, deploy: Path, result: Measurement) -> None:

@@ -89,7 +89,7 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
     console.print(
         f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
         f"{artefact.module_path.name}: {_product(artefact)}",
-        f"the network's test accuracy in ONNX Runtime is {artefact.manifest['accuracy']['float32']:.2%}",
+        f"the network's test accuracy in ONNX Runtime is {artefact.manifest.accuracy.float32:.2%}",
         f"where the device is: ofa-tvm tune --target {target.name} --seconds 600, then "
         f"ofa-tvm search --target {target.name} --latency ... -o deploy (both in {out})",
     )
@@ -98,7 +98,7 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
             "artefact": str(artefact.folder),
             "target": target.name,
             "product": _product(artefact),
-            "accuracy_in_onnxruntime": artefact.manifest["accuracy"]["float32"],
+            "accuracy_in_onnxruntime": artefact.manifest.accuracy.float32,
             "measured": False,
         }
     )
@@ -109,8 +109,8 @@ def _product(artefact: Artefact) -> str:
     from ofa_tvm.compiler.nvrtc import binary_kind
     from ofa_tvm.runtime import elf_arch
 
-    content, tvm = artefact.module_path.read_bytes(), artefact.manifest["target"]["tvm"]
-    kernels = len(artefact.manifest["kernels"])
+    content, tvm = artefact.module_path.read_bytes(), artefact.manifest.target.tvm
+    kernels = len(artefact.manifest.kernels)
     parts = [f"{elf_arch(artefact.module_path)} code", f"{len(content) / 1e6:.1f} MB"]
     if tvm["kind"] == "cuda":
         parts.insert(1, f"{kernels} kernels as a {binary_kind(content)} for {tvm['arch']}")

@@ -6,12 +6,14 @@ from ofa_tvm.deploy.artefact import Artefact, write_artefact
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.loading import load
+from ofa_tvm.deploy.manifest import Manifest
 from ofa_tvm.runtime import Runner
 
 __all__ = [
     "Artefact",
     "Classifier",
     "Difference",
+    "Manifest",
     "Prediction",
     "Runner",
     "check_against_onnxruntime",

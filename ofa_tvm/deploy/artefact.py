@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ofa_tvm.deploy.classify import Classifier, Prediction
-from ofa_tvm.deploy.manifest import FORMAT, MANIFEST_SCHEMA
+from ofa_tvm.deploy.manifest import Manifest
+from ofa_tvm.deploy.manifest_schema import MANIFEST_SCHEMA
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
-from ofa_tvm.images import Preprocessing
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.runtime import Runner, elf_arch, load_for
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import exchange, remove_dead, temporary_beside
-from ofa_tvm.yamlfile import read_yaml, write_yaml
+from ofa_tvm.yamlfile import write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
 RUNTIME = "runtime"  # folder of the target's TVM libraries, if it was asked for
@@ -35,7 +35,7 @@ class Artefact:
     """An opened artefact: every file is there and has the checksum that the manifest states."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     device: Target | None = None
 
     def on(self, target: Target | None) -> Artefact:
@@ -57,8 +57,8 @@ class Artefact:
             raise UserError(f"no artefact folder {root}; `ofa-tvm search -o {root}` writes one")
         if not (root / MANIFEST).is_file():
             raise UserError(f"{root} is not an artefact: it holds no {MANIFEST}")
-        manifest = read_yaml(root / MANIFEST, MANIFEST_SCHEMA)
-        for name, digest in manifest["sha256"].items():
+        manifest = Manifest.read(root / MANIFEST)
+        for name, digest in manifest.sha256.items():
             if not (root / name).is_file():
                 raise UserError(f"{root / name} is missing from the artefact; copy the whole folder again")
             if sha256(root / name) != digest:
@@ -98,13 +98,9 @@ class Artefact:
         UserError
             If the manifest has no preprocessing.
         """
-        if "preprocessing" not in self.manifest:
+        if self.manifest.preprocessing is None:
             raise UserError(f"{self.folder / MANIFEST} says nothing of preprocessing: it takes no pictures")
-        return Classifier(
-            self.runner,
-            Preprocessing.from_dict(self.manifest["preprocessing"]),
-            tuple(self.manifest.get("labels", ())),
-        )
+        return Classifier(self.runner, self.manifest.preprocessing, self.manifest.labels)
 
     def classify(self, images: Sequence[str | os.PathLike[str]], top_k: int = 1) -> list[list[Prediction]]:
         """The `top_k` likeliest classes of each picture file; see `Classifier.classify`."""
@@ -115,7 +111,7 @@ def write_artefact(
     folder: str | os.PathLike[str],
     so: str | os.PathLike[str],
     onnx: str | os.PathLike[str],
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     with_runtime: bool = False,
     progress: Progress = SILENT,
@@ -131,9 +127,8 @@ def write_artefact(
     so, onnx
         Compiled module and its ONNX; both are copied.
     manifest
-        At least `target` (`Target.to_json` or the four keys name, kind, tvm, threads) and what is known of
-        space, arch, latency, accuracy; see `MANIFEST_SCHEMA`. Labels, preprocessing, inputs and outputs come
-        from the ONNX file unless given; format, date, versions and checksums are added.
+        What is known of the module. Labels, preprocessing, inputs and outputs come from the ONNX file unless
+        given; date, versions and checksums are added.
     with_runtime
         Add TVM's runtime libraries of the module's processor family: the folder then runs on a bare device.
     progress
@@ -159,12 +154,11 @@ def write_artefact(
         _copy(Path(so), stage / MODULE)
         _copy(Path(onnx), stage / ONNX)
         if with_runtime:
-            kind = str(manifest.get("target", {}).get("tvm", {}).get("kind", "llvm"))
+            kind = str(manifest.target.tvm.get("kind", "llvm"))
             for library in runtime_libraries(elf_arch(stage / MODULE), kind, progress=progress):
                 write_atomic(stage / RUNTIME / library.name, library.read_bytes())
-        content = _complete(manifest, stage)
-        write_atomic(stage / MANIFEST, write_yaml(content))
-        read_yaml(stage / MANIFEST, MANIFEST_SCHEMA)
+        write_atomic(stage / MANIFEST, write_yaml(_complete(manifest, stage)))
+        Manifest.read(stage / MANIFEST)
         _swap(stage, root)
     except OSError as error:
         raise UserError(f"cannot write the artefact {root}: {error.strerror or error}") from error
@@ -198,32 +192,18 @@ def _swap(stage: Path, root: Path) -> None:
         stage.rename(root)
 
 
-def _complete(manifest: Mapping[str, Any], stage: Path) -> dict[str, Any]:
-    given = dict(manifest)
-    target = given.get("target")
-    if isinstance(target, Mapping) and "measure" in target:  # Target.to_json()
-        target = {
-            "name": target["name"],
-            "kind": target["kind"],
-            "tvm": dict(target["tvm"]),
-            "threads": target["measure"]["threads"],
-        }
+def _complete(manifest: Manifest, stage: Path) -> dict[str, Any]:
+    files = (stage / MODULE, stage / ONNX, *sorted((stage / RUNTIME).glob("*")))
     content = {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **_from_onnx(stage / ONNX),
-        **given,
-        "target": target,
-        "versions": {**_versions(), **given.get("versions", {})},
-        "sha256": {
-            str(file.relative_to(stage)): sha256(file)
-            for file in (stage / MODULE, stage / ONNX, *sorted((stage / RUNTIME).glob("*")))
-        },
+        **manifest.to_dict(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "sha256": {str(file.relative_to(stage)): sha256(file) for file in files},
     }
-    order = [key for key in MANIFEST_SCHEMA["properties"] if key in content]
-    unknown = [key for key in content if key not in order]
-    # Through JSON, so that numpy scalars or tuples fail or become plain here and not in the reader.
-    return dict(json.loads(json.dumps({key: content[key] for key in order + unknown})))
+    ordered = {key: content[key] for key in MANIFEST_SCHEMA["properties"] if key in content}
+    # Through JSON, so that numpy scalars fail or become plain here and not in the reader.
+    return dict(json.loads(json.dumps(ordered)))
 
 
 def _from_onnx(path: Path) -> dict[str, Any]:

@@ -11,6 +11,30 @@ from typing import Any
 import numpy as np
 
 from ofa_tvm.measurement.protocol import Timing
+from ofa_tvm.targets.target import Unit
+
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+_NUMBER_OR_NONE = {"type": ["number", "null"]}
+
+# Of what `Measurement.to_json` writes; required are the keys that no version left out.
+MEASUREMENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": [
+        *("median_ms", "mad_ms", "repeats", "samples_ms", "calls", "passes", "noisy"),
+        *("threads", "cpus", "target", "machine", "date"),
+    ],
+    "properties": {
+        **dict.fromkeys(("median_ms", "mad_ms", "cold_ms"), _NUMBER_OR_NONE),
+        **dict.fromkeys(("repeats", "calls", "passes", "threads"), _COUNT),
+        **dict.fromkeys(("target", "machine", "date"), _TEXT),
+        "samples_ms": {"type": "array", "items": {"type": "number"}},
+        "cpus": {"type": "array", "items": _COUNT},
+        "noisy": {"type": "boolean"},
+        "unit": {"enum": ["ms", "Minstr"]},
+        "instructions": {"type": ["integer", "null"]},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +73,7 @@ class Measurement:
     target: str
     machine: str
     date: str
-    unit: str = "ms"
+    unit: Unit = "ms"
     instructions: int | None = None
     cold_ms: float | None = None
 
@@ -73,9 +97,9 @@ class Measurement:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Measurement:
-        """Inverse of `to_json`."""
-        known = dict(content)
-        return cls(samples_ms=tuple(known.pop("samples_ms")), cpus=tuple(known.pop("cpus")), **known)
+        """Inverse of `to_json`, of what `MEASUREMENT_SCHEMA` allows; keys it does not know are ignored."""
+        known = {item.name: content[item.name] for item in dataclasses.fields(cls) if item.name in content}
+        return cls(**known | {"samples_ms": tuple(content["samples_ms"]), "cpus": tuple(content["cpus"])})
 
     @classmethod
     def of(

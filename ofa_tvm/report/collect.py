@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.deploy import Manifest
 from ofa_tvm.deploy.artefact import MANIFEST, Artefact
+from ofa_tvm.deploy.manifest import AccuracyEntry, CandidateEntry, KernelEntry, LatencyEntry
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import read_table
@@ -23,25 +25,12 @@ from ofa_tvm.search.objectives import make_objectives
 from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
-from ofa_tvm.targets import Variant
 from ofa_tvm.workflow.models import load_accuracy, load_latency
 from ofa_tvm.workflow.predictors import as_share, covered_resolutions
 from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.store import Store
 
 _FRONT = Evolution(population=60, generations=150)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A subnet that a search measured; accuracies are shares, costs in the target's unit."""
-
-    arch: Arch
-    round: int
-    accuracy: float
-    predicted: float
-    measured: float
-    within: bool
 
 
 @dataclass(frozen=True)
@@ -52,49 +41,66 @@ class Deployed:
     ----------
     name
         Its folder's name, within the project if it lies there.
-    target, kind
-        What it is compiled for.
-    series
-        The measured latencies that its own belongs to (`Measured.target`).
-    unit
-        Of its cost: "ms", or "Minstr" if emulated.
-    measured, spread, predicted, budget
-        Costs; the spread is the median absolute deviation. None where the manifest says nothing.
-    accuracy
-        Measured through the module, 0..1; `data` says on what.
-    validation_accuracy
-        Of the same subnet on the validation split, which is what a search compares.
+    manifest
+        What it says of itself.
+    space
+        That its subnet is of.
     kernels
         (signature, time of all calls or None, schedule), in order of execution.
     inside
         Whether those times were taken inside the network, in us, else they are the tuning log's.
-    candidates
-        Of the search that found it.
     """
 
     name: str
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     space: Space | None
-    arch: Arch | None
-    target: str
-    kind: str
-    series: str
-    unit: str
-    measured: float | None
-    spread: float | None
-    predicted: float | None
-    budget: float | None
-    accuracy: float | None
-    data: str
-    validation_accuracy: float | None
     kernels: tuple[tuple[Signature, float | None, str], ...]
     inside: bool
-    candidates: tuple[Candidate, ...]
+
+    @property
+    def target(self) -> str:
+        """Name of what it is compiled for."""
+        return self.manifest.target.name
+
+    @property
+    def arch(self) -> Arch | None:
+        """Its subnet."""
+        return self.manifest.arch
+
+    @property
+    def latency(self) -> LatencyEntry:
+        """What it costs."""
+        return self.manifest.latency
+
+    @property
+    def accuracy(self) -> AccuracyEntry:
+        """How good it is."""
+        return self.manifest.accuracy
+
+    @property
+    def series(self) -> str:
+        """The measured latencies that its own belongs to (`Measured.target`)."""
+        return self.manifest.variant.name
+
+    @property
+    def candidates(self) -> tuple[CandidateEntry, ...]:
+        """Of the search that found it."""
+        return self.manifest.search.candidates
+
+    @property
+    def spread(self) -> float | None:
+        """Median absolute deviation of its measured latency; None where the manifest says nothing."""
+        return None if self.latency.how is None else self.latency.how.mad_ms
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Of the same subnet on the validation split, which is what a search compares."""
+        return next((c.accuracy for c in self.candidates if c.arch == self.arch), None)
 
     @property
     def n_classes(self) -> int:
         """Outputs of its network."""
-        return int(self.manifest["outputs"][0]["shape"][-1]) if self.manifest.get("outputs") else 1000
+        return self.manifest.outputs[0].shape[-1] if self.manifest.outputs else 1000
 
 
 @dataclass(frozen=True)
@@ -215,64 +221,31 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
 
 
 def _deployed(artefact: Artefact, project: Path) -> Deployed:
-    manifest = artefact.manifest
     folder, project = artefact.folder.resolve(), project.resolve()
     inside_project = folder != project and folder.is_relative_to(project)
-    latency, accuracy = manifest.get("latency", {}), manifest.get("accuracy", {})
-    listed = manifest.get("kernels", ())
-    inside = bool(listed) and all("inside_us" in kernel for kernel in listed)
+    manifest = artefact.manifest
+    inside = bool(manifest.kernels) and all(kernel.inside_us is not None for kernel in manifest.kernels)
     try:
-        signatures = [Signature.parse(str(kernel["name"])) for kernel in listed]
+        kernels = tuple(
+            (Signature.parse(kernel.name), _time(kernel, inside), kernel.schedule)
+            for kernel in manifest.kernels
+        )
     except ValueError as error:
         raise UserError(f"{artefact.folder / MANIFEST}: {error}; deploy it anew") from error
-    arch = Arch.from_dict(manifest["arch"]) if "arch" in manifest else None
-    space = get_space(manifest["space"]) if "space" in manifest else None
-    candidates = tuple(
-        Candidate(
-            Arch.from_dict(c["arch"]),
-            int(c["round"]),
-            float(c["predicted_accuracy"] if c["validation_accuracy"] is None else c["validation_accuracy"]),
-            float(c["predicted"]),
-            float(c["measured"]),
-            bool(c["within"]),
-        )
-        for c in manifest.get("search", {}).get("candidates", ())
-    )
     return Deployed(
         name=folder.relative_to(project).as_posix() if inside_project else folder.name,
         manifest=manifest,
-        space=space,
-        arch=arch,
-        target=manifest["target"]["name"],
-        kind=manifest["target"]["kind"],
-        series=Variant(
-            manifest["target"]["name"],
-            manifest["target"]["threads"],
-            manifest.get("check", {}).get("dtype", "float32"),
-            emulated=latency.get("unit") == "Minstr",
-        ).name,
-        unit=latency.get("unit", "ms"),
-        measured=latency.get("measured"),
-        spread=latency.get("how", {}).get("mad_ms"),
-        predicted=latency.get("predicted"),
-        budget=latency.get("budget"),
-        accuracy=accuracy.get("measured"),
-        data=str(accuracy.get("data", "")),
-        validation_accuracy=next((c.accuracy for c in candidates if c.arch == arch), None),
-        kernels=tuple(
-            (signature, _time(kernel, inside), str(kernel.get("schedule", "")))
-            for signature, kernel in zip(signatures, listed, strict=True)
-        ),
+        space=None if manifest.space is None else get_space(manifest.space),
+        kernels=kernels,
         inside=inside,
-        candidates=candidates,
     )
 
 
-def _time(kernel: Mapping[str, Any], inside: bool) -> float | None:
+def _time(kernel: KernelEntry, inside: bool) -> float | None:
     """Of all calls of a kernel in one inference."""
     if inside:
-        return float(kernel["inside_us"])
-    return None if kernel.get("cost") is None else float(kernel["cost"]) * int(kernel.get("calls", 1))
+        return kernel.inside_us
+    return None if kernel.cost is None else kernel.cost * kernel.calls
 
 
 def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyPredictor | None:

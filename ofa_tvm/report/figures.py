@@ -35,14 +35,16 @@ def trade_off(measured: Measured, deployed: Deployed | None, style: Style) -> Fi
         if others:
             ax.plot([scale * c.measured for c in others], [100 * c.accuracy for c in others], "D", ms=4.5,
                     mfc="none", mew=1.2, color=p.green, label="candidates, measured")  # fmt: skip
-        if deployed.budget is not None:
-            ax.axvline(scale * deployed.budget, color=p.orange, lw=1.2, ls=(0, (4, 3)))
-            ax.annotate(f"budget {scale * deployed.budget:.3g} {unit}", (scale * deployed.budget, 0.02),
+        budget, shipped = deployed.latency.budget, deployed.latency.measured
+        if budget is not None:
+            ax.axvline(scale * budget, color=p.orange, lw=1.2, ls=(0, (4, 3)))
+            ax.annotate(f"budget {scale * budget:.3g} {unit}", (scale * budget, 0.02),
                         xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points",
                         color=p.orange)  # fmt: skip
-        y = deployed.validation_accuracy if deployed.validation_accuracy is not None else deployed.accuracy
-        if deployed.measured is not None and y is not None:
-            ax.plot([scale * deployed.measured], [100 * y], "o", ms=10, color=p.orange, mec=p.paper, mew=1.5,
+        validated = deployed.validation_accuracy
+        y = deployed.accuracy.measured if validated is None else validated
+        if shipped is not None and y is not None:
+            ax.plot([scale * shipped], [100 * y], "o", ms=10, color=p.orange, mec=p.paper, mew=1.5,
                     zorder=5, label="shipped, measured")  # fmt: skip
     ax.set_xlabel(
         f"{'instructions' if measured.unit == 'Minstr' else 'latency'} on {measured.target}, {unit}"
@@ -178,14 +180,14 @@ def predictor_quality(measured: Measured | None, accuracies: Accuracies | None, 
 def targets(artefacts: list[Deployed], style: Style) -> Figure:
     """Measured cost of every artefact that is timed, one bar each, with its budget."""
     p = style.palette
-    rows = [a for a in artefacts if a.measured is not None and a.unit == "ms"][::-1]
+    rows = [a for a in artefacts if a.latency.measured is not None and a.latency.unit == "ms"][::-1]
     figure = style.figure(0.7 + 0.36 * len(rows))
     ax = figure.subplots()
-    scale, unit = cost_scale(float(np.median([a.measured or 0 for a in rows])), "ms")
-    ax.barh(range(len(rows)), [scale * (a.measured or 0) for a in rows], 0.6, color=p.blue, lw=0)
+    scale, unit = cost_scale(float(np.median([a.latency.measured or 0 for a in rows])), "ms")
+    ax.barh(range(len(rows)), [scale * (a.latency.measured or 0) for a in rows], 0.6, color=p.blue, lw=0)
     for y, a in enumerate(rows):
-        if a.budget is not None:
-            ax.plot([scale * a.budget] * 2, [y - 0.42, y + 0.42], color=p.orange, lw=1.8)
+        if a.latency.budget is not None:
+            ax.plot([scale * a.latency.budget] * 2, [y - 0.42, y + 0.42], color=p.orange, lw=1.8)
     ax.set_yticks(
         range(len(rows)),
         [f"{a.name}\n{a.target}" if style.narrow else f"{a.name} · {a.target}" for a in rows],

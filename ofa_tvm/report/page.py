@@ -157,10 +157,11 @@ def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
         f"{len(measured.cost)} random subnets on {measured.target} take {scale * measured.cost.min():.3g} to "
         f"{scale * measured.cost.max():.3g} {unit}"
     )
-    if deployed is not None and deployed.measured is not None and deployed.budget is not None:
-        slack = 100 * (1 - deployed.measured / deployed.budget)
+    latency = None if deployed is None else deployed.latency
+    if latency is not None and latency.measured is not None and latency.budget is not None:
+        slack = 100 * (1 - latency.measured / latency.budget)
         kept = f"{slack:.0f} % below" if slack >= 0 else f"{-slack:.0f} % above"
-        title = f"What shipped takes {scale * deployed.measured:.3g} {unit}, {kept} its budget"
+        title = f"What shipped takes {scale * latency.measured:.3g} {unit}, {kept} its budget"
     front = measured.front
     rows = tuple(
         (f"{scale * cost:.4g}", f"{100 * accuracy:.2f}")
@@ -178,7 +179,7 @@ def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
 
 
 def _candidates(shipped: Deployed) -> Section:
-    scale, unit = figures.cost_scale(shipped.candidates[0].measured, shipped.unit)
+    scale, unit = figures.cost_scale(shipped.candidates[0].measured, shipped.latency.unit)
     errors = [abs(c.predicted / c.measured - 1) for c in shipped.candidates if c.round > 0]
     within = sum(c.within for c in shipped.candidates)
     said = f"; predictions were off by {100 * sum(errors) / len(errors):.1f} % on average" if errors else ""
@@ -196,7 +197,7 @@ def _candidates(shipped: Deployed) -> Section:
         "candidates",
         f"{within} of {len(rows)} measured candidates kept the budget{said}",
         "Every candidate that the search compiled and measured on the target. After each round the model of "
-        f"its {_cost(shipped.unit)} learned from them.",
+        f"its {_cost(shipped.latency.unit)} learned from them.",
         None,
         ("round", f"predicted {unit}", f"measured {unit}", "accuracy, %", "within budget"),
         rows,
@@ -250,26 +251,14 @@ def _kernels(shipped: Deployed) -> Section:
 
 
 def _side_by_side(content: Content) -> Section:
-    timed = [a for a in content.artefacts if a.measured is not None and a.unit == "ms"]
-    rows = tuple(
-        (
-            a.name,
-            a.target if a.target.startswith(a.kind) else f"{a.target} ({a.kind})",
-            "-" if a.measured is None else f"{a.measured:.4g} {a.unit}",
-            "-" if a.budget is None else f"{a.budget:.4g} {a.unit}",
-            "-" if a.accuracy is None else f"{100 * a.accuracy:.2f}",
-            "-" if a.arch is None else str(a.arch.r),
-            "-" if a.arch is None or a.space is None else _millions(a.space.macs(a.arch, a.n_classes)),
-        )
-        for a in content.artefacts
-    )
+    timed = [a for a in content.artefacts if a.latency.measured is not None and a.latency.unit == "ms"]
+    rows = tuple(map(_beside_others, content.artefacts))
     n = len({a.target for a in content.artefacts})
     title = f"{len(rows)} artefacts on {n} target{'s' if n > 1 else ''}, side by side"
     if len(timed) > 1:
-        fast, slow = (choose(timed, key=lambda a: a.measured or 0.0) for choose in (min, max))
-        title += (
-            f": {fast.name} is {(slow.measured or 0) / (fast.measured or 1):.1f} times as fast as {slow.name}"
-        )
+        fast, slow = (choose(timed, key=lambda a: a.latency.measured or 0.0) for choose in (min, max))
+        times = (slow.latency.measured or 0) / (fast.latency.measured or 1)
+        title += f": {fast.name} is {times:.1f} times as fast as {slow.name}"
     return Section(
         "targets",
         title,
@@ -278,6 +267,20 @@ def _side_by_side(content: Content) -> Section:
         ("artefact", "target", "measured", "budget", "accuracy, %", "side", "multiply-adds"),
         rows,
         open=True,
+    )
+
+
+def _beside_others(shipped: Deployed) -> tuple[str, ...]:
+    latency, accuracy, kind = shipped.latency, shipped.accuracy.measured, shipped.manifest.target.kind
+    arch, space = shipped.arch, shipped.space
+    return (
+        shipped.name,
+        shipped.target if shipped.target.startswith(kind) else f"{shipped.target} ({kind})",
+        "-" if latency.measured is None else f"{latency.measured:.4g} {latency.unit}",
+        "-" if latency.budget is None else f"{latency.budget:.4g} {latency.unit}",
+        "-" if accuracy is None else f"{100 * accuracy:.2f}",
+        "-" if arch is None else str(arch.r),
+        "-" if arch is None or space is None else _millions(space.macs(arch, shipped.n_classes)),
     )
 
 
@@ -402,69 +405,64 @@ def _last_loss(training: Training, first: float, last: float) -> str:
 def _headline(content: Content, shipped: Deployed | None) -> tuple[str, str]:
     if shipped is None:
         return content.title, f"Space {content.space.name}. Nothing has been shipped yet."
-    if shipped.measured is None:
+    latency, accuracy = shipped.latency, shipped.accuracy.measured
+    if latency.measured is None:
         return f"{shipped.name}: for {shipped.target}, not measured", _lead(shipped)
-    scale, unit = figures.cost_scale(shipped.measured, shipped.unit)
-    text = f"{scale * shipped.measured:.3g} {unit} on {shipped.target}"
-    if shipped.accuracy is not None:
-        text += f", {100 * shipped.accuracy:.1f} % right"
+    scale, unit = figures.cost_scale(latency.measured, latency.unit)
+    text = f"{scale * latency.measured:.3g} {unit} on {shipped.target}"
+    if accuracy is not None:
+        text += f", {100 * accuracy:.1f} % right"
     return text, _lead(shipped)
 
 
 def _lead(shipped: Deployed) -> str:
+    latency, accuracy = shipped.latency, shipped.accuracy
     parts = []
     if shipped.space is not None:
         parts.append(f"A subnet of {shipped.space.name}, compiled for {shipped.target}.")
-    if shipped.budget is not None and shipped.measured is not None:
-        scale, unit = figures.cost_scale(shipped.budget, shipped.unit)
-        kept = "keeps" if shipped.measured <= shipped.budget else "breaks"
-        what = "count of instructions" if shipped.unit == "Minstr" else "measured median"
-        parts.append(f"Its {what} {kept} the budget of {scale * shipped.budget:.4g} {unit}.")
-    if shipped.data:
-        parts.append(f"Accuracy was measured through the compiled module: {shipped.data}.")
+    if latency.budget is not None and latency.measured is not None:
+        scale, unit = figures.cost_scale(latency.budget, latency.unit)
+        kept = "keeps" if latency.measured <= latency.budget else "breaks"
+        what = "count of instructions" if latency.unit == "Minstr" else "measured median"
+        parts.append(f"Its {what} {kept} the budget of {scale * latency.budget:.4g} {unit}.")
+    if accuracy.data and accuracy.measured is not None:
+        parts.append(f"Accuracy was measured through the compiled module: {accuracy.data}.")
     return " ".join(parts)
 
 
 def _tiles(shipped: Deployed) -> list[tuple[str, str]]:
     """A few figures with their names."""
+    latency, accuracy = shipped.latency, shipped.accuracy.measured
     tiles = []
-    if shipped.measured is not None:
-        scale, unit = figures.cost_scale(shipped.measured, shipped.unit)
+    if latency.measured is not None:
+        scale, unit = figures.cost_scale(latency.measured, latency.unit)
         spread = "" if not shipped.spread else f" ± {scale * shipped.spread:.2g}"
-        counted = shipped.unit == "Minstr"
-        tiles.append(
-            (
-                f"{scale * shipped.measured:.3g}{spread} {unit}",
-                "instructions, emulated" if counted else "measured median",
-            )
-        )
-        if shipped.predicted is not None:
-            tiles.append((f"{scale * shipped.predicted:.3g} {unit}", "predicted"))
-        if shipped.budget is not None:
-            tiles.append((f"{scale * shipped.budget:.3g} {unit}", "budget"))
-    if shipped.accuracy is not None:
-        tiles.append((f"{100 * shipped.accuracy:.2f} %", "test accuracy"))
-    check = shipped.manifest.get("check", {})
-    if "tuned_fraction" in check:
-        tiles.append((f"{100 * check['tuned_fraction']:.0f} %", "kernel time tuned"))
-    if "max_rel_difference" in check:
-        tiles.append((f"{check['max_rel_difference']:.0e}", "difference to ONNX Runtime"))
+        what = "instructions, emulated" if latency.unit == "Minstr" else "measured median"
+        tiles.append((f"{scale * latency.measured:.3g}{spread} {unit}", what))
+        if latency.predicted is not None:
+            tiles.append((f"{scale * latency.predicted:.3g} {unit}", "predicted"))
+        if latency.budget is not None:
+            tiles.append((f"{scale * latency.budget:.3g} {unit}", "budget"))
+    if accuracy is not None:
+        tiles.append((f"{100 * accuracy:.2f} %", "test accuracy"))
+    check = shipped.manifest.check
+    if check.tuned_fraction is not None:
+        tiles.append((f"{100 * check.tuned_fraction:.0f} %", "kernel time tuned"))
+    if check.max_rel_difference is not None:
+        tiles.append((f"{check.max_rel_difference:.0e}", "difference to ONNX Runtime"))
     return tiles
 
 
 def _footer(shipped: Deployed | None) -> str:
-    how = {} if shipped is None else shipped.manifest.get("latency", {}).get("how", {})
+    how = None if shipped is None else shipped.latency.how
     measured = ""
-    if how.get("machine"):
-        threads = how.get("threads", 1)
-        date = str(how.get("date", ""))[:10]
-        if how.get("instructions"):
-            measured = f"Instructions: counted on {how['machine']}, {date}. "
-        else:
-            measured = (
-                f"Latency: median of {how.get('repeats', '?')} samples on {how['machine']}, {threads} "
-                f"thread{'s' if threads != 1 else ''}, {date}. "
-            )
+    if how is not None and how.instructions is not None:
+        measured = f"Instructions: counted on {how.machine}, {how.date[:10]}. "
+    elif how is not None:
+        measured = (
+            f"Latency: median of {how.repeats} samples on {how.machine}, {how.threads} "
+            f"thread{'s' if how.threads != 1 else ''}, {how.date[:10]}. "
+        )
     return f"{measured}Written by ofa-tvm {__version__}."
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.deploy import Artefact, Manifest, write_artefact
+from ofa_tvm.deploy.manifest import AccuracyEntry, CheckEntry, TargetEntry
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.workflow.quickstart import QuickstartSettings, trained_on_digits
-from ofa_tvm.workflow.ship import accuracy_in_float32, build_subnet, kernel_list
+from ofa_tvm.workflow.ship import accuracy_in_float32, build_subnet, kernel_entries, test_images
 from ofa_tvm.workflow.stages import Stages
 from ofa_tvm.workflow.store import Store
 
@@ -58,15 +59,12 @@ def compile_only(
             calibration_images=settings.training.calibration_images,
             seed=seed,
         )
-        manifest = {
-            "space": net.space.name,
-            "arch": arch.to_dict(),
-            "target": target.to_json(),
-            "accuracy": {
-                "float32": accuracy_in_float32(built.onnx, data),
-                "data": f"{data.name}, test split, {data.size('test')} images",
-            },
-            "kernels": kernel_list(built.compiled, {}),
-            "check": {"dtype": target.dtype, "tuned_fraction": built.compiled.tuned_fraction},
-        }
+        manifest = Manifest(
+            target=TargetEntry.of(target),
+            space=net.space.name,
+            arch=arch,
+            accuracy=AccuracyEntry(None, None, test_images(data), accuracy_in_float32(built.onnx, data)),
+            kernels=kernel_entries(built.compiled, {}),
+            check=CheckEntry(target.dtype, tuned_fraction=built.compiled.tuned_fraction),
+        )
         return write_artefact(store.artefact, built.so, built.onnx, manifest)

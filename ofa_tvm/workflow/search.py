@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofa_tvm.deploy.manifest import CandidateEntry, SearchEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import CostModel
 from ofa_tvm.latency.correction import learn_error
@@ -180,7 +181,7 @@ def ship_best(
                     budget=target.budget,
                     predicted=chosen.costs[i].predicted,
                     predicted_accuracy=min(chosen.accuracy, 1.0),
-                    search=search_record(found, i, chosen.arch),
+                    search=search_entry(found, i, chosen.arch),
                     calibration_images=calibration_images,
                     seed=seed,
                 )
@@ -199,8 +200,8 @@ def ship_best(
     )
 
 
-def search_record(found: VerifiedResult, target: int, shipped: Arch) -> dict[str, Any]:
-    """What a verified search predicted and measured on one of its targets, as plain data.
+def search_entry(found: VerifiedResult, target: int, shipped: Arch) -> SearchEntry:
+    """What a verified search predicted and measured on one of its targets, for the manifest.
 
     Candidates in order; of the subnets that were measured before the search, those whose accuracy it
     measured, and what ships.
@@ -208,19 +209,19 @@ def search_record(found: VerifiedResult, target: int, shipped: Arch) -> dict[str
     earlier = [
         c for c in found.ranked if c.round == 0 and (c.measured_accuracy is not None or c.arch == shipped)
     ]
-    return {
-        "rounds": found.rounds,
-        "candidates": [
-            {
-                "arch": c.arch.to_dict(),
-                "round": c.round,
-                "predicted_accuracy": min(c.accuracy, 1.0),
-                "validation_accuracy": c.measured_accuracy,
-                "predicted": c.costs[target].predicted,
-                "measured": c.costs[target].measured,
-                "noise": c.costs[target].noise,
-                "within": c.within,
-            }
+    return SearchEntry(
+        found.rounds,
+        tuple(
+            CandidateEntry(
+                c.arch,
+                c.round,
+                min(c.accuracy, 1.0),
+                c.measured_accuracy,
+                c.costs[target].predicted,
+                c.costs[target].measured,
+                c.costs[target].noise,
+                c.within,
+            )
             for c in (*earlier, *found.record)
-        ],
-    }
+        ),
+    )

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.compiler import compile as compile_onnx
-from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.deploy import Artefact, Manifest, write_artefact
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
+from ofa_tvm.deploy.manifest import (
+    AccuracyEntry,
+    CheckEntry,
+    KernelEntry,
+    LatencyEntry,
+    SearchEntry,
+    TargetEntry,
+)
 from ofa_tvm.errors import UserError
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import KernelTable
@@ -87,6 +94,11 @@ def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, fold
     return times
 
 
+def test_images(data: ImageData) -> str:
+    """What accuracies are measured on, for manifests."""
+    return f"{data.name}, test split, {data.size('test')} images"
+
+
 def accuracy_through_module(artefact: Artefact, data: ImageData) -> float:
     """Share of the test images that the compiled module itself classifies correctly, 0..1."""
     return _accuracy(artefact.classifier.logits, data, artefact.runner.inputs[0].shape[-1])
@@ -122,13 +134,12 @@ def _accuracy(logits: Callable[[np.ndarray], np.ndarray], data: ImageData, resol
     return correct / len(targets)
 
 
-def kernel_list(compiled: CompiledModule, inside_us: Mapping[str, float]) -> list[dict[str, Any]]:
+def kernel_entries(compiled: CompiledModule, inside_us: Mapping[str, float]) -> tuple[KernelEntry, ...]:
     """The kernels of a module for its manifest, with their times inside the network where they are known."""
-    return [
-        {"name": use.name, "calls": use.calls, "schedule": use.origin, "cost": use.cost}
-        | ({"inside_us": inside_us[use.name]} if use.name in inside_us else {})
+    return tuple(
+        KernelEntry(use.name, use.calls, use.origin, use.cost, inside_us.get(use.name))
         for use in compiled.kernels
-    ]
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ class ReadyToShip:
     """A module that was measured within its budget and checked, in temporary files, with its manifest."""
 
     built: BuiltSubnet
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     target: Target
     measurement: Measurement
     difference: Difference
@@ -180,7 +191,7 @@ def ready_to_ship(
     budget: Budget | None = None,
     predicted: float | None = None,
     predicted_accuracy: float | None = None,
-    search: Mapping[str, Any] | None = None,
+    search: SearchEntry | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> ReadyToShip | None:
@@ -218,22 +229,21 @@ def ready_to_ship(
         measurement = measurer.measure(built.so, cold=True)
     if budget is not None and measurement.cost > budget.value:
         return None
-    manifest: dict[str, Any] = {
-        "space": net.space.name,
-        "arch": arch.to_dict(),
-        "target": target.to_json(),
-        "latency": {
-            "budget": None if budget is None else budget.value,
-            "predicted": predicted,
-            "measured": measurement.cost,
-            "unit": measurement.unit,
-            "how": measurement.to_json(),
-        },
-    }
+    manifest = Manifest(
+        target=TargetEntry.of(target),
+        space=net.space.name,
+        arch=arch,
+        latency=LatencyEntry(
+            None if budget is None else budget.value,
+            predicted,
+            measurement.cost,
+            measurement.unit,
+            measurement,
+        ),
+        kernels=kernel_entries(built.compiled, _times_inside(built, target, records, folder)),
+    )
     if search is not None:
-        manifest["search"] = dict(search)
-    inside_us = _times_inside(built, target, records, folder)
-    manifest["kernels"] = kernel_list(built.compiled, inside_us)
+        manifest = replace(manifest, search=search)
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
     difference = check_against_onnxruntime(trial, _some_images(data, arch.r, seed))
@@ -243,23 +253,20 @@ def ready_to_ship(
             f"output (input: {difference.worst_input}); it was not shipped. Please report the architecture: "
             + arch.to_json()
         )
+    check = CheckEntry(
+        target.dtype,
+        "onnxruntime",
+        difference.max_abs,
+        difference.max_rel,
+        difference.by_input,
+        built.compiled.tuned_fraction,
+    )
     accuracy = accuracy_through_module(trial, data)
-    manifest["accuracy"] = {
-        "predicted": predicted_accuracy,
-        "measured": accuracy,
-        "data": f"{data.name}, test split, {data.size('test')} images",
-    }
-    accuracy_change = None
-    if target.dtype != "float32":
-        before = accuracy_in_float32(trial.onnx_path, data)
-        accuracy_change = accuracy - before
-        manifest["accuracy"] |= {"float32": before, "change": accuracy_change}
-    manifest["check"] = {
-        "dtype": target.dtype,
-        "against": "onnxruntime",
-        "max_abs_difference": difference.max_abs,
-        "max_rel_difference": difference.max_rel,
-        "max_rel_difference_by_input": dict(difference.by_input),
-        "tuned_fraction": built.compiled.tuned_fraction,
-    }
-    return ReadyToShip(built, manifest, target, measurement, difference, accuracy, accuracy_change)
+    before = None if target.dtype == "float32" else accuracy_in_float32(trial.onnx_path, data)
+    change = None if before is None else accuracy - before
+    manifest = replace(
+        manifest,
+        accuracy=AccuracyEntry(predicted_accuracy, accuracy, test_images(data), before, change),
+        check=check,
+    )
+    return ReadyToShip(built, manifest, target, measurement, difference, accuracy, change)

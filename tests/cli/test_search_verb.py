@@ -85,9 +85,9 @@ def test_a_project_is_searched_verified_and_shipped(ofa: Verbs, demo: DemoProjec
     assert done.code == 0, done.err
     report = json.loads(done.out)
     artefact = Artefact.open(folder / "deploy2")
-    assert artefact.manifest["arch"] == report["arch"]
-    assert artefact.manifest["latency"]["measured"] == report["measured_latency_ms"] <= budget
-    assert artefact.manifest["accuracy"]["measured"] == report["test_accuracy"]
+    assert artefact.manifest.arch == Arch.from_dict(report["arch"])
+    assert artefact.manifest.latency.measured == report["measured_latency_ms"] <= budget
+    assert artefact.manifest.accuracy.measured == report["test_accuracy"]
     assert report["verified"] and report["validation_accuracy"] is not None
     assert all(
         c["within"] == (c["measured_latency_ms"] + c["noise_ms"] <= budget) for c in report["candidates"]
@@ -211,11 +211,11 @@ def test_one_subnet_is_measured_and_shipped_for_several_targets(
     for part, budget in zip(report["targets"], (50, 60), strict=True):
         artefact = Artefact.open(folder / "both" / part["target"])
         manifest = artefact.manifest
-        assert manifest["target"]["name"] == part["target"] and manifest["arch"] == report["arch"]
-        assert manifest["latency"]["budget"] == part["budget_ms"] == budget
-        assert 0 < manifest["latency"]["measured"] == part["measured_latency_ms"] <= budget
+        assert manifest.target.name == part["target"] and manifest.arch == Arch.from_dict(report["arch"])
+        assert manifest.latency.budget == part["budget_ms"] == budget
+        assert 0 < manifest.latency.measured == part["measured_latency_ms"] <= budget
         assert [c["measured_latency_ms"] for c in part["candidates"]] == [
-            c["measured"] for c in manifest["search"]["candidates"] if c["round"]
+            c.measured for c in manifest.search.candidates if c.round
         ]
     first, second = report["targets"]
     assert first["measured_latency_ms"] != second["measured_latency_ms"], "each by its own module"

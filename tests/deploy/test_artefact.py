@@ -20,7 +20,8 @@ from PIL import Image
 from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module, write_small_onnx
 
 import ofa_tvm
-from ofa_tvm.deploy import Artefact, Classifier, check_against_onnxruntime, load, write_artefact
+from ofa_tvm.deploy import Artefact, Classifier, Manifest, check_against_onnxruntime, load, write_artefact
+from ofa_tvm.deploy.manifest import LatencyEntry, TargetEntry
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
@@ -31,11 +32,9 @@ from ofa_tvm.targets.machine import X86_LEVELS, detect_machine
 
 @pytest.fixture
 def artefact(small: SmallModule, tmp_path: Path) -> Artefact:
-    manifest = {
-        "space": "ofa_digits",
-        "target": small.target.to_json(),
-        "latency": {"budget": 2.0, "measured": 1.5, "unit": "ms"},
-    }
+    manifest = Manifest(
+        TargetEntry.of(small.target), space="ofa_digits", latency=LatencyEntry(2.0, None, 1.5, "ms")
+    )
     return write_artefact(tmp_path / "deploy", small.so, small.onnx, manifest)
 
 
@@ -65,11 +64,11 @@ def test_the_manifest_says_what_is_in_the_folder(artefact: Artefact, small: Smal
 def test_same_inputs_give_the_same_manifest_apart_from_the_date(
     artefact: Artefact, small: SmallModule, tmp_path: Path
 ) -> None:
-    keys = ("space", "target", "latency")
+    given = artefact.manifest
     again = write_artefact(
-        tmp_path / "b", small.so, small.onnx, {key: artefact.manifest[key] for key in keys}
+        tmp_path / "b", small.so, small.onnx, Manifest(given.target, given.space, latency=given.latency)
     )
-    assert {**again.manifest, "created": ""} == {**artefact.manifest, "created": ""}
+    assert dataclasses.replace(again.manifest, created="") == dataclasses.replace(given, created="")
 
 
 def test_the_module_computes_what_its_onnx_says(artefact: Artefact) -> None:
@@ -83,7 +82,7 @@ def test_the_module_computes_what_its_onnx_says(artefact: Artefact) -> None:
 
 def test_the_check_sees_a_module_of_another_network(small: SmallModule, tmp_path: Path) -> None:
     other = write_small_onnx(tmp_path / "other.onnx", scale=1.5)
-    mixed = write_artefact(tmp_path / "mixed", small.so, other, {"target": small.target.to_json()})
+    mixed = write_artefact(tmp_path / "mixed", small.so, other, Manifest(TargetEntry.of(small.target)))
     assert check_against_onnxruntime(mixed).max_rel > 0.1
 
 
@@ -111,7 +110,7 @@ def test_extreme_inputs_find_what_random_ones_do_not(small: SmallModule, tmp_pat
     ofa_tvm.compile(other, small.target, tmp_path / "m.so")
     onnx.save(plain, tmp_path / "m.onnx")
     mixed = write_artefact(
-        tmp_path / "mixed", tmp_path / "m.so", tmp_path / "m.onnx", {"target": small.target.to_json()}
+        tmp_path / "mixed", tmp_path / "m.so", tmp_path / "m.onnx", Manifest(TargetEntry.of(small.target))
     )
     found = check_against_onnxruntime(mixed).by_input
     assert {name for name, difference in found.items() if difference > 1e-6} == {kind}
@@ -227,10 +226,10 @@ def test_an_artefact_is_replaced_whole_and_other_files_stay(
     (artefact.folder / "digits").mkdir()
     (artefact.folder / "digits/3.png").write_text("mine too")
     other = write_small_onnx(tmp_path / "other.onnx", scale=2.0)
-    target = {"target": small.target.to_json()}
+    target = Manifest(TargetEntry.of(small.target))
     replaced = write_artefact(artefact.folder, small.so, other, target)
-    assert replaced.manifest["sha256"]["model.onnx"] == sha256(other)
-    assert "latency" not in replaced.manifest
+    assert replaced.manifest.sha256["model.onnx"] == sha256(other)
+    assert "latency" not in yaml.safe_load((artefact.folder / "manifest.yaml").read_text())
     assert (artefact.folder / "report.html").read_text() == "mine"
     assert (artefact.folder / "digits/3.png").read_text() == "mine too"
     assert names(tmp_path) == ["deploy", "other.onnx"]
@@ -238,13 +237,13 @@ def test_an_artefact_is_replaced_whole_and_other_files_stay(
 
 def test_a_failed_write_changes_nothing(artefact: Artefact, small: SmallModule, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in artefact.folder.iterdir()}
-    target = {"target": small.target.to_json()}
+    target = Manifest(TargetEntry.of(small.target))
     (tmp_path / "text.onnx").write_text("not ONNX, but long enough to be read as something else")
     for so, onnx_path, manifest in (
         (tmp_path / "none.so", small.onnx, target),
         (small.so, tmp_path / "text.onnx", target),
-        (small.so, small.onnx, {"target": {"name": "x86"}}),
-        (small.so, small.onnx, {**target, "surprise": 1}),
+        (small.so, small.onnx, dataclasses.replace(target, target=TargetEntry("x86", "x86", {}, 0))),
+        (small.so, small.onnx, dataclasses.replace(target, latency=LatencyEntry(np.inf, None, None, "ms"))),
     ):
         with pytest.raises(UserError):
             write_artefact(artefact.folder, so, onnx_path, manifest)
@@ -256,9 +255,9 @@ def test_a_folder_with_something_else_is_left_alone(small: SmallModule, tmp_path
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("years of work")
     with pytest.raises(UsageError, match="not empty and not an artefact"):
-        write_artefact(tmp_path / "thesis", small.so, small.onnx, {"target": small.target.to_json()})
+        write_artefact(tmp_path / "thesis", small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     with pytest.raises(UsageError, match="is a file"):
-        write_artefact(small.so, small.so, small.onnx, {"target": small.target.to_json()})
+        write_artefact(small.so, small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     assert names(tmp_path / "thesis") == ["chapter.txt"]
 
 
@@ -316,7 +315,7 @@ print(json.dumps([best.label, best.probability]))
 def test_a_new_module_at_the_same_path_is_loaded_anew(small: SmallModule, tmp_path: Path) -> None:
     x = np.ones((1, 3, SIZE, SIZE), np.float32)
     folder = tmp_path / "deploy"
-    target = {"target": small.target.to_json()}
+    target = Manifest(TargetEntry.of(small.target))
     runner = write_artefact(folder, small.so, small.onnx, target).runner  # stays loaded
     first = runner(x)
     other = write_small_onnx(tmp_path / "other.onnx", scale=2.0)
@@ -327,10 +326,10 @@ def test_a_new_module_at_the_same_path_is_loaded_anew(small: SmallModule, tmp_pa
 
 
 def test_the_runtime_travels_with_the_folder(small: SmallModule, tmp_path: Path) -> None:
-    target = {"target": small.target.to_json()}
+    target = Manifest(TargetEntry.of(small.target))
     made = write_artefact(tmp_path / "deploy", small.so, small.onnx, target, with_runtime=True)
     libraries = {"runtime/libtvm_ffi.so", "runtime/libtvm_runtime.so"}
-    assert set(made.manifest["sha256"]) == {"model.so", "model.onnx", *libraries}
+    assert set(made.manifest.sha256) == {"model.so", "model.onnx", *libraries}
     assert names(made.folder / "runtime") == ["libtvm_ffi.so", "libtvm_runtime.so"]
     (made.folder / "runtime/libtvm_ffi.so").write_bytes(b"other")
     with pytest.raises(UserError, match=r"runtime/libtvm_ffi\.so is damaged"):

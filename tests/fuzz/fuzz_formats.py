@@ -641,17 +641,29 @@ def _module(folder: Path) -> Subject:
 def _manifest(folder: Path) -> Subject:
     from PIL import Image
 
-    from ofa_tvm.deploy import Artefact, write_artefact
+    from ofa_tvm.deploy import Artefact, Manifest, write_artefact
+    from ofa_tvm.deploy.manifest import (
+        CandidateEntry,
+        CheckEntry,
+        KernelEntry,
+        LatencyEntry,
+        SearchEntry,
+        TargetEntry,
+    )
+    from ofa_tvm.measurement import Measurement
     from ofa_tvm.targets import get_target
 
     _small(folder)
-    arch = _archs(1)[0].to_dict()
-    manifest = {
-        "target": get_target("x86").to_json(),
-        "space": "ofa_digits",
-        "arch": arch,
-        "latency": {"measured": 0.1},
-    }
+    arch = _archs(1)[0]
+    manifest = Manifest(
+        TargetEntry.of(get_target("x86")),
+        "ofa_digits",
+        arch,
+        latency=LatencyEntry(0.2, None, 0.1, "ms", Measurement.emulated(1, "cortex-a72", "none")),
+        search=SearchEntry(1, (CandidateEntry(arch, 1, 0.5, None, 0.1, 0.1, 0.0, True),)),
+        kernels=(KernelEntry("relu 4->4", 1, "tuned", None),),
+        check=CheckEntry("float32", "onnxruntime", 0.0, 0.0, {"random": 0.0}, 0.5),
+    )
     deploy = write_artefact(folder / "deploy", folder / "small.so", folder / "small.onnx", manifest).folder
     Image.new("RGB", (20, 20)).save(folder / "p.png")
 

@@ -16,7 +16,8 @@ from demo_project import DemoProject
 from PIL import Image
 from small_module import SmallModule
 
-from ofa_tvm.deploy import write_artefact
+from ofa_tvm.deploy import Manifest, write_artefact
+from ofa_tvm.deploy.manifest import AccuracyEntry, LatencyEntry, TargetEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
 from ofa_tvm.logs import Signature
@@ -148,12 +149,9 @@ def test_it_fits_the_window_of_a_browser(report: list[Path], tmp_path: Path, wid
 
 
 def test_an_artefact_alone_is_enough(small: SmallModule, tmp_path: Path) -> None:
-    manifest = {
-        "target": small.target.to_json(),
-        "latency": {"budget": 2.0, "measured": 1.5, "unit": "ms", "predicted": 1.25},
-    }
+    manifest = Manifest(TargetEntry.of(small.target), latency=LatencyEntry(2.0, 1.25, 1.5, "ms"))
     artefact = write_artefact(tmp_path / "deploy", small.so, small.onnx, manifest)
-    slower = {**manifest, "latency": {"budget": 4.0, "measured": 3.0, "unit": "ms"}}
+    slower = replace(manifest, latency=LatencyEntry(4.0, None, 3.0, "ms"))
     other = write_artefact(tmp_path / "other", small.so, small.onnx, slower)
     content = collect(Project(tmp_path / "nowhere"), [artefact.folder, other.folder])
     made = sections(content)
@@ -162,21 +160,20 @@ def test_an_artefact_alone_is_enough(small: SmallModule, tmp_path: Path) -> None
     page = render(content, made)
     assert "1.5\u00a0ms on x86" in page and "keeps the budget of 2\u00a0ms" in page
     # What a manifest says is text, whatever it holds.
-    odd = {**manifest, "accuracy": {"measured": 0.5, "data": "<script>alert(1)</script>"}}
+    odd = replace(manifest, accuracy=AccuracyEntry(None, 0.5, "<script>alert(1)</script>"))
     write_artefact(artefact.folder, small.so, small.onnx, odd)
     assert "<script>" not in render(collect(Project(tmp_path), [artefact.folder]), [])
 
 
 def test_artefacts_of_several_targets_are_found_and_matched(small: SmallModule, tmp_path: Path) -> None:
-    x86 = small.target.to_json()
-    threads = {"name": "x86", "kind": "x86", "tvm": x86["tvm"], "threads": 2}
-    counted = {**threads, "name": "cortex-a72", "threads": 1}
+    x86 = TargetEntry.of(small.target)
+    threads, counted = replace(x86, threads=2), replace(x86, name="cortex-a72")
     for name, target, unit in (
         ("both/x86", x86, "ms"),
         ("both/cortex-a72", counted, "Minstr"),
         ("deploy", threads, "ms"),
     ):
-        manifest = {"target": target, "latency": {"measured": 1.5, "unit": unit}}
+        manifest = Manifest(target, latency=LatencyEntry(None, None, 1.5, unit))
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_artefact(tmp_path / name, small.so, small.onnx, manifest)
     content = collect(Project(tmp_path))
@@ -192,7 +189,7 @@ def test_artefacts_of_several_targets_are_found_and_matched(small: SmallModule, 
 
 
 def test_what_a_killed_search_was_writing_is_no_artefact(small: SmallModule, tmp_path: Path) -> None:
-    manifest = {"target": small.target.to_json()}
+    manifest = Manifest(TargetEntry.of(small.target))
     for name in ("deploy", ".deploy.4194303-0123abcd", "all/.x86.4194303-0123456789abcdef0123"):
         write_artefact(tmp_path / name, small.so, small.onnx, manifest)
     (artefact,) = collect(Project(tmp_path)).artefacts
@@ -201,7 +198,7 @@ def test_what_a_killed_search_was_writing_is_no_artefact(small: SmallModule, tmp
 
 def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path) -> None:
     for name in ("good", "bad"):
-        write_artefact(tmp_path / name, small.so, small.onnx, {"target": small.target.to_json()})
+        write_artefact(tmp_path / name, small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     (tmp_path / "bad/model.so").write_bytes(b"cut")
     (tmp_path / "latency-x86.model").write_bytes(b"cut")
     (tmp_path / "accuracy.model").write_bytes(b"cut")

@@ -20,7 +20,7 @@ from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy
 from ofa_tvm.workflow.models import load_accuracy
 from ofa_tvm.workflow.predictors import as_share, covered_resolutions, require_unit, search_resolutions
-from ofa_tvm.workflow.search import search_record
+from ofa_tvm.workflow.search import search_entry
 from ofa_tvm.workflow.settings import resolve
 from ofa_tvm.workflow.store import Store
 
@@ -74,8 +74,8 @@ def test_what_ships_is_among_the_candidates_of_its_record() -> None:
                   within=True, measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
     )  # fmt: skip
     found = VerifiedResult((best, other, fallback, new), (new,), 1, ())
-    recorded = [c["arch"] for c in search_record(found, 0, fallback.arch)["candidates"]]
-    assert recorded == [c.arch.to_dict() for c in (best, fallback, new)]
+    recorded = [c.arch for c in search_entry(found, 0, fallback.arch).candidates]
+    assert recorded == [best.arch, fallback.arch, new.arch]
 
 
 @pytest.mark.slow

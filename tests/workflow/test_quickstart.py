@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 def test_what_ships_was_measured_within_the_budget(demo: DemoProject) -> None:
     result = demo.result
     artefact = Artefact.open(demo.folder / "deploy")
-    latency = artefact.manifest["latency"]
-    assert latency["measured"] == result.shipped.measurement.cost <= result.budget.value
-    assert artefact.manifest["accuracy"]["measured"] == result.shipped.accuracy
+    latency = artefact.manifest.latency
+    assert latency.measured == result.shipped.measurement.cost <= result.budget.value
+    assert artefact.manifest.accuracy.measured == result.shipped.accuracy
     assert result.shipped.difference.max_rel < 1e-3
     predictions = artefact.classify(result.images)
     assert all(p[0].label in map(str, range(10)) for p in predictions)
@@ -63,8 +63,8 @@ def test_for_a_device_that_is_not_here_it_compiles(demo: DemoProject, tmp_path: 
     shutil.copytree(demo.folder, copy, ignore=shutil.ignore_patterns("deploy", "tuning_logs"))
     artefact = compile_only(copy, target, settings=tiny_settings())
     manifest = artefact.manifest
-    assert "latency" not in manifest and "measured" not in manifest["accuracy"], "nothing was measured"
-    assert 0.1 < manifest["accuracy"]["float32"] <= 1.0 and len(manifest["kernels"]) > 5
+    assert manifest.latency.measured is None and manifest.accuracy.measured is None, "nothing was measured"
+    assert 0.1 < manifest.accuracy.float32 <= 1.0 and len(manifest.kernels) > 5
     host = target.tvm if target.host is None else target.host
     assert elf_arch(artefact.module_path) == str(host["mtriple"]).split("-")[0]
     content = artefact.module_path.read_bytes()

@@ -43,10 +43,10 @@ def test_quickstart_on_the_emulated_device(ofa: Verbs, demo: DemoProject, tmp_pa
     assert all(entry["mad_ms"] is None and "emulated" in entry["machine"] for entry in table.meta)
 
     artefact = Artefact.open(folder / "deploy")
-    latency = artefact.manifest["latency"]
-    assert elf_arch(artefact.module_path) == "aarch64" and artefact.manifest["target"]["name"] == "cortex-a72"
-    assert latency["unit"] == "Minstr" and latency["how"]["median_ms"] is None
-    assert latency["how"]["instructions"] == round(1e6 * latency["measured"])
+    latency = artefact.manifest.latency
+    assert elf_arch(artefact.module_path) == "aarch64" and artefact.manifest.target.name == "cortex-a72"
+    assert latency.unit == "Minstr" and latency.how.median_ms is None
+    assert latency.how.instructions == round(1e6 * latency.measured)
     runner = ofa_tvm.load(folder / "deploy")
     x = np.random.default_rng(0).standard_normal(runner.inputs[0].shape).astype(np.float32)
     expected = onnxruntime.InferenceSession(str(artefact.onnx_path)).run(None, {"input": x})[0]
@@ -57,7 +57,7 @@ def test_quickstart_on_the_emulated_device(ofa: Verbs, demo: DemoProject, tmp_pa
         bench, capture_output=True, text=True, check=True, cwd=Path(ofa_tvm.__file__).parents[1]
     )
     report = json.loads(done.stdout)
-    assert report["instructions"] == latency["how"]["instructions"], "a count is the same another time"
+    assert report["instructions"] == latency.how.instructions, "a count is the same another time"
 
     one_subnet_for_both(ofa, demo, folder, result.budget)
 
@@ -73,19 +73,19 @@ def one_subnet_for_both(ofa: Verbs, demo: DemoProject, folder: Path, arm: Budget
     found, x = [], np.random.default_rng(1).standard_normal((1, 3, 48, 48)).astype(np.float32)
     for name, budget, code in (("x86", x86, "x86_64"), ("cortex-a72", arm, "aarch64")):
         artefact = Artefact.open(folder / "both" / name)
-        latency, candidates = artefact.manifest["latency"], artefact.manifest["search"]["candidates"]
-        assert elf_arch(artefact.module_path) == code and artefact.manifest["target"]["name"] == name
-        assert latency["unit"] == budget.unit and latency["budget"] == budget.value
-        assert 0 < latency["measured"] <= budget.value
-        assert f"shipped both/{name}: measured {latency['measured']:.4g} {budget.unit}" in done.out
-        assert candidates and all(c["measured"] > 0 for c in candidates)
-        side = artefact.manifest["arch"]["r"]
+        latency, candidates = artefact.manifest.latency, artefact.manifest.search.candidates
+        assert elf_arch(artefact.module_path) == code and artefact.manifest.target.name == name
+        assert latency.unit == budget.unit and latency.budget == budget.value
+        assert 0 < latency.measured <= budget.value
+        assert f"shipped both/{name}: measured {latency.measured:.4g} {budget.unit}" in done.out
+        assert candidates and all(c.measured > 0 for c in candidates)
+        side = artefact.manifest.arch.r
         expected = onnxruntime.InferenceSession(str(artefact.onnx_path)).run(
             None, {"input": x[..., :side, :side]}
         )[0]
         logits = ofa_tvm.load(artefact.folder)(x[..., :side, :side])
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
-        found.append((artefact.manifest["arch"], logits))
+        found.append((artefact.manifest.arch, logits))
     (arch, logits), (other, others) = found
     assert arch == other
     np.testing.assert_allclose(logits, others, rtol=1e-3, atol=1e-4)

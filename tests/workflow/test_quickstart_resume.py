@@ -57,8 +57,8 @@ def test_nothing_is_lost_by_a_kill(demo: DemoProject, tmp_path: Path) -> None:
     (file,) = out.glob("tuning_logs/*/tuning.jsonl")
     assert file.read_text().splitlines()[: len(before)] == before
     assert (out / "training" / "metrics.jsonl").read_text() == metrics, "the training was repeated"
-    latency = Artefact.open(result.artefact).manifest["latency"]
-    assert latency["measured"] <= latency["budget"]
+    latency = Artefact.open(result.artefact).manifest.latency
+    assert latency.measured <= latency.budget
 
 
 def test_a_run_killed_in_its_first_stage_goes_on_in_the_same_folder(
@@ -80,7 +80,7 @@ def test_a_run_killed_in_its_first_stage_goes_on_in_the_same_folder(
 def test_the_module_computes_what_its_onnx_says(demo: DemoProject) -> None:
     artefact, data = Artefact.open(demo.folder / "deploy"), digits()
     session = onnxruntime.InferenceSession(str(artefact.onnx_path), providers=["CPUExecutionProvider"])
-    resolution = artefact.manifest["inputs"][0]["shape"][-1]
+    resolution = artefact.manifest.inputs[0].shape[-1]
     for index in range(5):
         x = data.batch("test", [index], resolution).numpy()
         want = session.run(None, {"input": x})[0]

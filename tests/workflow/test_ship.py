@@ -10,7 +10,8 @@ import pytest
 from demo_project import DemoProject
 from emulated import arm_target
 
-from ofa_tvm.deploy import write_artefact
+from ofa_tvm.deploy import Manifest, write_artefact
+from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.workflow.settings import resolve
@@ -37,14 +38,12 @@ def test_the_change_of_accuracy_is_measured_and_recorded(
             net, arch, data, get_target("x86"), KernelTable(), tmp_path, calibration_images=64
         )
     assert shipped.arch == arch
-    recorded = shipped.artefact.manifest["accuracy"]
-    assert recorded["measured"] == shipped.accuracy
-    assert recorded["change"] == shipped.accuracy_change == shipped.accuracy - recorded["float32"]
-    here = write_artefact(tmp_path / "full", full.so, full.onnx, {"target": get_target("x86").to_json()})
+    recorded = shipped.artefact.manifest.accuracy
+    assert recorded.measured == shipped.accuracy
+    assert recorded.change == shipped.accuracy_change == shipped.accuracy - recorded.float32
+    here = write_artefact(tmp_path / "full", full.so, full.onnx, Manifest(TargetEntry.of(get_target("x86"))))
     # The same network compiled in float32: one of the test images may be classified by a rounding error.
-    assert recorded["float32"] == pytest.approx(
-        accuracy_through_module(here, data), abs=1.5 / data.size("test")
-    )
+    assert recorded.float32 == pytest.approx(accuracy_through_module(here, data), abs=1.5 / data.size("test"))
     x = data.batch("test", np.arange(20), 32).numpy()
     difference = np.abs(shipped.artefact.classifier.logits(x) - here.classifier.logits(x))
     assert 0 < difference.max() < 3e-2 * np.abs(here.classifier.logits(x)).max(), "another dtype did compute"
@@ -53,4 +52,4 @@ def test_the_change_of_accuracy_is_measured_and_recorded(
 @pytest.mark.slow
 def test_in_float32_nothing_changes(demo: DemoProject) -> None:
     assert demo.result.shipped.accuracy_change is None
-    assert "change" not in demo.result.shipped.artefact.manifest["accuracy"]
+    assert "change" not in demo.result.shipped.artefact.manifest.accuracy
