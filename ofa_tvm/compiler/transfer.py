@@ -1,7 +1,8 @@
 """Transfer: what tuned kernels tell of similar ones that nobody tuned.
 
 The best tiling hardly depends on a kernel's epilogue and changes slowly with its shape. So a kernel without
-a record starts from the tilings of the most similar ones that have one: other resolutions, other widths.
+a record starts from the tilings of the most similar ones that have one: other resolutions, other widths. Not
+of other number formats: how many values a vector register holds decides the tiling.
 """
 
 from __future__ import annotations
@@ -16,26 +17,32 @@ from ofa_tvm.logs import KernelTable, Record, Signature
 
 _NEIGHBOURS = 3
 _FARTHEST = 3.0  # sum of the logarithms of the extents' ratios: a factor of 20 in all
+_UNKNOWN = "float32"  # what logs before version 2, which do not say, are nearly always of
 _OTHER_EPILOGUE = 0.3  # as far as a third more of one extent
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What decides which kernels are similar: the operators and the extents of the main tensors."""
+    """What decides which kernels are similar: operators, number formats, and the main tensors' extents."""
 
     operators: tuple[str, ...]
+    dtypes: tuple[str, ...]
     extents: tuple[int, ...]
 
     @classmethod
     def of(cls, signature: Signature) -> _Form:
         # Data, weights and result; biases and residuals repeat their extents.
         main = (*signature.shapes[:2], signature.shapes[-1])
-        return cls(signature.operators, tuple(max(1, extent) for shape in main for extent in shape))
+        dtypes = signature.dtypes or (_UNKNOWN,) * len(signature.shapes)
+        # The result's format is the epilogue's.
+        return cls(
+            signature.operators, dtypes[:2], tuple(max(1, extent) for shape in main for extent in shape)
+        )
 
     @property
-    def family(self) -> tuple[str, int]:
-        """Main operator and number of extents, without which there is nothing to compare."""
-        return self.operators[0], len(self.extents)
+    def family(self) -> tuple[str, tuple[str, ...], int]:
+        """Main operator, formats and number of extents: where they differ there is nothing to compare."""
+        return self.operators[0], self.dtypes, len(self.extents)
 
     def distance(self, other: _Form) -> float:
         far = sum(abs(math.log(a / b)) for a, b in zip(self.extents, other.extents, strict=True))
@@ -52,7 +59,7 @@ class Transfer:
     """
 
     def __init__(self, *tables: KernelTable) -> None:
-        self._known: dict[tuple[str, int], dict[_Form, Tiling]] = {}
+        self._known: dict[tuple[str, tuple[str, ...], int], dict[_Form, Tiling]] = {}
         for table in reversed(tables):
             for records in table.records.values():
                 self.learn(records[0])

@@ -8,6 +8,7 @@ subnets.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from ofa_tvm.targets import Target
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
 
+_ADVICE = ": its `layers` have to list what the network does, in order"
+_MOST_LANES = 64  # values in the widest vector register, to which channels may be padded
 _SAMPLED = 400  # subnets: a kernel of one block at one of four resolutions is then met several times
 
 
@@ -42,10 +45,13 @@ class KernelUnion:
         occurs about equally often.
     by_block
         Keys of the kernels that a block's layers become, in order, by the shapes of those layers.
+    resolutions
+        Those.
     """
 
     kernels: tuple[Kernel, ...]
     by_block: dict[tuple[Layer, ...], tuple[str, ...]]
+    resolutions: tuple[int, ...]
 
     def mean_calls(
         self, space: Space, resolutions: Sequence[int], n_classes: int = 1000, seed: int = 0
@@ -113,7 +119,7 @@ def kernel_union(
                 )
             by_block |= blocks
             task.advance()
-    return KernelUnion(tuple(found.values()), by_block)
+    return KernelUnion(tuple(found.values()), by_block, tuple(sorted(set(resolutions))))
 
 
 @lru_cache(maxsize=72)  # a space at eight resolutions: tuning it and learning its latencies both need them
@@ -127,7 +133,7 @@ def _lowered(
     mod = lower_onnx(to_onnx(net.extract(arch), arch.r, batch), Target.from_json(json.loads(target)))
     kernels = kernels_of(mod)
     calls = [kernels[name] for name in kernel_calls(mod)]
-    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls)
+    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls, batch)
 
 
 @lru_cache(maxsize=1)
@@ -142,30 +148,47 @@ def _nameless(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(replace(layer, name="", stage=-1, block=0) for layer in layers)
 
 
-def _blocks(layers: Sequence[Layer], calls: Sequence[Kernel]) -> dict[tuple[Layer, ...], tuple[str, ...]]:
+def _blocks(
+    layers: Sequence[Layer], calls: Sequence[Kernel], batch: int
+) -> dict[tuple[Layer, ...], tuple[str, ...]]:
     """Cut the sequence of kernel calls where blocks end: behind the kernel of a block's last product.
 
     Raises
     ------
     UserError
-        If the calls do not have one product for each layer, so that blocks would be cut elsewhere.
+        If the calls do not have one product for each layer, or a block's products do not give its layers'
+        outputs, so that blocks would be cut elsewhere.
     """
     result: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     rest = list(calls)
     groups = list(split_blocks(layers).values())
     for number, group in enumerate(groups):
-        wanted = sum(layer.kind != "pool" for layer in group)
-        taken: list[str] = []
-        while rest and (wanted or number == len(groups) - 1):
+        multiplied = [layer for layer in group if layer.kind != "pool"]
+        taken: list[Kernel] = []
+        products: list[Kernel] = []
+        while rest and (len(products) < len(multiplied) or number == len(groups) - 1):
             kernel = rest.pop(0)
-            taken.append(kernel.key)
-            wanted -= kernel.signature.has_product
-        if wanted:
-            products = sum(kernel.signature.has_product for kernel in calls)
+            taken.append(kernel)
+            if kernel.signature.has_product:
+                products.append(kernel)
+        if len(products) != len(multiplied):
             described = sum(layer.kind != "pool" for layer in layers)
+            computed = sum(kernel.signature.has_product for kernel in calls)
             raise UserError(
                 f"the space describes {described} convolutions and products, but its network computes "
-                f"{products}: its `layers` have to list what the network does, in order"
+                f"{computed}{_ADVICE}"
             )
-        result[_nameless(group)] = tuple(taken)
+        _check_outputs(multiplied, products, batch)
+        result[_nameless(group)] = tuple(kernel.key for kernel in taken)
     return result
+
+
+def _check_outputs(layers: Sequence[Layer], products: Sequence[Kernel], batch: int) -> None:
+    for layer, kernel in zip(layers, products, strict=True):
+        pixels, size = batch * layer.h_out**2, math.prod(kernel.signature.shapes[-1])
+        channels, rest = divmod(size, pixels)
+        if rest or not layer.c_out <= channels < layer.c_out + _MOST_LANES:
+            raise UserError(
+                f"the space describes {layer.name} with {pixels * layer.c_out} outputs, but in its place the "
+                f"network computes {size}{_ADVICE}"
+            )

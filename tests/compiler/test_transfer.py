@@ -101,6 +101,29 @@ def test_the_same_kernel_of_another_resolution_is_the_most_similar(large: list[K
             assert transfer.hints(kernel)[0] == same[0], kernel.name
 
 
+def test_records_of_another_number_format_are_no_help(large: list[Kernel]) -> None:
+    mach = cpu_model(TARGET.tvm_target())
+    kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))
+    trace = trace_json(next(schedules.ranked_schedules(kernel.mod, mach)))
+    single = kernel.signature
+    assert set(single.dtypes) == {"float32"}
+    half = replace(single, dtypes=("float16",) * len(single.dtypes))
+    unknown = replace(single, dtypes=())  # as in logs of version 1
+    raised = replace(half, dtypes=(*half.dtypes[:-1], "float32"))
+    for known, asked, helps in (
+        (single, single, True),
+        (half, single, False),
+        (single, half, False),
+        (half, half, True),
+        (half, raised, True),
+        (unknown, single, True),
+        (unknown, half, False),
+    ):
+        table = KernelTable()
+        table.add(Record("k", known, trace, (1.0,)))
+        assert bool(Transfer(table).hints(replace(kernel, signature=asked))) == helps, (known, asked)
+
+
 def test_a_far_kernel_is_no_help(large: list[Kernel]) -> None:
     mach = cpu_model(TARGET.tvm_target())
     kernel = next(k for k in large if k.name.startswith("matmul+add+relu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,9 +124,18 @@ def test_a_space_that_describes_another_network_is_refused(target: Target) -> No
     kernels = kernels_of(mod)
     calls = [kernels[name] for name in kernel_calls(mod)]
     layers = space.layers(arch, N_CLASSES)
-    cut = union._blocks(layers, calls)
+    cut = union._blocks(layers, calls, 1)
     assert [key for block in blocks(layers) for key in cut[union._nameless(block)]] == [k.key for k in calls]
     product = next(i for i, kernel in enumerate(calls) if kernel.signature.has_product)
     for wrong in (calls[:product] + calls[product + 1 :], [*calls, calls[product]]):
         with pytest.raises(UserError, match="convolutions and products"):
-            union._blocks(layers, wrong)
+            union._blocks(layers, wrong, 1)
+    # As many products, but not these: two of other sizes that change places, a layer of another width, and
+    # twice the images.
+    last = max(i for i, kernel in enumerate(calls) if kernel.signature.has_product)
+    swapped = list(calls)
+    swapped[product], swapped[last] = calls[last], calls[product]
+    wider = tuple(replace(a, c_out=a.c_out + 1) if a.kind == "depthwise" else a for a in layers)
+    for wrong_layers, wrong, batch in ((layers, swapped, 1), (wider, calls, 1), (layers, calls, 2)):
+        with pytest.raises(UserError, match="in its place the network computes"):
+            union._blocks(wrong_layers, wrong, batch)
