@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ofa_tvm.agreement import absolute_difference, largest, relative_difference, tolerance
 from ofa_tvm.deploy.artefact import Artefact
 from ofa_tvm.number_formats import exactness
-from ofa_tvm.runtime import TensorSpec, random_input
+from ofa_tvm.random_arrays import random_array
+from ofa_tvm.runtime import TensorSpec
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -100,7 +101,7 @@ def _inputs(
     rng = np.random.default_rng(0)
 
     def random() -> Arrays:
-        return [random_input(spec, rng) for spec in specs]
+        return [random_array(spec.shape, spec.dtype, rng) for spec in specs]
 
     for _ in range(_EXAMPLES):
         yield "random", random()

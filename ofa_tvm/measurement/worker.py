@@ -17,7 +17,8 @@ from ofa_tvm.measurement.cold import CALLS, cache_emptier
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
 from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
-from ofa_tvm.runtime import Runner, TensorSpec, load_module, random_input
+from ofa_tvm.random_arrays import random_array
+from ofa_tvm.runtime import Runner, TensorSpec, load_module
 
 _ONNX_DTYPES = {  # ONNX Runtime's names of types
     "tensor(float)": "float32",
@@ -41,7 +42,7 @@ def _check_finite(arrays: tuple[np.ndarray, ...], path: str) -> None:
 def _inputs(specs: Sequence[TensorSpec], seed: int) -> list[list[npt.NDArray[Any]]]:
     """Inputs to call with in turn: a caller's next picture lies elsewhere than the one before."""
     rng = np.random.default_rng(seed)
-    return [[random_input(spec, rng) for spec in specs] for _ in range(_INPUTS)]
+    return [[random_array(spec.shape, spec.dtype, rng) for spec in specs] for _ in range(_INPUTS)]
 
 
 def _tvm_timer(path: str, seed: int, threads: int) -> Timer:

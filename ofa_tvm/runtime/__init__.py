@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ofa_tvm.runtime.elf import append_checksum, elf_arch
-from ofa_tvm.runtime.module import LoadedModule, TensorSpec, load_module, random_input
+from ofa_tvm.runtime.module import LoadedModule, TensorSpec, load_module
 from ofa_tvm.runtime.remote import load_for, load_remote
 from ofa_tvm.runtime.runner import Runner
 
@@ -16,5 +16,4 @@ __all__ = [
     "load_for",
     "load_module",
     "load_remote",
-    "random_input",
 ]

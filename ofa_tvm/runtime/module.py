@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ofa_tvm.errors import UserError, shown
 from ofa_tvm.native.cuda import load_cuda
 from ofa_tvm.native.opencl import load_opencl
+from ofa_tvm.random_arrays import random_array
 from ofa_tvm.runtime.elf import elf_arch, require_whole, runs_in_parallel
 from ofa_tvm.runtime.threads import leave_unbound
 from ofa_tvm.targets.machine import Machine, detect_machine, needed_flags
@@ -102,17 +103,9 @@ class LoadedModule:
         return tvm.runtime.tensor(array, device=self.device)
 
     def random_inputs(self, seed: int) -> list[npt.NDArray[Any]]:
-        """One array an input: standard normal, zeros for integers (any index is then in range)."""
+        """A `random_array` for each input."""
         rng = np.random.default_rng(seed)
-        return [random_input(spec, rng) for spec in self.inputs]
-
-
-def random_input(spec: TensorSpec, rng: np.random.Generator) -> npt.NDArray[Any]:
-    """An input to time a network with."""
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind != "f":
-        return np.zeros(spec.shape, dtype)
-    return rng.standard_normal(spec.shape).astype(dtype)
+        return [random_array(spec.shape, spec.dtype, rng) for spec in self.inputs]
 
 
 def load_module(path: str | os.PathLike[str]) -> LoadedModule:

@@ -22,6 +22,7 @@ from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import shapes
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
+from ofa_tvm.random_arrays import random_array
 
 SAMPLES = 3  # of a trial
 SAMPLE_S = 2e-3  # that the calls of a sample fill
@@ -40,13 +41,10 @@ def is_hopeless(once_s: float, best_s: float) -> bool:
 
 
 def random_arguments(function: tvm.tirx.PrimFunc) -> list[Array]:
-    """Arguments for a kernel, the same in every process.
-
-    Values from 0 to 1: integers are valid indices, and no root or logarithm is invalid.
-    """
+    """A positive `random_array` for each parameter of a kernel, the same in every process."""
     rng = np.random.default_rng(0)
     return [
-        rng.random(shape).astype(str(buffer.dtype))
+        random_array(shape, str(buffer.dtype), rng, positive=True)
         for shape, buffer in zip(shapes(function), function.params, strict=True)
     ]
 
