@@ -14,11 +14,12 @@ from typing import ClassVar, Self
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ofa_tvm.accuracy.correction import learn_error
 from ofa_tvm.accuracy.official import feed_forward
 from ofa_tvm.accuracy.predictor import check_accuracies
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
-from ofa_tvm.estimators.contract import as_genes
+from ofa_tvm.estimators.contract import Function, LeftOut, as_genes
 from ofa_tvm.estimators.files import COUNT, NUMBER, SCORES, TEXT, damaged, genes_array, space_of
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.spaces import Arch, get_space
@@ -46,6 +47,7 @@ class MLPAccuracyPredictor(SubnetEstimator):
     """
 
     KIND = "accuracy_mlp"
+    METHOD = "3x400 network"  # for people
     FEATURES = ("choices:one-hot",)
     HEADER: ClassVar = {"space": TEXT, "seed": COUNT, "mean": NUMBER, "scale": NUMBER, "validation": SCORES}
     ARRAYS = (
@@ -84,8 +86,7 @@ class MLPAccuracyPredictor(SubnetEstimator):
         accuracy = check_accuracies(genes, accuracy)
         if len(genes) < 20:
             raise UserError("the 3x400 network needs at least 20 measured subnets; use the Gaussian process")
-        order = np.random.default_rng(self.seed).permutation(len(genes))
-        held, kept = np.split(order, [max(2, round(_HELD_OUT * len(order)))])
+        held, kept = self._split(len(genes))
         self._mean = float(accuracy[kept].mean())
         # Of equal accuracies the network would learn nothing, and its first weights would be predictions.
         self._scale = float(accuracy[kept].std()) if np.ptp(accuracy[kept]) > 0 else 0.0
@@ -114,6 +115,22 @@ class MLPAccuracyPredictor(SubnetEstimator):
             "spearman": spearman(predicted, accuracy[held]),
         }
         return self
+
+    def _split(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which of n rows are held out, and which it is fitted to."""
+        order = np.random.default_rng(self.seed).permutation(n)
+        held, kept = np.split(order, [max(2, round(_HELD_OUT * n))])
+        return held, kept
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The rows that were held out."""
+        held, _ = self._split(len(self.genes_))
+        return LeftOut(self.accuracy_[held], self(self.genes_[held]), self.validation_)
+
+    def corrected(self, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
+        """Itself and its error on n subnets with measured accuracies (n,); see `learn_error`."""
+        return learn_error(self.space, self, archs, accuracies)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """`predict` for genes; what searches call."""

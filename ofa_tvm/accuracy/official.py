@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ofa_tvm.accuracy.correction import learn_error
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.estimators.contract import SubnetModel
+from ofa_tvm.estimators.contract import Function, LeftOut, SubnetModel
+from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
 _MBV3_RESOLUTIONS = tuple(range(112, 225, 16))
@@ -47,6 +49,15 @@ class OfficialPredictor(SubnetModel):
         """Resolutions that the encoding has a place for and the space allows."""
         known = _RESNET_RESOLUTIONS if self.space.family == "resnet" else _MBV3_RESOLUTIONS
         return tuple(r for r in self.space.resolutions if r in known)
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """None: its training data were not published."""
+        return None
+
+    def corrected(self, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
+        """Itself and its error on n subnets with measured accuracies (n,); see `learn_error`."""
+        return learn_error(self.space, self, archs, accuracies)
 
     def encode(self, genes: np.ndarray) -> np.ndarray:
         """The published encoding of a population: (n, n_genes) -> (n, n_inputs) float32.

@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
-from ofa_tvm.estimators.contract import UncertainSubnetModel, as_genes
+from ofa_tvm.estimators.contract import Function, LeftOut, UncertainSubnetModel, as_genes
 from ofa_tvm.estimators.files import (
     FLAG,
     SCORES,
@@ -138,6 +138,7 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
     """
 
     KIND = "accuracy_predictor"
+    METHOD = "Gaussian process"  # for people
     FEATURES = tuple(f"{name}:{length or 'linear'}" for name, length, _ in _KERNELS)
     HEADER: ClassVar = {"space": TEXT, "robust": FLAG, "data_sha256": TEXT, "validation": SCORES}
     ARRAYS = ("genes", "accuracy", "log_variances")
@@ -174,6 +175,24 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
             "within95": float((np.abs(residuals) < 1.96 * std).mean()),
         }
         return self
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Each training row by the others."""
+        return LeftOut(self.accuracy_, self.loo_prediction_, self.validation_)
+
+    def corrected(self, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
+        """One fitted to its own rows and n more, whose measured accuracies (n,) replace its own ones.
+
+        Raises
+        ------
+        UserError
+            If an accuracy is not finite.
+        """
+        genes = np.concatenate([self.space.encode(archs), self.genes_])
+        values = np.concatenate([accuracies, self.accuracy_])
+        _, first = np.unique(self.space.canonical(genes), axis=0, return_index=True)
+        return self.clone().fit(genes[first], values[first])
 
     def _condition(self, known: Learned | None) -> None:
         self._features = _Features(self.space)

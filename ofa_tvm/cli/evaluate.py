@@ -180,15 +180,13 @@ def _default_cache(project: Project, weights: Path) -> Path:
 def _fit(
     console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str, path: Path
 ) -> dict[str, Any]:
-    from ofa_tvm.accuracy.predictor import AccuracyPredictor
     from ofa_tvm.workflow.predictors import fit_accuracy
 
     # Of a subnet that was named twice one row counts.
     first = dict(zip(archs, accuracies.tolist(), strict=True))
     fitted = fit_accuracy(space, list(first), np.array(list(first.values())), kind=kind, seed=console.seed)
     fitted.save(path)
-    name = "Gaussian process" if isinstance(fitted, AccuracyPredictor) else "3x400 network"
-    v = fitted.validation_
+    name, v = fitted.METHOD, fitted.validation_
     console.print(
         f"{path}: {name} fitted to {len(first)} subnets; on {int(v['n'])} that it had not seen: RMSE "
         f"{100 * v['rmse']:.3f} points, rank correlation {v['spearman']:.4f}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from ofa_tvm.cli.console import Console
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.estimators.contract import CostModel
+from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.generalized import Estimate
 from ofa_tvm.search.budget import Budget
@@ -19,7 +19,7 @@ from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.targets import Variant
-from ofa_tvm.workflow.models import Accuracy, KnownLatency
+from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import as_share, estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
 
@@ -42,13 +42,16 @@ class PredictorQuery:
         Target name -> its budget, if there is one.
     resolutions
         To choose from: those that all models know.
+    doubts
+        Target name -> the factor by which its model, an estimate from its descriptor, may be off.
     """
 
     settings: Settings
-    accuracy: Accuracy | None
+    accuracy: AccuracyModel | None
     latency: dict[str, CostModel]
     budgets: dict[str, Budget]
     resolutions: tuple[int, ...]
+    doubts: dict[str, float]
 
     @classmethod
     def of(
@@ -56,7 +59,7 @@ class PredictorQuery:
         console: Console,
         every_target: Sequence[Settings],
         budgets: Sequence[Budget],
-        accuracy: Accuracy | None,
+        accuracy: AccuracyModel | None,
         models: Sequence[CostModel | None],
         *,
         needs_latency: bool,
@@ -73,6 +76,7 @@ class PredictorQuery:
             no common resolution.
         """
         latency: dict[str, CostModel] = {}
+        doubts: dict[str, float] = {}
         for settings, model in zip(every_target, models, strict=True):
             name = settings.target.name
             stored = None if model is not None else _stored(settings)
@@ -81,12 +85,13 @@ class PredictorQuery:
             elif stored is not None:
                 latency[name] = stored.model
             elif needs_latency or budgets:
-                latency[name] = _estimate(console, settings)
+                latency[name] = estimate = _estimate(console, settings)
+                doubts[name] = estimate.factor
         space, asked = every_target[0].space, every_target[0].resolutions
         known = [*latency.values(), *([] if accuracy is None else [accuracy])]
         sides = search_resolutions(space, known, asked or (None if known else space.default_resolutions))
         names = (settings.target.name for settings in every_target)
-        return cls(every_target[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides)
+        return cls(every_target[0], accuracy, latency, dict(zip(names, budgets, strict=False)), sides, doubts)
 
 
 def _stored(settings: Settings) -> KnownLatency | None:
@@ -138,7 +143,7 @@ def find_predicted(console: Console, question: PredictorQuery) -> None:
     on = [
         f"{predicted[name]:.4g} {budget.unit} of {budget}"
         + (f" on {name}" if others else "")
-        + (" (by descriptor)" if isinstance(question.latency[name], Estimate) else "")
+        + (" (by descriptor)" if name in question.doubts else "")
         for name, budget in question.budgets.items()
     ]
     console.print(
@@ -170,8 +175,7 @@ def find_predicted(console: Console, question: PredictorQuery) -> None:
 
 def _estimates(question: PredictorQuery) -> dict[str, dict[str, float]]:
     """For JSON: the targets whose latency is estimated by descriptor, and how far off it may be."""
-    models = question.latency.items()
-    factors = {name: round(model.factor, 2) for name, model in models if isinstance(model, Estimate)}
+    factors = {name: round(factor, 2) for name, factor in question.doubts.items()}
     return {"estimated_within_factor": factors} if factors else {}
 
 

@@ -8,7 +8,7 @@ Searches take any object that has these; `FunctionCost` makes one of a plain fun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, overload
 
@@ -52,6 +52,33 @@ class CostModel(Predictor, Protocol):
     @property
     def n_classes(self) -> int:
         """Of the networks' classifier."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """How measured subnets are predicted by a model that was fitted without them.
+
+    Attributes
+    ----------
+    measured, predicted : (n,) arrays
+    errors : mapping of str to float
+        At least n, rmse and spearman.
+    """
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    errors: Mapping[str, float]
+
+
+class AccuracyModel(Predictor, Protocol):
+    """Accuracies of a supernet's subnets, 0..1."""
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """How good it is; None where its training data are not known."""
+
+    def corrected(self, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
+        """A function of genes that knows the measured accuracies (n,) of n subnets besides."""
 
 
 Correct = Callable[[CostModel, Sequence[Arch], np.ndarray], CostModel]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.contract import SubnetModel, as_genes
+from ofa_tvm.estimators.contract import Function, SubnetModel, as_genes
 from ofa_tvm.spaces import Arch, Layer, LayeredSpace
 from ofa_tvm.spaces.blocks import block_structure
 
@@ -32,6 +32,10 @@ class KernelSum(SubnetModel):
         each shape.
     n_classes : int
         Of the networks that the records are for.
+    unit : str
+        Of the records' costs.
+    resolutions : sequence of int, optional
+        Those that there are records for; by default all of the space's.
 
     Attributes
     ----------
@@ -48,9 +52,13 @@ class KernelSum(SubnetModel):
         block_cost: Callable[[tuple[Layer, ...]], float],
         *,
         n_classes: int = 1000,
+        unit: str = "ms",
+        resolutions: Sequence[int] | None = None,
     ) -> None:
         self.space = space
         self.n_classes = n_classes
+        self.unit = unit
+        self.resolutions = tuple(sorted(space.resolutions if resolutions is None else resolutions))
         structure = block_structure(space, n_classes)
         known: dict[tuple[Layer, ...], float] = {}
 
@@ -99,6 +107,11 @@ class KernelSum(SubnetModel):
             + self._weights.scaled(self.per_mb_)
         )
         return self
+
+    @property
+    def collapsed(self) -> Function:
+        """The tables."""
+        return self.tables
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Latency of a population, (n, n_genes) -> (n,)."""

@@ -13,7 +13,7 @@ from ofa_tvm.tuning import KernelUnion
 
 
 def kernel_sum_from_log(
-    space: Space, union: KernelUnion, records: KernelTable, *, n_classes: int = 1000
+    space: Space, union: KernelUnion, records: KernelTable, *, n_classes: int = 1000, unit: str = "ms"
 ) -> KernelSum:
     """Kernel-sum model whose entries are the best records of each block's kernels, in the records' unit.
 
@@ -40,4 +40,4 @@ def kernel_sum_from_log(
         keys = union.of_block(layers)
         return sum(known[key] if key in known else flops[key] * pace for key in keys)
 
-    return KernelSum(space, block_cost, n_classes=n_classes)
+    return KernelSum(space, block_cost, n_classes=n_classes, unit=unit, resolutions=union.resolutions)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy import Manifest
 from ofa_tvm.deploy.artefact import MANIFEST, Artefact
 from ofa_tvm.deploy.manifest import AccuracyEntry, CandidateEntry, KernelEntry, LatencyEntry
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.estimators.contract import AccuracyModel, LeftOut
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.learning_curve import LearningCurve, learning_curve
@@ -134,15 +134,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Accuracies:
-    """Measured accuracies (n,), 0..1, and each as predicted from the others."""
-
-    measured: np.ndarray
-    loo: np.ndarray
-    errors: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Training:
     """Curves of progressive shrinking.
 
@@ -169,7 +160,7 @@ class Content:
     space: Space
     artefacts: tuple[Deployed, ...]
     targets: tuple[Measured, ...]
-    accuracies: Accuracies | None
+    accuracies: LeftOut | None
     training: Training | None
 
 
@@ -208,14 +199,12 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
     accuracy = _accuracy_model(project, space, progress)
     targets = _targets(project, space, accuracy, progress)
     training = _training(project)
-    if not (artefacts or targets or accuracy or training):
+    accuracies = None if accuracy is None else accuracy.left_out
+    if not (artefacts or targets or accuracies or training):
         raise UsageError(
             f"there is nothing to report in {project.folder}: no artefact, no measured latencies, no "
             "training; name an artefact's folder, or run ofa-tvm quickstart, train or search first"
         )
-    accuracies = None
-    if accuracy is not None:
-        accuracies = Accuracies(accuracy.accuracy_, accuracy.loo_prediction_, accuracy.validation_)
     title = project.folder.name or "ofa-tvm"
     return Content(title, space, tuple(artefacts), tuple(targets), accuracies, training)
 
@@ -248,21 +237,20 @@ def _time(kernel: KernelEntry, inside: bool) -> float | None:
     return None if kernel.cost is None else kernel.cost * kernel.calls
 
 
-def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyPredictor | None:
+def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyModel | None:
     named = project.accuracy_predictor
     path = Store(project.folder).accuracy_model if named is None else project.path(named)
     if not path.is_file():
         return None
     try:
-        model = load_accuracy(path, space)
+        return load_accuracy(path, space)
     except UserError as error:
         progress.say(f"left out: {error}")
         return None
-    return model if isinstance(model, AccuracyPredictor) else None
 
 
 def _targets(
-    project: Project, space: Space, accuracy: AccuracyPredictor | None, progress: Progress
+    project: Project, space: Space, accuracy: AccuracyModel | None, progress: Progress
 ) -> list[Measured]:
     found = []
     for name, path in Store(project.folder).latency_models().items():
@@ -281,32 +269,42 @@ def _targets(
     return found
 
 
+def _front(
+    name: str, space: Space, model: LatencyRegressor, accuracy: AccuracyModel, progress: Progress
+) -> np.ndarray:
+    sides = covered_resolutions(space, [accuracy, model])
+    objectives = make_objectives(
+        ["latency", "accuracy"],
+        space,
+        accuracy=as_share(accuracy),
+        latency={name: model},
+        n_classes=model.n_classes,
+    )
+    return pareto_search(space, objectives, resolutions=sides, settings=_FRONT, progress=progress).values
+
+
 def _measured(
     name: str,
     space: Space,
     model: LatencyRegressor,
     genes: np.ndarray,
     cost: np.ndarray,
-    accuracy: AccuracyPredictor | None,
+    accuracy: AccuracyModel | None,
     progress: Progress,
 ) -> Measured:
     model.predict(model.genes_[:1], return_std=True)  # a model read from a file is conditioned only now
-    front = np.empty((0, 2))
+    accuracies, front = None, np.empty((0, 2))
     if accuracy is not None:
-        objectives = make_objectives(
-            ["latency", "accuracy"],
-            space,
-            accuracy=as_share(accuracy),
-            latency={name: model},
-            n_classes=model.n_classes,
-        )
-        sides = covered_resolutions(space, [accuracy, model])
-        front = pareto_search(space, objectives, resolutions=sides, settings=_FRONT, progress=progress).values
+        try:
+            accuracies = as_share(accuracy)(genes)
+            front = _front(name, space, model, accuracy, progress)
+        except UsageError as error:  # a resolution that it does not know
+            progress.say(f"left out: {error}")
     return Measured(
         target=name,
         unit=model.unit,
         cost=cost,
-        accuracy=None if accuracy is None else as_share(accuracy)(genes),
+        accuracy=accuracies,
         loo=model.loo_prediction_,
         groups={
             "resolution": np.array(space.resolutions)[genes[:, -1]],

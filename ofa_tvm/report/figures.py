@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofa_tvm.estimators.contract import LeftOut
 from ofa_tvm.logs import Signature
-from ofa_tvm.report.collect import Accuracies, Deployed, Measured, Training
+from ofa_tvm.report.collect import Deployed, Measured, Training
 from ofa_tvm.report.style import Style
 
 if TYPE_CHECKING:
@@ -156,22 +157,23 @@ def training_curves(training: Training, style: Style) -> Figure:
     return figure
 
 
-def predictor_quality(measured: Measured | None, accuracies: Accuracies | None, style: Style) -> Figure:
+def predictor_quality(measured: Measured | None, accuracies: LeftOut | None, style: Style) -> Figure:
     """Each measured subnet against its prediction from the others: latency and accuracy."""
     p = style.palette
-    panels = [panel for panel in (measured, accuracies) if panel is not None]
+    panels: list[tuple[float, str, np.ndarray, np.ndarray]] = []
+    if measured is not None:
+        scale, unit = cost_scale(float(np.median(measured.cost)), measured.unit)
+        what = f"{'instructions' if measured.unit == 'Minstr' else 'latency'}, {unit}"
+        x, y = measured.cost, measured.loo
+        if len(x) != len(y):  # the table was extended after the model was fitted
+            x, y = np.empty(0), np.empty(0)
+        panels.append((scale, what, x, y))
+    if accuracies is not None:
+        panels.append((100.0, "accuracy, %", accuracies.measured, accuracies.predicted))
     stacked = style.narrow and len(panels) == 2
     figure = style.figure(6.4 if stacked else 3.3)
     axes = figure.subplots(len(panels) if stacked else 1, 1 if stacked else len(panels), squeeze=False)
-    for ax, panel in zip(axes.ravel(), panels, strict=True):
-        if isinstance(panel, Measured):
-            scale, unit = cost_scale(float(np.median(panel.cost)), panel.unit)
-            x, y = panel.cost, panel.loo
-            if len(x) != len(y):  # the table was extended after the model was fitted
-                x, y = np.empty(0), np.empty(0)
-            what = f"{'instructions' if panel.unit == 'Minstr' else 'latency'}, {unit}"
-        else:
-            scale, what, x, y = 100.0, "accuracy, %", panel.measured, panel.loo
+    for ax, (scale, what, x, y) in zip(axes.ravel(), panels, strict=True):
         _diagonal(ax, scale * x, scale * y, what, style)
         ax.plot(scale * x, scale * y, "o", ms=3.6, mec="none", alpha=0.75, color=p.blue)
     return figure

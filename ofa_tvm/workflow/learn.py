@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.estimators.contract import Function
+from ofa_tvm.estimators.contract import AccuracyModel, Function
 from ofa_tvm.latency.collect import SubnetBench, collect
 from ofa_tvm.latency.log_model import kernel_sum_from_log
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -19,7 +19,7 @@ from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Variant
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.tuning import KernelUnion
-from ofa_tvm.workflow.models import Accuracy, KnownLatency
+from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
 from ofa_tvm.workflow.store import Store
 
@@ -107,7 +107,7 @@ def learn_latency(
         If the log has no record of the space's kernels, or a subnet cannot be compiled or measured.
     """
     space, target, n_classes = bench.net.space, bench.target, bench.net.n_classes
-    kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes)
+    kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes, unit=target.unit)
     variant = Variant.of(target)
     every = collect(
         bench, store.latency_table(variant), samples, resolutions, seed=seed, progress=progress
@@ -134,8 +134,7 @@ class AccuracyCheck:
     net, data
         Supernet and images.
     predictor
-        What the search starts from. An own predictor is fitted anew to its own data and the new ones; of a
-        published one, the error is learned.
+        What the search starts from.
     cache
         File of finished evaluations.
     calibration_images, seed
@@ -146,7 +145,7 @@ class AccuracyCheck:
         self,
         net: Supernet,
         data: ImageData,
-        predictor: Accuracy,
+        predictor: AccuracyModel,
         cache: Path,
         *,
         calibration_images: int = CALIBRATION_IMAGES,
@@ -170,19 +169,5 @@ class AccuracyCheck:
             progress=self._progress,
         )
         self._known |= dict(zip(archs, values.tolist(), strict=True))
-        return values, self._corrected()
-
-    def _corrected(self) -> Function:
-        space, predictor = self._net.space, self._predictor
-        genes, values = space.encode(list(self._known)), np.array(list(self._known.values()))
-        if isinstance(predictor, AccuracyPredictor):
-            genes = np.concatenate([genes, predictor.genes_])
-            values = np.concatenate([values, predictor.accuracy_])
-            _, first = np.unique(space.canonical(genes), axis=0, return_index=True)
-            return AccuracyPredictor(space, robust=predictor.robust).fit(genes[first], values[first])
-        errors = values - predictor(genes)
-        if len(errors) < 3 or np.ptp(errors) == 0:
-            level = float(errors.mean())
-            return lambda population: predictor(population) + level
-        error = AccuracyPredictor(space).fit(genes, errors)
-        return lambda population: predictor(population) + error(population)
+        known = np.array(list(self._known.values()))
+        return values, self._predictor.corrected(list(self._known), known)

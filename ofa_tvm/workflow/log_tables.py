@@ -34,7 +34,8 @@ def kernel_sum(
     union = kernel_union(
         space, settings.chosen_resolutions, target, n_classes=n_classes, batch=batch, progress=progress
     )
-    return kernel_sum_from_log(space, union, find_records(target, [settings.logs]), n_classes=n_classes)
+    records = find_records(target, [settings.logs])
+    return kernel_sum_from_log(space, union, records, n_classes=n_classes, unit=target.unit)
 
 
 def settings_of(table: LatencyTable, column: Column, target: str | None, threads: int | None) -> Settings:

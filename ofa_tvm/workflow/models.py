@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
-from ofa_tvm.accuracy.official import OfficialPredictor, load_official
+from ofa_tvm.accuracy.official import load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.estimators.contract import CostModel
+from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
-
-Accuracy = AccuracyPredictor | MLPAccuracyPredictor | OfficialPredictor
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class KnownLatency:
     measured: Mapping[Arch, float]
 
 
-def load_accuracy(path: Path, space: Space) -> Accuracy:
+def load_accuracy(path: Path, space: Space) -> AccuracyModel:
     """An own accuracy predictor, or a published one of Once-for-All.
 
     Raises

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from ofa_tvm.errors import UsageError
+from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import SILENT, Progress
@@ -16,7 +17,7 @@ from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Variant
 from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
-from ofa_tvm.workflow.models import Accuracy, KnownLatency
+from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import covered_resolutions, search_resolutions
 from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetOutcome, TargetRequest
 from ofa_tvm.workflow.search import TargetBudget, find_subnet, ship_best
@@ -114,7 +115,7 @@ def _bench(
     return stack.enter_context(SubnetBench(request.net, one.target, records))
 
 
-def _learn_accuracy(request: SearchRequest, progress: Progress) -> Accuracy:
+def _learn_accuracy(request: SearchRequest, progress: Progress) -> AccuracyModel:
     if request.data is None:
         raise RuntimeError("a search without images has an accuracy predictor")
     return learn_accuracy(
@@ -130,7 +131,7 @@ def _learn_accuracy(request: SearchRequest, progress: Progress) -> Accuracy:
 
 
 def _learn(
-    request: SearchRequest, bench: SubnetBench, accuracy: Accuracy, progress: Progress
+    request: SearchRequest, bench: SubnetBench, accuracy: AccuracyModel, progress: Progress
 ) -> KnownLatency:
     """A target's latency model, from the tuning log and some measurements."""
     space, target = request.net.space, bench.target
@@ -162,7 +163,7 @@ def _budgeted(
     one: TargetRequest,
     bench: SubnetBench,
     known: KnownLatency | None,
-    accuracy: Accuracy,
+    accuracy: AccuracyModel,
     progress: Progress,
 ) -> TargetBudget:
     latency = _learn(request, bench, accuracy, progress) if known is None else known
@@ -183,7 +184,7 @@ def _median_budget(request: SearchRequest, bench: SubnetBench) -> Budget:
 
 
 def _find(
-    request: SearchRequest, targets: Sequence[TargetBudget], accuracy: Accuracy, progress: Progress
+    request: SearchRequest, targets: Sequence[TargetBudget], accuracy: AccuracyModel, progress: Progress
 ) -> VerifiedResult:
     models = [accuracy, *(target.model for target in targets)]
     check = None

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.estimators.contract import CostModel
+from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Target
-from ofa_tvm.workflow.models import Accuracy, KnownLatency
+from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
 from ofa_tvm.workflow.store import Store
@@ -88,7 +88,7 @@ class SearchRequest:
     data: ImageData | None
     targets: tuple[TargetRequest, ...]
     resolutions: tuple[int, ...] | None = None
-    accuracy: Accuracy | None = None
+    accuracy: AccuracyModel | None = None
     accuracy_samples: int = ACCURACY_SAMPLES
     latency_samples: int = LATENCY_SAMPLES
     calibration_images: int = CALIBRATION_IMAGES

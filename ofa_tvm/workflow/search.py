@@ -12,7 +12,7 @@ import numpy as np
 
 from ofa_tvm.deploy.manifest import CandidateEntry, SearchEntry
 from ofa_tvm.errors import UserError
-from ofa_tvm.estimators.contract import CostModel
+from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.latency.correction import learn_error
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
@@ -20,7 +20,7 @@ from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
 from ofa_tvm.search.verify import MeasuredLimit, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
-from ofa_tvm.workflow.models import Accuracy, KnownLatency
+from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TargetBudget:
 
 def find_subnet(
     targets: Sequence[TargetBudget],
-    accuracy: Accuracy,
+    accuracy: AccuracyModel,
     resolutions: Sequence[int],
     *,
     check: AccuracyCheck | None = None,
@@ -110,7 +110,7 @@ def find_subnet(
 
 
 def _measured_earlier(
-    space: Space, targets: Sequence[TargetBudget], accuracy: Accuracy, resolutions: Sequence[int]
+    space: Space, targets: Sequence[TargetBudget], accuracy: AccuracyModel, resolutions: Sequence[int]
 ) -> list[Candidate]:
     """Subnets that every target's model was learned from."""
     archs = [

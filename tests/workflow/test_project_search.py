@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from demo_project import DemoProject
 
+from ofa_tvm.accuracy.correction import learn_error
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError
+from ofa_tvm.estimators.contract import Function
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
-from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy
@@ -89,6 +91,9 @@ def test_measured_accuracies_correct_own_and_foreign_predictors(demo: DemoProjec
 
     class Foreign:
         """As a published predictor: of the right rank perhaps, of the wrong level."""
+
+        def corrected(self, archs: list[Arch], values: np.ndarray) -> Function:
+            return learn_error(SPACE, self, archs, values)  # type: ignore[arg-type]
 
         def __call__(self, population: np.ndarray) -> np.ndarray:
             return np.full(len(population), 0.95)
