@@ -29,8 +29,9 @@ from ofa_tvm.estimators.files import (
     rebuilding,
     space_of,
 )
-from ofa_tvm.estimators.gaussian import Learned, Posterior, fit
+from ofa_tvm.estimators.gaussian import Posterior, fit
 from ofa_tvm.estimators.metrics import spearman
+from ofa_tvm.estimators.scales import Learned
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space

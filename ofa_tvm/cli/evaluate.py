@@ -130,25 +130,11 @@ def command(
         calibration_images=calibration, cache_path=cache, seed=console.seed, progress=console.progress,
     )  # fmt: skip
     names = [*(text if len(text) < 40 else "json" for text in subnets), *("random" for _ in range(n))]
-    rows: list[dict[str, Any]] = [
-        {
-            "subnet": name,
-            "arch": arch.to_dict(),
-            "macs": found.macs(arch, net.n_classes),
-            "params": found.params(arch, net.n_classes),
-            "accuracy": float(accuracy),
-        }
+    rows = [
+        _row(name, arch, found, net.n_classes, float(accuracy))
         for name, arch, accuracy in zip(names, archs, accuracies, strict=True)
     ]
-    console.table(
-        ["subnet", "r", "M MACs", "M parameters", f"{split} accuracy", "architecture"],
-        [
-            [r["subnet"], a.r, r["macs"] / 1e6, r["params"] / 1e6, f"{r['accuracy']:.2%}", a.to_json()]
-            for r, a in list(zip(rows, archs, strict=True))[:_SHOWN]
-        ],
-    )  # fmt: skip
-    if len(rows) > _SHOWN:
-        console.print(f"... and {len(rows) - _SHOWN} more, all in {cache}")
+    _show(console, rows, archs, split, cache)
     fitted = None
     if predictor_file is not None:
         fitted = _fit(console, found, archs, accuracies, model, predictor_file)
@@ -162,6 +148,30 @@ def command(
             "predictor": fitted,
         }
     )
+
+
+def _row(name: str, arch: Arch, space: Space, n_classes: int, accuracy: float) -> dict[str, Any]:
+    return {
+        "subnet": name,
+        "arch": arch.to_dict(),
+        "macs": space.macs(arch, n_classes),
+        "params": space.params(arch, n_classes),
+        "accuracy": accuracy,
+    }
+
+
+def _show(
+    console: Console, rows: Sequence[dict[str, Any]], archs: Sequence[Arch], split: str, cache: Path
+) -> None:
+    console.table(
+        ["subnet", "r", "M MACs", "M parameters", f"{split} accuracy", "architecture"],
+        [
+            [r["subnet"], a.r, r["macs"] / 1e6, r["params"] / 1e6, f"{r['accuracy']:.2%}", a.to_json()]
+            for r, a in list(zip(rows, archs, strict=True))[:_SHOWN]
+        ],
+    )  # fmt: skip
+    if len(rows) > _SHOWN:
+        console.print(f"... and {len(rows) - _SHOWN} more, all in {cache}")
 
 
 def _default_count(data: ImageData) -> int:

@@ -20,12 +20,13 @@ from ofa_tvm.cli.options import (
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from ofa_tvm.estimators.contract import CostModel
+    from ofa_tvm.estimators.contract import AccuracyModel, CostModel
     from ofa_tvm.search.budget import Budget
     from ofa_tvm.spaces.space import Space
     from ofa_tvm.supernet import Supernet
     from ofa_tvm.targets import DType
     from ofa_tvm.training.data import ImageData
+    from ofa_tvm.workflow.request import TargetRequest
     from ofa_tvm.workflow.settings import Settings
 
 
@@ -139,10 +140,10 @@ def command(
     if not (no_verify and (tables or predictors)):
         for budget, s in zip(budgets, every_target, strict=False):
             require_unit(budget, s.target)
+    accuracy_path = accuracy_predictor or settings.accuracy_predictor
     if not no_verify and not arch_only:
         _require_project(settings)
-    accuracy_path = accuracy_predictor or settings.accuracy_predictor
-    if accuracy_path is None and (pareto is None or "accuracy" in pareto) and (no_verify or arch_only):
+    elif accuracy_path is None and (pareto is None or "accuracy" in pareto):
         raise settings.missing(
             "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
         )
@@ -150,32 +151,18 @@ def command(
     accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
     models = _given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
-        from ofa_tvm.cli.predicted import PredictorQuery, find_predicted, trade_off
-
-        question = PredictorQuery.of(
-            console, every_target, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
-        )
-        if pareto is not None:
-            trade_off(console, question, pareto.split(","), output)
-        else:
-            find_predicted(console, question)
+        _predict(console, every_target, budgets, accuracy, models, pareto, output)
         return
-    from ofa_tvm.cli.verified import RANDOM, show
+    from ofa_tvm.cli.verified import show
     from ofa_tvm.workflow.pipeline import run_search
-    from ofa_tvm.workflow.request import SearchRequest, TargetRequest
+    from ofa_tvm.workflow.request import SearchRequest
 
-    if arch_only:
-        console.say(RANDOM)
     net, data = _supernet(console, settings, random=arch_only)
-    folders = _artefacts(None if arch_only else output, [s.target.name for s in every_target])
     request = SearchRequest(
         settings.store,
         net,
         data,
-        tuple(
-            TargetRequest(s.target, budget, model, folder)
-            for s, budget, model, folder in zip(every_target, budgets, models, folders, strict=True)
-        ),
+        _target_requests(every_target, budgets, models, None if arch_only else output),
         resolutions=settings.resolutions,
         accuracy=accuracy,
         latency_samples=latency_samples,
@@ -186,6 +173,26 @@ def command(
         seed=console.seed,
     )
     show(console, request, run_search(request, progress=console.progress))
+
+
+def _predict(
+    console: Console,
+    every_target: Sequence[Settings],
+    budgets: Sequence[Budget],
+    accuracy: AccuracyModel | None,
+    models: Sequence[CostModel | None],
+    pareto: str | None,
+    output: Path | None,
+) -> None:
+    from ofa_tvm.cli.predicted import PredictorQuery, find_predicted, trade_off
+
+    question = PredictorQuery.of(
+        console, every_target, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
+    )
+    if pareto is not None:
+        trade_off(console, question, pareto.split(","), output)
+    else:
+        find_predicted(console, question)
 
 
 def _check_budgets(n_targets: int, n_budgets: int, pareto: str | None) -> None:
@@ -251,17 +258,30 @@ def _given_models(
 def _supernet(console: Console, settings: Settings, *, random: bool) -> tuple[Supernet, ImageData | None]:
     """The project's supernet and images; with `random` weights no images belong to it."""
     from ofa_tvm.cli.networks import check_classes
+    from ofa_tvm.cli.verified import RANDOM
 
-    net = settings.supernet(random=random)
     if random:
-        return net, None
+        console.say(RANDOM)
+        return settings.supernet(random=True), None
+    net = settings.supernet()
     data = settings.data(progress=console.progress)
     check_classes(net, settings.checkpoint, data)
     return net, data
 
 
-def _artefacts(folder: Path | None, targets: Sequence[str]) -> list[Path | None]:
-    """Where each target's artefact goes: the folder itself, or one in it for each of several targets."""
-    if folder is None:
-        return [None] * len(targets)
-    return [folder / name for name in targets] if len(targets) > 1 else [folder]
+def _target_requests(
+    every_target: Sequence[Settings],
+    budgets: Sequence[Budget],
+    models: Sequence[CostModel | None],
+    output: Path | None,
+) -> tuple[TargetRequest, ...]:
+    """What is asked of each target; of several, each has a folder of its own within the output's."""
+    from ofa_tvm.workflow.request import TargetRequest
+
+    several = len(every_target) > 1
+    return tuple(
+        TargetRequest(
+            s.target, budget, model, output / s.target.name if output is not None and several else output
+        )
+        for s, budget, model in zip(every_target, budgets, models, strict=True)
+    )

@@ -77,12 +77,7 @@ def command(
     """
     if retime and dry_run:
         raise UsageError("--retime searches for nothing; there is no --dry-run of it")
-    if model is not None and (space or resolutions or batch):
-        raise UsageError(
-            "MODEL states its own shapes; leave --space, --resolutions and --batch out (or leave MODEL out)"
-        )
-    if model is None and shapes:
-        raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
+    _check_shapes(model, bool(space or resolutions or batch), bool(shapes))
     if minutes is not None:
         if seconds is not None:
             raise UsageError("give --seconds or --minutes, not both")
@@ -110,19 +105,7 @@ def command(
         console.result({**answer, **_plan(plan, kernels)})
         return
     if retime:
-        from ofa_tvm.logs import find_records
-        from ofa_tvm.tuning import time_again
-
-        records = find_records(settings.target, [settings.logs])
-        result = time_again(
-            kernels,
-            settings.target,
-            settings.logs,
-            records,
-            seconds=seconds,
-            weights=weights,
-            progress=console.progress,
-        )
+        result = _time_again(console, settings, kernels, weights, seconds)
     else:
         console.say(_estimate(plan))
         result = tune(
@@ -136,6 +119,36 @@ def command(
             progress=console.progress,
         )
     _report(console, answer, result)
+
+
+def _check_shapes(model: Path | None, of_a_space: bool, of_a_model: bool) -> None:
+    if model is not None and of_a_space:
+        raise UsageError(
+            "MODEL states its own shapes; leave --space, --resolutions and --batch out (or leave MODEL out)"
+        )
+    if model is None and of_a_model:
+        raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
+
+
+def _time_again(
+    console: Console,
+    settings: Settings,
+    kernels: Sequence[Kernel],
+    weights: Mapping[str, float] | None,
+    seconds: float | None,
+) -> TuningResult:
+    from ofa_tvm.logs import find_records
+    from ofa_tvm.tuning import time_again
+
+    return time_again(
+        kernels,
+        settings.target,
+        settings.logs,
+        find_records(settings.target, [settings.logs]),
+        seconds=seconds,
+        weights=weights,
+        progress=console.progress,
+    )
 
 
 def _space_kernels(

@@ -20,7 +20,7 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError, shorten, shown
 from ofa_tvm.estimators.contract import SubnetModel
-from ofa_tvm.estimators.gaussian import Learned
+from ofa_tvm.estimators.scales import Learned
 from ofa_tvm.files import write_atomic
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.schema import first_problem, key_path

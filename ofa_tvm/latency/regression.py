@@ -37,8 +37,9 @@ from ofa_tvm.estimators.files import (
     tables_array,
     tables_of,
 )
-from ofa_tvm.estimators.gaussian import Learned, LinearPosterior, fit_linear
+from ofa_tvm.estimators.gaussian import LinearPosterior, fit_linear
 from ofa_tvm.estimators.metrics import errors
+from ofa_tvm.estimators.scales import Learned
 from ofa_tvm.latency.groups import GROUPS, context_matrices, incidence
 from ofa_tvm.latency.suggest import telling_rows
 from ofa_tvm.spaces import Arch, LayeredSpace, get_layered_space

@@ -138,6 +138,23 @@ def choose_parents(resolution: np.ndarray, n_parents: int) -> np.ndarray:
     return np.sort(np.concatenate([reserved, others]))
 
 
+def _children(
+    space: Space,
+    parents: np.ndarray,
+    settings: Evolution,
+    resolutions: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mutants, then crossings, a population in all; and the (first) parent of each."""
+    n = settings.population
+    n_mutants = round(n * settings.mutation_ratio)
+    first = parents[rng.integers(len(parents), size=n)]
+    second = parents[rng.integers(len(parents), size=n - n_mutants)]
+    mutants = space.mutate(first[:n_mutants], rng, settings.mutation_probability, resolutions)
+    crossed = space.crossover(first[n_mutants:], second, rng)
+    return np.concatenate([mutants, crossed]), first
+
+
 def evolve(
     space: Space,
     score: Function,
@@ -169,7 +186,6 @@ def evolve(
     keys_of = RowKeys(space)
     n = settings.population
     n_parents = max(2, round(n * settings.parent_ratio))
-    n_mutants = round(n * settings.mutation_ratio)
     genes = space.sample_genes(rng, n, resolutions)
     genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
     genes = np.concatenate([genes, floor[None]])
@@ -186,14 +202,7 @@ def evolve(
                 break
             parents = genes[parents]
             genes, scores, keys = genes[survivors], scores[survivors], keys[survivors]
-            first = parents[rng.integers(len(parents), size=n)]
-            second = parents[rng.integers(len(parents), size=n - n_mutants)]
-            children = np.concatenate(
-                [
-                    space.mutate(first[:n_mutants], rng, settings.mutation_probability, resolutions),
-                    space.crossover(first[n_mutants:], second, rng),
-                ]
-            )
+            children, first = _children(space, parents, settings, resolutions, rng)
             children, _ = repair(children, first, limits, rng)
             children_keys = keys_of(children)
             genes = np.concatenate([genes, children])

@@ -109,7 +109,6 @@ def pareto_search(
     with threadpool_limits(limits=1, user_api="blas"):
         rng = np.random.default_rng(seed)
         n = settings.population
-        n_mutants = round(n * settings.mutation_ratio)
         keys_of = RowKeys(space)
         # The ends of the space are ends of most fronts, and random subnets are far from them.
         ends = space.encode([end for r in chosen for end in (space.min_arch(r), space.max_arch(r))])
@@ -120,15 +119,8 @@ def pareto_search(
         genes, costs, keys, rank, crowding = _select(genes, costs_of(genes), keys_of(genes), n)
         with progress.task("Pareto search", settings.generations) as task:
             for _ in range(settings.generations):
-                order = np.lexsort((-crowding, rank))
-                place = np.empty(len(order), dtype=np.int64)
-                place[order] = np.arange(len(order))
-                drawn = rng.integers(len(genes), size=(2 * n, 2))
-                won = np.where(place[drawn[:, 0]] <= place[drawn[:, 1]], drawn[:, 0], drawn[:, 1])
-                first, second = genes[won[:n]], genes[won[n:]]
-                crossed = space.crossover(first[n_mutants:], second[n_mutants:], rng)
-                mutants = space.mutate(first[:n_mutants], rng, settings.mutation_probability, chosen)
-                children = np.concatenate([mutants, crossed])
+                first, second = _parents(genes, np.lexsort((-crowding, rank)), n, rng)
+                children = _children(space, first, second, settings, chosen, rng)
                 if constraints:
                     children, _ = repair(children, first, limits, rng)
                 genes, costs, keys, rank, crowding = _select(
@@ -148,6 +140,32 @@ def pareto_search(
         len(ends) + n * (settings.generations + 1),
         time.perf_counter() - start,
     )
+
+
+def _parents(
+    genes: np.ndarray, order: np.ndarray, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`n` pairs; each parent is the better of two that are drawn, by their `order`."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    drawn = rng.integers(len(genes), size=(2 * n, 2))
+    won = np.where(place[drawn[:, 0]] <= place[drawn[:, 1]], drawn[:, 0], drawn[:, 1])
+    return genes[won[:n]], genes[won[n:]]
+
+
+def _children(
+    space: Space,
+    first: np.ndarray,
+    second: np.ndarray,
+    settings: Evolution,
+    resolutions: Sequence[int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """One a pair: mutants of the first parents, then crossings of both."""
+    n_mutants = round(len(first) * settings.mutation_ratio)
+    crossed = space.crossover(first[n_mutants:], second[n_mutants:], rng)
+    mutants = space.mutate(first[:n_mutants], rng, settings.mutation_probability, resolutions)
+    return np.concatenate([mutants, crossed])
 
 
 def _select(

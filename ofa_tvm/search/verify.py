@@ -68,6 +68,14 @@ class _Target:
         self._space, self._number, self._label = space, number, label
         latency_limit(limit.model, limit.budget, label)  # refuses a budget in another unit
 
+    @classmethod
+    def each(cls, space: Space, limits: Sequence[MeasuredLimit]) -> list[_Target]:
+        several = len(limits) > 1
+        return [
+            cls(space, limit, i, f"latency on {limit.name}" if several else "latency")
+            for i, limit in enumerate(limits)
+        ]
+
     def constraint(self, pool: Pool) -> Constraint:
         """What may be proposed: the model, with what it costs to run the measured subnets."""
         archs, costs = [c.arch for c in pool.entries], [c.costs[self._number] for c in pool.entries]
@@ -96,6 +104,13 @@ class _Target:
         """From this call's measurements alone: the promise is about them."""
         costs = np.array([c.costs[self._number].measured for c in record])
         self.model = correct(self.limit.model, [c.arch for c in record], costs)
+
+
+def _measured(new: Sequence[tuple[Arch, float]], targets: Sequence[_Target], number: int) -> list[Candidate]:
+    """Subnets with their predicted accuracies, measured on every target in a round."""
+    budgets = [target.limit.budget.value for target in targets]
+    costs = zip(*(target.measure([arch for arch, _ in new]) for target in targets), strict=True)
+    return [Candidate.of(*one, each, budgets, number) for one, each in zip(new, costs, strict=True)]
 
 
 def search_verified(
@@ -145,12 +160,7 @@ def search_verified(
     UserError
         If nothing that was measured is within the budgets; says what came closest.
     """
-    several = len(limits) > 1
-    targets = [
-        _Target(space, limit, i, f"latency on {limit.name}" if several else "latency")
-        for i, limit in enumerate(limits)
-    ]
-    values = [limit.budget.value for limit in limits]
+    targets = _Target.each(space, limits)
     pool = Pool(space, accuracy, check_accuracy, known)
     done = 0
     for number in range(1, rounds + 1):
@@ -174,8 +184,7 @@ def search_verified(
         if not new:
             break
         done = number
-        costs = zip(*(target.measure([arch for arch, _ in new]) for target in targets), strict=True)
-        pool.add([Candidate.of(*one, each, values, number) for one, each in zip(new, costs, strict=True)])
+        pool.add(_measured(new, targets, number))
         for target in targets:
             target.learn(pool.record, correct)
     if not pool.ranked:

@@ -16,6 +16,7 @@ import numpy as np
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
@@ -32,7 +33,7 @@ from ofa_tvm.workflow.models import load_latency
 from ofa_tvm.workflow.pipeline import run_search
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import Project
-from ofa_tvm.workflow.request import SearchRequest, TargetRequest
+from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetRequest
 from ofa_tvm.workflow.ship import Shipped
 from ofa_tvm.workflow.stages import Stages
 from ofa_tvm.workflow.store import Store
@@ -147,18 +148,8 @@ def quickstart(
     net, data = trained_on_digits(store, settings, stages, seed, progress)
     with stages.stage("tune the space's kernels"):
         tuned = _tuned(net, target, store, settings, seed, progress)
-    request = SearchRequest(
-        store,
-        net,
-        data,
-        (TargetRequest(target, budget, artefact=store.artefact),),
-        resolutions=settings.resolutions,
-        accuracy_samples=settings.accuracy_samples,
-        latency_samples=settings.latency_samples,
-        calibration_images=settings.training.calibration_images,
-        candidates=settings.candidates,
-        rounds=settings.rounds,
-        seed=seed,
+    request = _request(
+        settings, store, net, data, TargetRequest(target, budget, artefact=store.artefact), seed
     )
     outcome = run_search(request, progress=progress, stage=stages.stage)
     (done,) = outcome.targets
@@ -167,38 +158,25 @@ def quickstart(
     latency = load_latency(store.latency_model(Variant.of(target)), net.space)
     with stages.stage("compare"):
         pictures = _write_images(data, store.images, settings.images)
+        subjects = {
+            "largest": net.space.max_arch(settings.resolutions[-1]),
+            "smallest": net.space.min_arch(settings.resolutions[0]),
+            "chosen": outcome.chosen.arch,
+        }
         rows = compare(
             net,
             data,
             target,
             find_records(target, [store.logs]),
             latency,
-            {
-                "largest": net.space.max_arch(settings.resolutions[-1]),
-                "smallest": net.space.min_arch(settings.resolutions[0]),
-                "chosen": outcome.chosen.arch,
-            },
+            subjects,
             {"chosen": done.shipped},
             calibration_images=request.calibration_images,
             seed=seed,
         )
-    accuracy = AccuracyPredictor.load(store.accuracy_model)
+    quality = _quality(AccuracyPredictor.load(store.accuracy_model), latency, tuned, outcome)
     result = QuickstartResult(
-        artefact=store.artefact,
-        images=pictures,
-        budget=done.budget,
-        rows=rows,
-        shipped=done.shipped,
-        stages=stages.seconds,
-        quality={
-            "accuracy_spearman": accuracy.validation_["spearman"],
-            "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
-            "latency_spearman": latency.validation_["spearman"],
-            "latency_mape": latency.validation_["mape"],
-            "kernels": tuned.kernels,
-            "kernels_tuned": tuned.tuned,
-            "subnets_measured": len(done.latency.measured) + len(outcome.found.record),
-        },
+        store.artefact, pictures, done.budget, rows, done.shipped, stages.seconds, quality
     )
     write_atomic(store.summary, json.dumps(summary(result), indent=1))
     return result
@@ -254,6 +232,43 @@ def _tuned(
             "this device, or for what else runs on it; the same command goes on from here"
         )
     return tuned
+
+
+def _request(
+    settings: QuickstartSettings,
+    store: Store,
+    net: Supernet,
+    data: ImageData,
+    target: TargetRequest,
+    seed: int,
+) -> SearchRequest:
+    return SearchRequest(
+        store,
+        net,
+        data,
+        (target,),
+        resolutions=settings.resolutions,
+        accuracy_samples=settings.accuracy_samples,
+        latency_samples=settings.latency_samples,
+        calibration_images=settings.training.calibration_images,
+        candidates=settings.candidates,
+        rounds=settings.rounds,
+        seed=seed,
+    )
+
+
+def _quality(
+    accuracy: AccuracyPredictor, latency: LatencyRegressor, tuned: TuningResult, outcome: SearchOutcome
+) -> dict[str, float]:
+    return {
+        "accuracy_spearman": accuracy.validation_["spearman"],
+        "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
+        "latency_spearman": latency.validation_["spearman"],
+        "latency_mape": latency.validation_["mape"],
+        "kernels": tuned.kernels,
+        "kernels_tuned": tuned.tuned,
+        "subnets_measured": len(outcome.targets[0].latency.measured) + len(outcome.found.record),
+    }
 
 
 def _write_images(data: ImageData, folder: Path, count: int) -> tuple[Path, ...]:

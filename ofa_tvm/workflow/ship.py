@@ -240,33 +240,42 @@ def ready_to_ship(
             measurement.unit,
             measurement,
         ),
+        search=search or SearchEntry(0, ()),
         kernels=kernel_entries(built.compiled, _times_inside(built, target, records, folder)),
     )
-    if search is not None:
-        manifest = replace(manifest, search=search)
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
-    difference = check_against_onnxruntime(trial, _some_images(data, arch.r, seed))
-    if not difference.accepted(target.dtype):
-        raise UserError(
-            f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
-            f"output (input: {difference.worst_input}); it was not shipped. Please report the architecture: "
-            + arch.to_json()
-        )
-    check = CheckEntry(
-        target.dtype,
-        "onnxruntime",
-        difference.max_abs,
-        difference.max_rel,
-        difference.by_input,
-        built.compiled.tuned_fraction,
-    )
+    difference = _require_agreement(trial, arch, data, target, seed)
     accuracy = accuracy_through_module(trial, data)
     before = None if target.dtype == "float32" else accuracy_in_float32(trial.onnx_path, data)
     change = None if before is None else accuracy - before
     manifest = replace(
         manifest,
         accuracy=AccuracyEntry(predicted_accuracy, accuracy, test_images(data), before, change),
-        check=check,
+        check=_check_entry(target, difference, built.compiled),
     )
     return ReadyToShip(built, manifest, target, measurement, difference, accuracy, change)
+
+
+def _require_agreement(
+    artefact: Artefact, arch: Arch, data: ImageData, target: Target, seed: int
+) -> Difference:
+    difference = check_against_onnxruntime(artefact, _some_images(data, arch.r, seed))
+    if not difference.accepted(target.dtype):
+        raise UserError(
+            f"the compiled module differs from ONNX Runtime by {difference.max_rel:.2g} of its largest "
+            f"output (input: {difference.worst_input}); it was not shipped. Please report the architecture: "
+            + arch.to_json()
+        )
+    return difference
+
+
+def _check_entry(target: Target, difference: Difference, compiled: CompiledModule) -> CheckEntry:
+    return CheckEntry(
+        target.dtype,
+        "onnxruntime",
+        difference.max_abs,
+        difference.max_rel,
+        difference.by_input,
+        compiled.tuned_fraction,
+    )
