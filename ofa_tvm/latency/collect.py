@@ -16,7 +16,8 @@ import numpy as np
 from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import Function
-from ofa_tvm.latency.dataset import Column, LatencyWriter
+from ofa_tvm.latency.dataset import Column
+from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.measurement.protocol import best_pass

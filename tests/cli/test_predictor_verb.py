@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from verbs import Verbs
 
-from ofa_tvm.latency.dataset import Column, LatencyWriter
+from ofa_tvm.latency.dataset import Column
 from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
 

@@ -211,7 +211,8 @@ def _packed_log(folder: Path) -> Subject:
 
 
 def _table(folder: Path) -> tuple[Path, Path, dict[Arch, float]]:
-    from ofa_tvm.latency.dataset import Column, LatencyWriter
+    from ofa_tvm.latency.dataset import Column
+    from ofa_tvm.latency.writer import LatencyWriter
 
     path = folder / "lat.csv"
     truth = {arch: 1.5 + i / 8 for i, arch in enumerate(_archs())}
@@ -222,7 +223,8 @@ def _table(folder: Path) -> tuple[Path, Path, dict[Arch, float]]:
 
 
 def _read_and_extend(path: Path) -> None:
-    from ofa_tvm.latency.dataset import Column, LatencyWriter, read_table
+    from ofa_tvm.latency.dataset import Column, read_table
+    from ofa_tvm.latency.writer import LatencyWriter
 
     space = _space()
     table = read_table(path, space)

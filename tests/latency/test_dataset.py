@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.dataset import Column, LatencyWriter, read_table
+from ofa_tvm.latency.dataset import Column, read_table
+from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.lines import LineFile
 from ofa_tvm.spaces import get_space
 

@@ -9,8 +9,9 @@ import pytest
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.latency.dataset import Column, LatencyWriter
+from ofa_tvm.latency.dataset import Column
 from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import get_space
 from ofa_tvm.targets import Variant, get_target
