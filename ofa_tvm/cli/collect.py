@@ -20,7 +20,9 @@ from ofa_tvm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from ofa_tvm.logs import KernelTable
     from ofa_tvm.targets import DType
+    from ofa_tvm.workflow.settings import Settings
 
 
 @click.command(short_help="Measure random subnets of a space into a latency table.")
@@ -80,17 +82,9 @@ def command(
     wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
     from ofa_tvm.latency.collect import SubnetBench, collect
-    from ofa_tvm.logs import find_records
     from ofa_tvm.spaces.archs_file import read_archs
 
-    records = find_records(settings.target, [settings.logs])
-    for problem in records.notes:
-        console.say(problem)
-    if not records.records:
-        console.say(
-            f"there is no tuning log for {settings.target.name}, so untuned kernels are measured; to tune: "
-            f"ofa-tvm tune --target {target} --space {settings.space.name}"
-        )
+    records = _records(console, settings, target)
     start = time.monotonic()
     with SubnetBench(settings.supernet(), settings.target, records) as bench:
         table = collect(
@@ -122,3 +116,17 @@ def command(
             f"largest_{unit.lower()}": values[-1],
         }
     )
+
+
+def _records(console: Console, settings: Settings, target: str) -> KernelTable:
+    from ofa_tvm.logs import find_records
+
+    records = find_records(settings.target, [settings.logs])
+    for problem in records.notes:
+        console.say(problem)
+    if not records.records:
+        console.say(
+            f"there is no tuning log for {settings.target.name}, so untuned kernels are measured; to tune: "
+            f"ofa-tvm tune --target {target} --space {settings.space.name}"
+        )
+    return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +21,7 @@ from ofa_tvm.cli.options import (
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from ofa_tvm.compiler import CompiledModule
+    from ofa_tvm.compiler import CompiledModule, KernelUse
     from ofa_tvm.targets import DType
 
 
@@ -64,8 +64,7 @@ def command(
     start = time.monotonic()
     compiled = compile_onnx(model, chosen, so, shape=dict(shapes), logs=[settings.logs])
     seconds = time.monotonic() - start
-    shares = _shares(compiled)
-    kernels = sorted(zip(compiled.kernels, shares, strict=True), key=lambda pair: -(pair[1] or 0.0))
+    kernels = _with_shares(compiled)
     if verbose:
         console.table(
             ["kernel", "calls", f"{chosen.unit} a call", "% of time", "schedule"],
@@ -93,24 +92,27 @@ def command(
             "threads": chosen.threads,
             "tuned_fraction": compiled.tuned_fraction,
             "seconds": round(seconds, 3),
-            "kernels": [
-                {
-                    "name": use.name,
-                    "calls": use.calls,
-                    "schedule": use.origin,
-                    f"cost_{chosen.unit.lower()}": use.cost,
-                    "share": share,
-                }
-                for use, share in kernels
-            ],
+            "kernels": [_plain(use, share, chosen.unit) for use, share in kernels],
         }
     )
 
 
-def _shares(compiled: CompiledModule) -> list[float | None]:
-    """Share of the network's kernel time of each kernel that has a record."""
+def _with_shares(compiled: CompiledModule) -> list[tuple[KernelUse, float | None]]:
+    """Each kernel and, if it has a record, its share of the network's kernel time; the largest first."""
     known = sum(use.cost * use.calls for use in compiled.kernels if use.cost is not None)
-    return [
-        None if use.cost is None else compiled.tuned_fraction * use.cost * use.calls / known
+    shares = [
+        (use, None if use.cost is None else compiled.tuned_fraction * use.cost * use.calls / known)
         for use in compiled.kernels
     ]
+    return sorted(shares, key=lambda pair: -(pair[1] or 0.0))
+
+
+def _plain(use: KernelUse, share: float | None, unit: str) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "name": use.name,
+        "calls": use.calls,
+        "schedule": use.origin,
+        f"cost_{unit.lower()}": use.cost,
+        "share": share,
+    }

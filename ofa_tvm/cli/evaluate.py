@@ -102,14 +102,10 @@ def command(
 
     project = chosen_project(space)
     found = get_space(project.space)
-    weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
-    if weights is None:
-        raise UsageError("there is no supernet to evaluate: give --checkpoint, or train one first")
+    weights = _weights(project, checkpoint)
     sides = resolutions or project.resolutions or found.default_resolutions
     archs = [_arch(text, found, sides) for text in subnets]
-    data = images.load(project, console.progress)
-    if data is None:
-        raise UsageError("say which images to evaluate on: --data digits, a folder, a tar file or a .npz")
+    data = _images(console, project, images)
     n = count if count is not None else (0 if subnets else _default_count(data))
     archs += _random(found, n, sides, console.seed)
     calibration = calibration_images or project.calibration_images
@@ -148,6 +144,20 @@ def command(
             "predictor": fitted,
         }
     )
+
+
+def _weights(project: Project, checkpoint: Path | None) -> Path:
+    weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+    if weights is None:
+        raise UsageError("there is no supernet to evaluate: give --checkpoint, or train one first")
+    return weights
+
+
+def _images(console: Console, project: Project, images: Images) -> ImageData:
+    data = images.load(project, console.progress)
+    if data is None:
+        raise UsageError("say which images to evaluate on: --data digits, a folder, a tar file or a .npz")
+    return data
 
 
 def _row(name: str, arch: Arch, space: Space, n_classes: int, accuracy: float) -> dict[str, Any]:

@@ -78,16 +78,9 @@ def command(
             "images that it was trained on"
         )
     calibrated = data is not None and origin is not None
-    if data is not None and origin is not None:
-        n = min(calibration, data.size("train"))
-        statistics = f"batch statistics from {n} images of {data.name}"
-    elif origin is not None:
-        statistics = "batch statistics as in the file: without --data they are not estimated for this subnet"
-    else:
-        statistics = "which is enough to measure a latency"
     console.say(
         f"{subnet} at {side} x {side}, batch {batch}, {classes} classes, "
-        f"{f'weights of {origin}' if origin else 'random weights'}, {statistics}, into {output}"
+        f"{_weights(origin, data, calibration)}, into {output}"
     )
     from ofa_tvm.export import check_onnx, export_onnx
 
@@ -124,6 +117,19 @@ def command(
             "export_ms": 1e3 * seconds,
         }
     )
+
+
+def _weights(origin: Path | None, data: ImageData | None, calibration: int) -> str:
+    """For people: where weights and batch statistics are from."""
+    if origin is None:
+        return "random weights, which is enough to measure a latency"
+    if data is None:
+        return (
+            f"weights of {origin}, batch statistics as in the file: without --data they are not estimated "
+            "for this subnet"
+        )
+    n = min(calibration, data.size("train"))
+    return f"weights of {origin}, batch statistics from {n} images of {data.name}"
 
 
 def _network(

@@ -140,13 +140,11 @@ def command(
     if not (no_verify and (tables or predictors)):
         for budget, s in zip(budgets, every_target, strict=False):
             require_unit(budget, s.target)
-    accuracy_path = accuracy_predictor or settings.accuracy_predictor
     if not no_verify and not arch_only:
         _require_project(settings)
-    elif accuracy_path is None and (pareto is None or "accuracy" in pareto):
-        raise settings.missing(
-            "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
-        )
+    else:
+        _require_accuracy(settings, accuracy_predictor, pareto)
+    accuracy_path = accuracy_predictor or settings.accuracy_predictor
     _say_settings(console, every_target, budgets, accuracy_path)
     accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
     models = _given_models(settings.space, len(every_target), tables, predictors)
@@ -228,6 +226,14 @@ def _require_project(settings: Settings) -> None:
         )
     if settings.project.data is None:
         raise settings.missing("data", "the images that subnets are calibrated and evaluated with")
+
+
+def _require_accuracy(settings: Settings, given: Path | None, pareto: str | None) -> None:
+    """Where no accuracy is measured, one has to be predicted."""
+    if not (given or settings.accuracy_predictor) and (pareto is None or "accuracy" in pareto):
+        raise settings.missing(
+            "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
+        )
 
 
 def _say_settings(

@@ -219,26 +219,31 @@ def collect(
                         break
                     results, pace = _measured(bench, group, reference)
                 drifted = _drifted(pace, usual)
-                results = _quieter(bench, group, results)
-                for arch, result in zip(group, results, strict=True):
-                    if not result.cost > 0:
-                        raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
-                    writer.append(
-                        arch,
-                        result.cost,
-                        mad_ms=result.mad_ms,
-                        repeats=result.repeats,
-                        threads=result.threads,
-                        noisy=result.noisy,
-                        reference_ms=pace,
-                        drifted=drifted,
-                        machine=result.machine,
-                        date=result.date,
-                        n_classes=bench.net.n_classes,
-                        versions=_versions(),
-                    )
+                for arch, result in zip(group, _quieter(bench, group, results), strict=True):
+                    _write(writer, arch, result, pace, drifted, bench.net.n_classes)
                     task.advance(1, f"{result.cost:.4g} {result.unit}")
     return writer
+
+
+def _write(
+    writer: LatencyWriter, arch: Arch, result: Measurement, pace: float | None, drifted: bool, n_classes: int
+) -> None:
+    if not result.cost > 0:
+        raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
+    writer.append(
+        arch,
+        result.cost,
+        mad_ms=result.mad_ms,
+        repeats=result.repeats,
+        threads=result.threads,
+        noisy=result.noisy,
+        reference_ms=pace,
+        drifted=drifted,
+        machine=result.machine,
+        date=result.date,
+        n_classes=n_classes,
+        versions=_versions(),
+    )
 
 
 def _measured(
