@@ -83,7 +83,7 @@ class OfficialPredictor(SubnetModel):
         def one_hot(field: str, choices: int) -> np.ndarray:
             columns = space.columns(field)
             hot = np.eye(choices, dtype=np.float32)[genes[:, columns]]
-            return (hot * active[:, columns, None]).reshape(n, -1)
+            return (hot * active[:, columns, None]).reshape(n, hot.shape[1] * choices)
 
         if space.family == "resnet":
             stem = np.eye(2, dtype=np.float32)[genes[:, 0]]
