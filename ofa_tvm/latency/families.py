@@ -180,7 +180,7 @@ class _Problem:
         return np.concatenate([*out, *beliefs])
 
 
-def fit_family(series: Sequence[Series], family: str) -> Family:
+def _fit_family(series: Sequence[Series], family: str) -> Family:
     """What the devices of one kind, "gpu" or "cpu", share; the series are all of that kind."""
     gpu = family == "gpu"
     if gpu:
@@ -202,9 +202,9 @@ def fit_family(series: Sequence[Series], family: str) -> Family:
 
 
 def fit_families(series: Sequence[Series]) -> dict[str, Family]:
-    """What the devices of each kind among the series share."""
+    """What the devices of each kind, "gpu" or "cpu", among the series share."""
     return {
-        family: fit_family(members, family)
+        family: _fit_family(members, family)
         for family in ("gpu", "cpu")
         if (members := [s for s in series if s.family == family])
     }

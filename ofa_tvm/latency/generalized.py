@@ -24,7 +24,7 @@ from ofa_tvm.estimators.base import Arrays, Estimator, Header
 from ofa_tvm.estimators.contract import FunctionCost
 from ofa_tvm.estimators.files import SCORES, TEXT, damaged, space_of, tables_array, tables_of
 from ofa_tvm.estimators.metrics import errors
-from ofa_tvm.latency.families import FAMILY_SCHEMA, OVERLAP, SPREAD_SOURCE, Family, fit_family, slower
+from ofa_tvm.latency.families import FAMILY_SCHEMA, OVERLAP, SPREAD_SOURCE, Family, fit_families, slower
 from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
 from ofa_tvm.latency.references import MOST_ROWS, REFERENCE_SCHEMA, Reference, reference_of
 from ofa_tvm.latency.regression import LatencyRegressor
@@ -101,15 +101,12 @@ class GeneralizedLatency(Estimator):
         """
         if not series:
             raise UserError("a generalized model needs at least one column of latencies")
-        self.families, self.validation_ = {}, {}
-        for family in ("gpu", "cpu"):
-            members = [s for s in series if s.family == family]
-            if not members:
-                continue
-            fitted = fit_family(members, family)
-            if validate:
-                fitted = self._validate(members, family, fitted)
-            self.families[family] = fitted
+        self.families, self.validation_ = fit_families(series), {}
+        if validate:
+            self.families = {
+                name: self._validate([s for s in series if s.family == name], family)
+                for name, family in self.families.items()
+            }
         self.references = tuple(reference_of(s, rows_used) for s in series)
         digest = hashlib.sha256()
         for s in series:
@@ -119,14 +116,15 @@ class GeneralizedLatency(Estimator):
         self.data_sha256_ = digest.hexdigest()
         return self
 
-    def _validate(self, members: Sequence[Series], family: str, fitted: Family) -> Family:
+    def _validate(self, members: Sequence[Series], fitted: Family) -> Family:
+        """The family with the spread that leaving out each of its devices gives."""
         gaps = []
         for device in sorted({s.platform.device.identity for s in members}):
             rest = [s for s in members if s.platform.device.identity != device]
             if not rest:
                 continue
             other = GeneralizedLatency()
-            other.families, other.references = {family: fit_family(rest, family)}, ()
+            other.families, other.references = fit_families(rest), ()
             for s in members:
                 if s.platform.device.identity == device:
                     predicted = other.zero_shot(s.space, s.platform, s.source, s.n_classes)(s.genes)
