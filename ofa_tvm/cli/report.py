@@ -37,7 +37,8 @@ def command(console: Console, deploy: tuple[Path, ...], output: Path) -> None:
     named = ", ".join(map(str, deploy)) or "of the project"
     console.say(f"project {project.folder}, artefacts {named}, into {output}")
     from ofa_tvm.report.collect import collect
-    from ofa_tvm.report.page import sections, write_report
+    from ofa_tvm.report.page import write_report
+    from ofa_tvm.report.sections import sections
 
     content = collect(project, deploy, progress=console.progress)
     paths = write_report(content, output)

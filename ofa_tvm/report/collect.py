@@ -1,29 +1,28 @@
-"""What a report tells, read from a project's files and its artefacts; nothing is measured anew."""
+"""From a project's files and its artefacts to what a report tells; nothing is measured anew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ofa_tvm.deploy import Manifest
 from ofa_tvm.deploy.artefact import MANIFEST, Artefact
-from ofa_tvm.deploy.manifest import AccuracyEntry, CandidateEntry, KernelEntry, LatencyEntry
+from ofa_tvm.deploy.manifest import KernelEntry
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.estimators.contract import AccuracyModel, LeftOut
+from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import read_table
-from ofa_tvm.latency.learning_curve import LearningCurve, learning_curve
+from ofa_tvm.latency.learning_curve import learning_curve
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import Signature
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.report.content import Content, Deployed, Measured, Training
 from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.search.objectives import make_objectives
 from ofa_tvm.search.pareto import pareto_search
-from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.workflow.models import load_accuracy, load_latency
 from ofa_tvm.workflow.predictors import as_share, covered_resolutions
@@ -31,137 +30,6 @@ from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.store import Store
 
 _FRONT = Evolution(population=60, generations=150)
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """One artefact.
-
-    Attributes
-    ----------
-    name
-        Its folder's name, within the project if it lies there.
-    manifest
-        What it says of itself.
-    space
-        That its subnet is of.
-    kernels
-        (signature, time of all calls or None, schedule), in order of execution.
-    inside
-        Whether those times were taken inside the network, in us, else they are the tuning log's.
-    """
-
-    name: str
-    manifest: Manifest
-    space: Space | None
-    kernels: tuple[tuple[Signature, float | None, str], ...]
-    inside: bool
-
-    @property
-    def target(self) -> str:
-        """Name of what it is compiled for."""
-        return self.manifest.target.name
-
-    @property
-    def arch(self) -> Arch | None:
-        """Its subnet."""
-        return self.manifest.arch
-
-    @property
-    def latency(self) -> LatencyEntry:
-        """What it costs."""
-        return self.manifest.latency
-
-    @property
-    def accuracy(self) -> AccuracyEntry:
-        """How good it is."""
-        return self.manifest.accuracy
-
-    @property
-    def series(self) -> str:
-        """The measured latencies that its own belongs to (`Measured.target`)."""
-        return self.manifest.variant.name
-
-    @property
-    def candidates(self) -> tuple[CandidateEntry, ...]:
-        """Of the search that found it."""
-        return self.manifest.search.candidates
-
-    @property
-    def spread(self) -> float | None:
-        """Median absolute deviation of its measured latency; None where the manifest says nothing."""
-        return None if self.latency.how is None else self.latency.how.mad_ms
-
-    @property
-    def validation_accuracy(self) -> float | None:
-        """Of the same subnet on the validation split, which is what a search compares."""
-        return next((c.accuracy for c in self.candidates if c.arch == self.arch), None)
-
-    @property
-    def n_classes(self) -> int:
-        """Outputs of its network."""
-        return self.manifest.outputs[0].shape[-1] if self.manifest.outputs else 1000
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Random subnets of one target: measured costs, accuracies as predicted, and the predicted trade-off.
-
-    Attributes
-    ----------
-    cost, accuracy : (n,) arrays
-    loo : (n,) array
-        Cost of each subnet as predicted from the others.
-    groups : dict
-        What subnets can be told apart by -> its value of each, (n,).
-    errors : dict
-        Of `loo`, see `ofa_tvm.estimators.metrics.errors`.
-    learning : LearningCurve or None
-        Of the latency model; None where too little was measured.
-    front : (m, 2) array
-        Cost and accuracy along the predicted Pareto front; empty without predictors.
-    """
-
-    target: str
-    unit: str
-    cost: np.ndarray
-    accuracy: np.ndarray | None
-    loo: np.ndarray
-    groups: Mapping[str, np.ndarray]
-    errors: Mapping[str, float]
-    learning: LearningCurve | None
-    front: np.ndarray
-
-
-@dataclass(frozen=True)
-class Training:
-    """Curves of progressive shrinking.
-
-    Attributes
-    ----------
-    step, loss : (n,) arrays
-        One entry an epoch, counted through all phases.
-    phases : tuple of (name, first step, last step)
-    accuracies : tuple of (step, lowest, highest)
-        Among the validated subnets, 0..1.
-    """
-
-    step: np.ndarray
-    loss: np.ndarray
-    phases: tuple[tuple[str, float, float], ...]
-    accuracies: tuple[tuple[float, float, float], ...]
-
-
-@dataclass(frozen=True)
-class Content:
-    """All that a report shows; what a project lacks is empty or None."""
-
-    title: str
-    space: Space
-    artefacts: tuple[Deployed, ...]
-    targets: tuple[Measured, ...]
-    accuracies: LeftOut | None
-    training: Training | None
 
 
 def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progress = SILENT) -> Content:

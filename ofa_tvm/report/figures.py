@@ -8,7 +8,7 @@ import numpy as np
 
 from ofa_tvm.estimators.contract import LeftOut
 from ofa_tvm.logs import Signature
-from ofa_tvm.report.collect import Deployed, Measured, Training
+from ofa_tvm.report.content import Deployed, Measured, Training
 from ofa_tvm.report.style import Style
 
 if TYPE_CHECKING:

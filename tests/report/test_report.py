@@ -23,7 +23,8 @@ from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
 from ofa_tvm.logs import Signature
 from ofa_tvm.report.collect import collect
 from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
-from ofa_tvm.report.page import render, sections, write_report
+from ofa_tvm.report.page import render, write_report
+from ofa_tvm.report.sections import sections
 from ofa_tvm.report.style import LIGHT, WIDE_IN, Style, drawing
 from ofa_tvm.workflow.project import Project, read_project
 
