@@ -16,20 +16,8 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.spaces.arch import Arch
-from ofa_tvm.spaces.network import (
-    Activation,
-    BlockSpec,
-    BottleneckSpec,
-    ConvSpec,
-    Layer,
-    MBConvSpec,
-    NetworkSpec,
-    block_layers,
-    expanded,
-    head_layers,
-    network_layers,
-    stem_layers,
-)
+from ofa_tvm.spaces.network import Activation, Layer, NetworkSpec, network_layers
+from ofa_tvm.spaces.subnets import count_batch, network_of
 
 
 @dataclass(frozen=True)
@@ -381,66 +369,7 @@ class Space:
             If the architecture is not in the space.
         """
         self._check(arch, ("d", "ks", "e", "w"))
-        runs = [s.base_blocks + d for s, d in zip(self.stages, arch.d[-len(self.stages) :], strict=True)]
-        widths = arch.w or (0,) * (2 + len(self.stages))
-        stem, width = self._stem(widths[0], widths[1], not self.stem_depths or arch.d[0] > 0)
-        blocks: list[BlockSpec] = [] if self.family == "resnet" else [self._first_block]
-        position = 0
-        for index, stage in enumerate(self.stages):
-            for offset in range(runs[index]):
-                c_out = stage.widths[widths[2 + index]]
-                kernel = arch.ks[position + offset] if arch.ks else 3
-                blocks.append(self._block(index, offset, width, c_out, kernel, arch.e[position + offset]))
-                width = c_out
-            position += stage.blocks
-        before, after = self._head(width)
-        return NetworkSpec(
-            stem, tuple(blocks), before, after, n_classes, self.bn_eps, max_pool=self.family == "resnet"
-        )
-
-    def _stem(self, first: int, second: int, keep_block: bool) -> tuple[tuple[ConvSpec, ...], int]:
-        """Stem convolutions for two width indices, and the channels that the first elastic block reads."""
-        c0, c1 = self.stem_widths[0][first], self.stem_widths[1][second]
-        act = self.stem_activation
-        if self.family == "mbconv":
-            return (ConvSpec("first_conv", self.in_channels, c0, 3, 2, act),), c1
-        convs = [ConvSpec("input_stem.0", self.in_channels, c0, 3, 2, act)]
-        if keep_block:
-            convs.append(ConvSpec("input_stem.1.conv", c0, c0, 3, 1, act, residual=True))
-        convs.append(ConvSpec(f"input_stem.{len(convs)}", c0, c1, 3, 1, act))
-        return tuple(convs), c1
-
-    @property
-    def _first_block(self) -> MBConvSpec:
-        c_in, c_out = self.stem_widths[0][0], self.stem_widths[1][0]
-        return MBConvSpec(
-            c_in, c_in, c_out, 3, 1, self.first_activation, False, False, residual=c_in == c_out
-        )
-
-    def _block(
-        self, stage_index: int, offset: int, c_in: int, c_out: int, kernel: int, expand: float
-    ) -> BlockSpec:
-        stage = self.stages[stage_index]
-        position = sum(s.blocks for s in self.stages[:stage_index]) + offset
-        stride = stage.stride if offset == 0 else 1
-        if self.family == "resnet":
-            mid = expanded(c_out, expand)
-            return BottleneckSpec(c_in, mid, c_out, stride, offset == 0, stage_index, position)
-        return MBConvSpec(
-            c_in, expanded(c_in, expand), c_out, kernel, stride, stage.activation, stage.se, True,
-            stride == 1 and c_in == c_out, stage_index, position,
-        )  # fmt: skip
-
-    def _head(self, width: int) -> tuple[tuple[ConvSpec, ...], tuple[ConvSpec, ...]]:
-        act = self.head_activation
-        if self.final_width:
-            return (
-                (ConvSpec("final_expand_layer", width, self.final_width, 1, 1, act),),
-                (ConvSpec("feature_mix_layer", self.final_width, self.feature_width, 1, 1, act, norm=False),),
-            )
-        if self.feature_width:
-            return (ConvSpec("feature_mix_layer", width, self.feature_width, 1, 1, act),), ()
-        return (), ()
+        return network_of(self, arch, n_classes)
 
     def layers(self, arch: Arch, n_classes: int = 1000) -> tuple[Layer, ...]:
         """Operators of the extracted subnet, in execution order, with the shapes they see at `arch.r`."""
@@ -456,88 +385,11 @@ class Space:
 
     def macs_batch(self, genes: np.ndarray, n_classes: int = 1000) -> np.ndarray:
         """`macs` of a whole population, int64 (n,)."""
-        return self._sum_tables(genes, "macs", n_classes)
+        return count_batch(self, genes, "macs", n_classes)
 
     def params_batch(self, genes: np.ndarray, n_classes: int = 1000) -> np.ndarray:
         """`params` of a whole population, int64 (n,)."""
-        return self._sum_tables(genes, "params", n_classes)
-
-    def _sum_tables(self, genes: np.ndarray, count: Literal["macs", "params"], n_classes: int) -> np.ndarray:
-        # A block's cost depends only on (resolution, widths before and after, kernel, expand).
-        n = len(genes)
-        resolution = genes[:, -1]
-        kernel, expand = genes[:, self._columns["ks"]], genes[:, self._columns["e"]]
-        widths = genes[:, self._columns["w"]]
-        if not self.elastic_width:
-            widths = np.zeros((n, 2 + len(self.stages)), dtype=np.int64)
-        on = self.active_blocks(genes)
-        stem, blocks, head = self._tables[count]
-        keep = genes[:, 0] if self.stem_depths else np.zeros(n, dtype=np.int64)
-        total = stem[resolution, keep, widths[:, 0], widths[:, 1]] + head[resolution, widths[:, -1]]
-        position = 0
-        for index, stage in enumerate(self.stages):
-            for offset in range(stage.blocks):
-                before, after = widths[:, 1 + index + (offset > 0)], widths[:, 2 + index]
-                k = kernel[:, position] if kernel.shape[1] else np.zeros(n, dtype=np.int64)
-                cost = blocks[position][resolution, before, after, k, expand[:, position]]
-                total = total + np.where(on[:, position], cost, 0)
-                position += 1
-        # The classifier is the only part that knows the number of classes; the tables hold 1000.
-        features = np.array([self._head_features(width) for width in self.stages[-1].widths])[widths[:, -1]]
-        per_class = features + (1 if count == "params" else 0)
-        return total + (n_classes - 1000) * per_class
-
-    def _head_features(self, width: int) -> int:
-        return self.feature_width or width
-
-    @cached_property
-    def _tables(self) -> dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]]:
-        """Costs of stem (r, kept, w0, w1), blocks (r, w before, w after, kernel, expand), head (r, w)."""
-        return {count: self._build_tables(count) for count in ("macs", "params")}
-
-    def _build_tables(self, count: str) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-        def cost(layers: Sequence[Layer]) -> int:
-            return sum(getattr(layer, count) for layer in layers)
-
-        widths = (*self.stem_widths, *(stage.widths for stage in self.stages))
-        kernels = self.kernels if self.family == "mbconv" else (3,)
-        n_r = len(self.resolutions)
-        stem = np.zeros((n_r, max(1, len(self.stem_depths)), len(widths[0]), len(widths[1])), dtype=np.int64)
-        head = np.zeros((n_r, len(widths[-1])), dtype=np.int64)
-        blocks: list[np.ndarray] = []
-        for index, stage in enumerate(self.stages):
-            for offset in range(stage.blocks):
-                before = widths[1 + index] if offset == 0 else stage.widths
-                blocks.append(
-                    np.zeros(
-                        (n_r, len(before), len(stage.widths), len(kernels), len(self.expands)), dtype=np.int64
-                    )
-                )
-        for ri, r in enumerate(self.resolutions):
-            for keep, w0, w1 in np.ndindex(*stem.shape[1:]):
-                convs, _ = self._stem(w0, w1, keep > 0)
-                layers = stem_layers(convs, self.family == "resnet", r)
-                if self.family == "mbconv":
-                    layers += block_layers(self._first_block, layers[-1].h_out)
-                stem[ri, keep, w0, w1] = cost(layers)
-            position = 0
-            for index, stage in enumerate(self.stages):
-                for offset in range(stage.blocks):
-                    before = widths[1 + index] if offset == 0 else stage.widths
-                    side = layers[-1].h_out
-                    for at in np.ndindex(*blocks[position].shape[1:]):
-                        b, a, k, e = at
-                        if offset and b != a:
-                            continue  # blocks of a stage share its width
-                        spec = self._block(
-                            index, offset, before[b], stage.widths[a], kernels[k], self.expands[e]
-                        )
-                        layers = block_layers(spec, side)
-                        blocks[position][(ri, *at)] = cost(layers)
-                    position += 1
-            for wi, width in enumerate(self.stages[-1].widths):
-                head[ri, wi] = cost(head_layers(*self._head(width), width, 1000, layers[-1].h_out))
-        return stem, blocks, head
+        return count_batch(self, genes, "params", n_classes)
 
 
 def _listed(options: Sequence[float | int]) -> str:
