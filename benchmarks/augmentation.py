@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from provenance import save
 
-from ofa_tvm.training.photos import PhotoAugmentation, image_folder
+from ofa_tvm.training.photo_folder import image_folder
+from ofa_tvm.training.photos import PhotoAugmentation
 
 Augment = Callable[[Image.Image, int], np.ndarray]
 AREA, ASPECT, BRIGHTNESS, SATURATION = (0.08, 1.0), 4 / 3, 32 / 255, 0.5

@@ -14,8 +14,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.files import require_file
 from ofa_tvm.images import Preprocessing, open_image
 from ofa_tvm.training.augment import Augmentation
-from ofa_tvm.training.data import ArrayData
-from ofa_tvm.training.photos import hold_out
+from ofa_tvm.training.data import ArrayData, hold_out
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)

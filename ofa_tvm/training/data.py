@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -190,3 +191,31 @@ def digits(seed: int = 0) -> ArrayData:
         },
         Augmentation(shift=0.08, turn_deg=12, scale=0.12),
     )
+
+
+def hold_out(
+    rows: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+    share: float,
+    seed: int,
+    name: str,
+    labels: Sequence[str],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Split row numbers in two, stratified by class: the rest, and a share of them.
+
+    Raises
+    ------
+    UserError
+        If a class has too few images for it.
+    """
+    from sklearn.model_selection import train_test_split
+
+    rarest, fewest = Counter(targets[rows].tolist()).most_common()[-1]
+    classes = len(np.unique(targets[rows]))
+    count = max(round(share * len(rows)), classes)
+    if fewest < 2 or len(rows) - count < classes:
+        raise UserError(
+            f"{name} has too few images of {labels[rarest]} to hold some out for validation; a class needs 3"
+        )
+    rest, held = train_test_split(rows, test_size=count, stratify=targets[rows], random_state=seed)
+    return np.sort(rest), np.sort(held)

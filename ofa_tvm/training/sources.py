@@ -8,7 +8,7 @@ from typing import Literal
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.training.cifar import cifar10
 from ofa_tvm.training.data import ImageData, digits
-from ofa_tvm.training.photos import image_folder
+from ofa_tvm.training.photo_folder import image_folder
 
 
 def load_data(

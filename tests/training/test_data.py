@@ -18,7 +18,8 @@ from ofa_tvm.training import digits, load_data
 from ofa_tvm.training.augment import Augmentation
 from ofa_tvm.training.cifar import cifar10
 from ofa_tvm.training.data import SPLITS
-from ofa_tvm.training.photos import Photo, image_folder
+from ofa_tvm.training.photo_folder import image_folder
+from ofa_tvm.training.photos import Photo
 
 
 def test_digits_splits_are_disjoint_and_stratified() -> None:
