@@ -159,6 +159,13 @@ def _blocks(
         If the calls do not have one product for each layer, or a block's products do not give its layers'
         outputs, so that blocks would be cut elsewhere.
     """
+    described = sum(layer.kind != "pool" for layer in layers)
+    computed = sum(kernel.signature.has_product for kernel in calls)
+    if described != computed:
+        raise UserError(
+            f"the space describes {described} convolutions and products, but its network computes "
+            f"{computed}{_ADVICE}"
+        )
     result: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     rest = list(calls)
     groups = list(split_blocks(layers).values())
@@ -171,13 +178,6 @@ def _blocks(
             taken.append(kernel)
             if kernel.signature.has_product:
                 products.append(kernel)
-        if len(products) != len(multiplied):
-            described = sum(layer.kind != "pool" for layer in layers)
-            computed = sum(kernel.signature.has_product for kernel in calls)
-            raise UserError(
-                f"the space describes {described} convolutions and products, but its network computes "
-                f"{computed}{_ADVICE}"
-            )
         _check_outputs(multiplied, products, batch)
         result[_nameless(group)] = tuple(kernel.key for kernel in taken)
     return result

@@ -11,14 +11,15 @@ from small_module import SmallModule
 from verbs import Verbs, without_torch
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.deploy import write_artefact
+from ofa_tvm.deploy import Manifest, write_artefact
+from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.spaces import get_space
 
 
 @pytest.fixture
 def deploy(small: SmallModule, tmp_path: Path) -> Path:
     return write_artefact(
-        tmp_path / "deploy", small.so, small.onnx, {"target": small.target.to_json()}
+        tmp_path / "deploy", small.so, small.onnx, Manifest(TargetEntry.of(small.target))
     ).folder
 
 
@@ -76,8 +77,8 @@ def test_an_artefact_for_another_architecture(small: SmallModule, tmp_path: Path
     code = bytearray(small.so.read_bytes())
     code[18:20] = (243).to_bytes(2, "little")  # the ELF header's machine: RISC-V, which nothing emulates
     (tmp_path / "riscv.so").write_bytes(code)
-    target = {"target": {"name": "x86", "kind": "x86", "tvm": {"kind": "llvm"}, "threads": 1}}
-    folder = write_artefact(tmp_path / "deploy", tmp_path / "riscv.so", small.onnx, target).folder
+    manifest = Manifest(TargetEntry("x86", "x86", {"kind": "llvm"}, 1))
+    folder = write_artefact(tmp_path / "deploy", tmp_path / "riscv.so", small.onnx, manifest).folder
     Image.new("RGB", (9, 9)).save(tmp_path / "p.png")
     told = without_torch(tmp_path, "run", folder, "p.png").error(1)
     assert "model.so is code for riscv64, but this machine is x86_64" in told

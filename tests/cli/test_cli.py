@@ -19,7 +19,8 @@ from PIL import Image
 from small_module import LABELS, SIZE, SmallModule
 
 from ofa_tvm.cli.main import VERBS
-from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.deploy import Artefact, Manifest, write_artefact
+from ofa_tvm.deploy.manifest import TargetEntry
 
 # A Python in which torch cannot be imported, as in an installation without it.
 NO_TORCH = "import sys; sys.modules['torch'] = None; from ofa_tvm.cli.main import main; main()"
@@ -47,7 +48,7 @@ def plain_error(done: subprocess.CompletedProcess[str], code: int) -> str:
 @pytest.fixture(scope="module")
 def deploy(small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "deploy"
-    write_artefact(folder, small.so, small.onnx, {"target": small.target.to_json()})
+    write_artefact(folder, small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     return folder
 
 

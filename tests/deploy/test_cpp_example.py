@@ -14,7 +14,8 @@ from PIL import Image
 from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module, write_small_onnx
 
 import ofa_tvm
-from ofa_tvm.deploy import Artefact, write_artefact
+from ofa_tvm.deploy import Artefact, Manifest, write_artefact
+from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.images import Preprocessing, open_image
 from ofa_tvm.targets import get_target
@@ -54,7 +55,7 @@ def answers(text: str) -> dict[str, float]:
 
 def test_the_program_says_what_python_says(small: SmallModule, tmp_path: Path) -> None:
     made = write_artefact(
-        tmp_path / "deploy", small.so, small.onnx, {"target": small.target.to_json()}, with_runtime=True
+        tmp_path / "deploy", small.so, small.onnx, Manifest(TargetEntry.of(small.target)), with_runtime=True
     )
     program = build(made, tmp_path / "build")
     linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
@@ -111,7 +112,7 @@ def test_the_program_runs_on_aarch64(small: SmallModule, tmp_path: Path) -> None
     so = build_small_module(small.onnx, tmp_path / "arm.so", target)
     try:
         made = write_artefact(
-            tmp_path / "deploy", so, small.onnx, {"target": target.to_json()}, with_runtime=True
+            tmp_path / "deploy", so, small.onnx, Manifest(TargetEntry.of(target)), with_runtime=True
         )
     except UserError as error:
         if "cannot be downloaded" not in str(error):
@@ -129,7 +130,7 @@ def test_the_program_runs_on_aarch64(small: SmallModule, tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    here = write_artefact(tmp_path / "here", small.so, small.onnx, {"target": small.target.to_json()})
+    here = write_artefact(tmp_path / "here", small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     expected = {p.label: p.probability for p in here.classify([png], top_k=len(LABELS))[0]}
     assert answers(done.stdout) == pytest.approx(expected, abs=1e-5)
     emulated = {p.label: p.probability for p in made.classify([png], top_k=len(LABELS))[0]}
