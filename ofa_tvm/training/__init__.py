@@ -10,7 +10,7 @@ from ofa_tvm.training.config import (
 )
 from ofa_tvm.training.data import ArrayData, ImageData, digits
 from ofa_tvm.training.finetune import finetune
-from ofa_tvm.training.loop import PhaseResult, TrainingResult
+from ofa_tvm.training.job import PhaseResult, TrainingResult
 from ofa_tvm.training.shrinking import train
 from ofa_tvm.training.sources import load_data
 

@@ -17,7 +17,8 @@ from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.supernet.supernet import initialise
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
-from ofa_tvm.training.loop import TrainingJob, TrainingLoop, TrainingResult, run_training
+from ofa_tvm.training.job import TrainingJob, TrainingResult
+from ofa_tvm.training.loop import TrainingLoop, run_training
 from ofa_tvm.training.validation import calibration_batches
 
 

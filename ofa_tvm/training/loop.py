@@ -8,65 +8,32 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 
-from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.lines import append_line
 from ofa_tvm.progress import Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet.checkpoint import read_checkpoint
 from ofa_tvm.supernet.depthwise import weight_gradient
-from ofa_tvm.training import sampling
+from ofa_tvm.training.batches import Batches
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
-from ofa_tvm.training.data import BatchPlan, ImageData
+from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.distributed import add_up_values, choose_device, process_group
+from ofa_tvm.training.job import PhaseResult, TrainingJob, TrainingResult, only_one
 from ofa_tvm.training.memory import keep_freed_memory
+from ofa_tvm.training.metrics import Metrics
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
-from ofa_tvm.training.step import Forward, MicroBatch, gradient_scaler, training_step
+from ofa_tvm.training.step import Forward, gradient_scaler, training_step
 from ofa_tvm.training.validation import accuracy
 
 Module = TypeVar("Module", bound=nn.Module)
 _STATE = ("identity", "phase", "step", "net", "optimiser", "scaler", "epoch_loss_sum", "results")
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """Validation accuracies (0..1) at the end of a phase, by subnet ("ks=min d=max @48")."""
-
-    name: str
-    accuracies: dict[str, float]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Where the trained network lies, and how each phase ended."""
-
-    checkpoint: Path
-    phases: tuple[PhaseResult, ...]
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What a training is given besides its network: settings, data, place, and its share of the work."""
-
-    config: TrainingConfig
-    data: ImageData
-    out: Path
-    device: torch.device
-    seed: int
-    rank: int
-    world: int
-    progress: Progress
 
 
 def run_training(
@@ -92,31 +59,6 @@ def run_training(
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)
         return make(TrainingJob(config, data, out, device, seed, rank, world, progress)).run()
-
-
-@contextmanager
-def only_one(out: Path) -> Iterator[None]:
-    """Hold a folder's lock.
-
-    Raises
-    ------
-    UserError
-        If another process holds it, or the folder cannot be made.
-    """
-    lock = FileLock(out / ".lock")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"another process is training in {out}; wait for it or choose another folder"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class TrainingLoop(ABC):
@@ -145,7 +87,7 @@ class TrainingLoop(ABC):
                 "share equally; choose batch_size and micro_batch_size accordingly"
             )
         self.checkpoints = CheckpointFolder(self.out / "checkpoints")
-        self.metrics = self.out / "metrics.jsonl"
+        self.metrics = Metrics(self.out / "metrics.jsonl", setting.rank == 0)
         # What must be the same for a run to be continued; where it computes may differ.
         settings = config.to_dict()
         for free in ("device", "threads", "compile", "checkpoint_every_s"):
@@ -245,7 +187,7 @@ class TrainingLoop(ABC):
                     f"{self.result_path} is of a training whose checkpoints are gone; choose another folder "
                     "or move it away"
                 )
-            self._keep_metrics(0, 0)
+            self.metrics.keep(0, 0)
             return 0, 0, None
         if json.loads(state["identity"]) != json.loads(self.identity):  # as values: 0 is 0.0
             raise UsageError(
@@ -255,7 +197,7 @@ class TrainingLoop(ABC):
         phase, step = int(state["phase"]), int(state["step"])
         self.net.load_state_dict(state["net"])
         self.results = [PhaseResult(name, dict(accuracies)) for name, accuracies in state["results"]]
-        self._keep_metrics(phase, step)
+        self.metrics.keep(phase, step)
         if phase < len(self.config.phases):
             self.progress.say(f"continuing phase {self.config.phases[phase].name} at step {step}")
         return phase, step, state
@@ -287,24 +229,6 @@ class TrainingLoop(ABC):
             },
         )
 
-    def _keep_metrics(self, phase: int, step: int) -> None:
-        """Drop lines of steps that will be taken again."""
-        if self.setting.rank != 0 or not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(errors="replace").split("\n"):
-            try:
-                record = parse_json(line, nan=True)
-                if (record["phase_index"], record["step"]) <= (phase, step):
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):  # cut short, or no line of ours
-                continue
-        files.write_atomic(self.metrics, "".join(kept))
-
-    def _log(self, record: dict[str, Any]) -> None:
-        if self.setting.rank == 0:
-            append_line(self.metrics, json.dumps(record))
-
     # -- one phase --------------------------------------------------------------------------------------
 
     def _run_phase(self, index: int, first_step: int, state: dict[str, Any] | None) -> None:
@@ -323,7 +247,8 @@ class TrainingLoop(ABC):
         steps = phase.total_epochs * self.steps_per_epoch
         warmup = phase.warmup_epochs * self.steps_per_epoch
         peak = phase.learning_rate * self.batch_size / PER_IMAGES
-        pixels = self.data.training_batches(self._plan(index, first_step, steps))
+        batches = Batches(self.setting, index, self.batch_size, self.micro_batches, self.resolutions())
+        pixels = batches.pixels(first_step, steps)
         saved_at = started = time.monotonic()
         self.net.train()
         with (
@@ -338,8 +263,8 @@ class TrainingLoop(ABC):
                 loss = training_step(
                     self.net,
                     optimiser,
-                    [self._micro_batch(next(pixels), index, step, m) for m in self._my_micro_batches()],
-                    self.subnets(index, step, self._resolution(index, step)),
+                    batches.of_step(pixels, step),
+                    self.subnets(index, step, batches.resolution(step)),
                     config,
                     teacher,
                     world=self.setting.world,
@@ -351,16 +276,7 @@ class TrainingLoop(ABC):
                 loss_sum += loss
                 done = step + 1
                 if done % self.steps_per_epoch == 0:
-                    self._log(
-                        {
-                            "phase": phase.name,
-                            "phase_index": index,
-                            "epoch": done // self.steps_per_epoch,
-                            "step": done,
-                            "loss": loss_sum / self.steps_per_epoch,
-                            "seconds": round(time.monotonic() - started, 3),
-                        }
-                    )
+                    self._note_epoch(index, done, loss_sum, time.monotonic() - started)
                     loss_sum = 0.0
                 if done < steps and time.monotonic() - saved_at >= config.checkpoint_every_s:
                     self._save(index, done, optimiser, scaler, loss_sum)
@@ -369,6 +285,18 @@ class TrainingLoop(ABC):
         if not self._is_finite():  # no loss follows that would say so
             raise self._diverged("the weights stopped being finite", phase, steps, steps)
         self._end_phase(index, steps)
+
+    def _note_epoch(self, index: int, done: int, loss_sum: float, seconds: float) -> None:
+        self.metrics.append(
+            {
+                "phase": self.config.phases[index].name,
+                "phase_index": index,
+                "epoch": done // self.steps_per_epoch,
+                "step": done,
+                "loss": loss_sum / self.steps_per_epoch,
+                "seconds": round(seconds, 3),
+            }
+        )
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.net.parameters())
@@ -390,7 +318,7 @@ class TrainingLoop(ABC):
         result = PhaseResult(phase.name, self._validate(phase))
         self.results.append(result)
         if self.setting.rank == 0:
-            self._log(
+            self.metrics.append(
                 {"phase": phase.name, "phase_index": index, "step": steps, "accuracies": result.accuracies}
             )
             if len(self.config.phases) > 1:
@@ -413,36 +341,6 @@ class TrainingLoop(ABC):
     def phase_path(self, phase: Phase) -> Path:
         """The network as a phase left it."""
         return self.out / "phases" / f"{phase.name}.pt"
-
-    # -- batches ----------------------------------------------------------------------------------------
-
-    def _my_micro_batches(self) -> range:
-        return range(self.setting.rank, self.micro_batches, self.setting.world)
-
-    def _resolution(self, phase: int, step: int) -> int:
-        return sampling.step_resolution(self.resolutions(), self.seed, phase, step)
-
-    def _indices(self, phase: int, step: int, micro_batch: int) -> np.ndarray:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = sampling.epoch_order(self.data.size("train"), self.seed, phase, epoch)
-        batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return np.array_split(batch, self.micro_batches)[micro_batch]
-
-    def _plan(self, phase: int, first_step: int, steps: int) -> Iterator[BatchPlan]:
-        for step in range(first_step, steps):
-            resolution = self._resolution(phase, step)
-            for m in self._my_micro_batches():
-                seed = sampling.derived_seed(sampling.PIXELS, self.seed, phase, step, m)
-                yield self._indices(phase, step, m), resolution, seed
-
-    def _micro_batch(self, images: Tensor, phase: int, step: int, m: int) -> MicroBatch:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        targets = torch.from_numpy(self.data.targets("train")[self._indices(phase, step, m)])
-        return MicroBatch(
-            images.to(self.device, memory_format=layout, non_blocking=True),
-            targets.to(self.device, non_blocking=True),
-            sampling.derived_seed(sampling.DROPOUT, self.seed, phase, step, m),
-        )
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ofa_tvm.supernet.supernet import read_supernet
 from ofa_tvm.training import sampling
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
-from ofa_tvm.training.loop import TrainingJob, TrainingLoop, TrainingResult, run_training
+from ofa_tvm.training.job import TrainingJob, TrainingResult
+from ofa_tvm.training.loop import TrainingLoop, run_training
 from ofa_tvm.training.validation import calibrated_subnet, calibration_batches
 
 

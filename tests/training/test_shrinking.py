@@ -20,7 +20,7 @@ from ofa_tvm.supernet import build_supernet
 from ofa_tvm.supernet.depthwise import weight_gradient
 from ofa_tvm.training import Phase, TrainingResult, digits, train
 from ofa_tvm.training.checkpoint import CheckpointFolder
-from ofa_tvm.training.loop import only_one
+from ofa_tvm.training.job import only_one
 from ofa_tvm.training.loss import distillation_loss, label_loss, shrinking_loss
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
 from ofa_tvm.training.step import MicroBatch, gradient_scaler, training_step
