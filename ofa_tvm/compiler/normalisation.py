@@ -24,6 +24,8 @@ _ACCUMULATORS = 4  # vectors of partial results: enough to hide an addition's la
 Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 Index = Sequence[tirx.Var]
 _Value = Callable[..., Expr]
+_Own = Callable[[relax.BlockBuilder, relax.Call, int], relax.Expr | None]
+"""With the float32 values in a vector register; None for what is left to TVM."""
 
 
 class _Combiner:
@@ -233,6 +235,74 @@ def _of_rows(
     return result if rows is x else relax.op.reshape(bb.emit(result), shape)
 
 
+def _legal_layer_norm(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> relax.Expr | None:
+    x, gamma, beta = call.args[:3]
+    axes = _axes(call.attrs.axes, len(static_shape(x) or ()))
+    flat = [_reshaped(bb, v, (math.prod(static_shape(v) or ()),)) for v in (gamma, beta)]
+    epsilon = float(call.attrs.epsilon)
+    if not _trailing(axes, len(static_shape(x) or ())):
+        return None
+    return _of_rows(
+        bb,
+        call,
+        axes,
+        lambda x: bb.call_te(_layer_norm, x, *flat, epsilon, lanes, primfunc_name_hint="layer_norm"),
+    )
+
+
+def _legal_rms_norm(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> relax.Expr | None:
+    x, gamma = call.args[:2]
+    axes = _axes(call.attrs.axes, len(static_shape(x) or ()))
+    if not _trailing(axes, len(static_shape(x) or ())):
+        return None
+    flat = _reshaped(bb, gamma, (math.prod(static_shape(gamma) or ()),))
+    epsilon = float(call.attrs.epsilon)
+    return _of_rows(
+        bb,
+        call,
+        axes,
+        lambda x: bb.call_te(_rms_norm, x, flat, epsilon, lanes, primfunc_name_hint="rms_norm"),
+    )
+
+
+def _legal_softmax(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> relax.Expr | None:
+    x = call.args[0]
+    rank = len(static_shape(x) or ())
+    if rank == 0 or int(call.attrs.axis) % rank != rank - 1:
+        return None
+    function = _softmax if call.op.name == "relax.nn.softmax" else _log_softmax
+    return bb.call_te(function, x, lanes, primfunc_name_hint=function.__name__.strip("_"))
+
+
+def _legal_statistic(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> relax.Expr | None:
+    x = call.args[0]
+    shape, result = static_shape(x) or (), static_shape(call)
+    kind = call.op.name.removeprefix("relax.")
+    axes = list(range(len(shape))) if call.attrs.axis is None else _axes(call.attrs.axis, len(shape))
+    if not axes or result is None:
+        return None
+    if _trailing(axes, len(shape)):
+        lead = shape[: len(shape) - len(axes)]
+        rows = _reshaped(bb, x, (*(lead or (1,)), math.prod(shape[len(lead) :])))
+        made = bb.call_te(_statistic, rows, kind, lanes, primfunc_name_hint=kind)
+        return made if (lead or (1,)) == result else relax.op.reshape(bb.emit(made), result)
+    if kind in ("variance", "std") and len(shape) - 1 not in axes:
+        made = bb.call_te(_across, x, axes, kind, primfunc_name_hint=kind)
+        return made if call.attrs.keepdims else relax.op.reshape(bb.emit(made), result)
+    return None
+
+
+_OWN: dict[str, _Own] = {
+    "relax.nn.layer_norm": _legal_layer_norm,
+    "relax.nn.rms_norm": _legal_rms_norm,
+    "relax.nn.softmax": _legal_softmax,
+    "relax.nn.log_softmax": _legal_softmax,
+    **dict.fromkeys(
+        (f"relax.{kind}" for kind in ("mean", "sum", "max", "min", "variance", "std")), _legal_statistic
+    ),
+}
+
+
 def legalizers(lanes: int) -> dict[str, Legalizer]:
     """For `LegalizeOps`, by operator; what these do not cover is left to TVM's own.
 
@@ -241,76 +311,13 @@ def legalizers(lanes: int) -> dict[str, Legalizer]:
     lanes
         float32 values in a vector register of the CPU.
     """
-
-    def layer_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
-        x, gamma, beta = call.args[:3]
-        axes = _axes(call.attrs.axes, len(static_shape(x) or ()))
-        flat = [_reshaped(bb, v, (math.prod(static_shape(v) or ()),)) for v in (gamma, beta)]
-        epsilon = float(call.attrs.epsilon)
-        if not _trailing(axes, len(static_shape(x) or ())):
-            return None
-        return _of_rows(
-            bb,
-            call,
-            axes,
-            lambda x: bb.call_te(_layer_norm, x, *flat, epsilon, lanes, primfunc_name_hint="layer_norm"),
-        )
-
-    def rms_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
-        x, gamma = call.args[:2]
-        axes = _axes(call.attrs.axes, len(static_shape(x) or ()))
-        if not _trailing(axes, len(static_shape(x) or ())):
-            return None
-        flat = _reshaped(bb, gamma, (math.prod(static_shape(gamma) or ()),))
-        epsilon = float(call.attrs.epsilon)
-        return _of_rows(
-            bb,
-            call,
-            axes,
-            lambda x: bb.call_te(_rms_norm, x, flat, epsilon, lanes, primfunc_name_hint="rms_norm"),
-        )
-
-    def softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
-        x = call.args[0]
-        rank = len(static_shape(x) or ())
-        if rank == 0 or int(call.attrs.axis) % rank != rank - 1:
-            return None
-        function = _softmax if call.op.name == "relax.nn.softmax" else _log_softmax
-        return bb.call_te(function, x, lanes, primfunc_name_hint=function.__name__.strip("_"))
-
-    def statistic(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
-        x = call.args[0]
-        shape, result = static_shape(x) or (), static_shape(call)
-        kind = call.op.name.removeprefix("relax.")
-        axes = list(range(len(shape))) if call.attrs.axis is None else _axes(call.attrs.axis, len(shape))
-        if not axes or result is None:
-            return None
-        if _trailing(axes, len(shape)):
-            lead = shape[: len(shape) - len(axes)]
-            rows = _reshaped(bb, x, (*(lead or (1,)), math.prod(shape[len(lead) :])))
-            made = bb.call_te(_statistic, rows, kind, lanes, primfunc_name_hint=kind)
-            return made if (lead or (1,)) == result else relax.op.reshape(bb.emit(made), result)
-        if kind in ("variance", "std") and len(shape) - 1 not in axes:
-            made = bb.call_te(_across, x, axes, kind, primfunc_name_hint=kind)
-            return made if call.attrs.keepdims else relax.op.reshape(bb.emit(made), result)
-        return None
-
-    own = {
-        "relax.nn.layer_norm": layer_norm,
-        "relax.nn.rms_norm": rms_norm,
-        "relax.nn.softmax": softmax,
-        "relax.nn.log_softmax": softmax,
-        **dict.fromkeys(
-            (f"relax.{kind}" for kind in ("mean", "sum", "max", "min", "variance", "std")), statistic
-        ),
-    }
-    return {name: _or_default(name, function) for name, function in own.items()}
+    return {name: _or_default(name, function, lanes) for name, function in _OWN.items()}
 
 
-def _or_default(name: str, own: Callable[[relax.BlockBuilder, relax.Call], relax.Expr | None]) -> Legalizer:
+def _or_default(name: str, own: _Own, lanes: int) -> Legalizer:
     def legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         if _is_float(call.args[0]) and static_shape(call.args[0]) is not None:
-            made = own(bb, call)
+            made = own(bb, call, lanes)
             if made is not None:
                 return made
         default: Legalizer = tvm.ir.Op.get(name).get_attr("FLegalize")
