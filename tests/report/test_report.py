@@ -16,16 +16,21 @@ from demo_project import DemoProject
 from PIL import Image
 from small_module import SmallModule
 
+from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
+from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy import Manifest, write_artefact
 from ofa_tvm.deploy.manifest import AccuracyEntry, LatencyEntry, TargetEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import Signature
+from ofa_tvm.progress import SILENT
 from ofa_tvm.report.collect import collect
 from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
 from ofa_tvm.report.page import render, write_report
 from ofa_tvm.report.sections import sections
 from ofa_tvm.report.style import LIGHT, WIDE_IN, Style, drawing
+from ofa_tvm.spaces import get_space
 from ofa_tvm.workflow.project import Project, read_project
 
 _SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
@@ -214,6 +219,37 @@ def test_damaged_files_are_left_out_and_said(small: SmallModule, tmp_path: Path)
     assert len(said) == 3 and all(line.startswith("left out: ") for line in said)
     with pytest.raises(UserError, match="damaged"):
         collect(Project(tmp_path), [tmp_path / "bad"])
+
+
+def test_every_kind_of_accuracy_model_is_reported(tmp_path: Path) -> None:
+    """The paper's network as well as the Gaussian process; what has no resolution in common is said."""
+    space = get_space("ofa_digits")
+    genes = space.sample_genes(np.random.default_rng(0), 24, (32, 40))
+    macs = space.macs_batch(genes) / 1e8
+    LatencyRegressor(space, target="x86", n_classes=10).fit(genes[:8], macs[:8]).save(
+        tmp_path / "latency-x86.model"
+    )
+    said: list[str] = []
+
+    class Listener:
+        task = SILENT.task
+
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    for model, left_out in ((MLPAccuracyPredictor(space), 2), (AccuracyPredictor(space), 24)):
+        model.fit(genes, 1 - np.exp(-20 * macs)).save(tmp_path / "accuracy.model")
+        content = collect(Project(tmp_path, space="ofa_digits"), progress=Listener())
+        (measured,) = content.targets
+        assert content.accuracies is not None and len(content.accuracies.measured) == left_out
+        assert measured.accuracy is not None and len(measured.front) > 1 and not said
+        assert [s.name for s in sections(content)] == ["trade-off-x86", "predictors"]
+    elsewhere = space.sample_genes(np.random.default_rng(1), 12, (48,))
+    AccuracyPredictor(space).fit(elsewhere, space.macs_batch(elsewhere) / 1e8).save(
+        tmp_path / "accuracy.model"
+    )
+    (measured,) = collect(Project(tmp_path, space="ofa_digits"), progress=Listener()).targets
+    assert not len(measured.front) and "no common resolution" in said[0]
 
 
 def test_short_names() -> None:
