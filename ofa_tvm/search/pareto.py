@@ -110,9 +110,8 @@ def pareto_search(
         rng = np.random.default_rng(seed)
         n = settings.population
         keys_of = RowKeys(space)
-        # The ends of the space are ends of most fronts, and random subnets are far from them.
-        ends = space.encode([end for r in chosen for end in (space.min_arch(r), space.max_arch(r))])
-        genes = np.concatenate([ends, space.sample_genes(rng, n, chosen)])
+        genes = _first(space, n, chosen, rng)
+        evaluations = len(genes) + n * settings.generations
         if constraints:
             floor = require_reachable(space, limits, chosen)
             genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
@@ -137,9 +136,15 @@ def pareto_search(
         tuple(space.decode(genes[best])),
         genes[best],
         signs * costs[best],
-        len(ends) + n * (settings.generations + 1),
+        evaluations,
         time.perf_counter() - start,
     )
+
+
+def _first(space: Space, n: int, resolutions: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """`n` random subnets, and the ends of the space: those of most fronts, and far from random subnets."""
+    ends = space.encode([end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))])
+    return np.concatenate([ends, space.sample_genes(rng, n, resolutions)])
 
 
 def _parents(

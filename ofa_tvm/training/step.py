@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,25 +69,10 @@ def training_step(
     micro_batches = len(batches) * world
     device = batches[0].images.device
     scaler = scaler or gradient_scaler(config, device)
-    run = net if forward is None else forward
     losses: list[Tensor] = []
     for batch in batches:
         with torch.autocast(device.type, _DTYPES[config.precision], enabled=config.precision != "float32"):
-            with torch.no_grad():
-                teacher_logits = None if teacher is None else teacher(batch.images)
-            for number, arch in enumerate(archs):
-                if config.dropout:
-                    torch.manual_seed(sampling.derived_seed(batch.dropout_seed, number))
-                if isinstance(net, Supernet):
-                    net.set_active(arch)
-                loss = shrinking_loss(
-                    run(batch.images),
-                    batch.targets,
-                    teacher_logits,
-                    smoothing=config.label_smoothing,
-                    distillation=config.distillation,
-                    kind=config.distillation_type,
-                )
+            for loss in _losses(net, net if forward is None else forward, teacher, batch, archs, config):
                 scaler.scale(loss / micro_batches).backward()
                 losses.append(loss.detach())
     # Read once a step: reading a loss makes a GPU wait.
@@ -100,3 +85,29 @@ def training_step(
         scaler.step(optimiser)
         scaler.update()
     return total
+
+
+def _losses(
+    net: nn.Module,
+    run: Forward,
+    teacher: Forward | None,
+    batch: MicroBatch,
+    archs: Sequence[Arch],
+    config: TrainingConfig,
+) -> Iterator[Tensor]:
+    """Each subnet's loss on a micro-batch, whose gradients are to be taken before the next one's."""
+    with torch.no_grad():
+        teacher_logits = None if teacher is None else teacher(batch.images)
+    for number, arch in enumerate(archs):
+        if config.dropout:
+            torch.manual_seed(sampling.derived_seed(batch.dropout_seed, number))
+        if isinstance(net, Supernet):
+            net.set_active(arch)
+        yield shrinking_loss(
+            run(batch.images),
+            batch.targets,
+            teacher_logits,
+            smoothing=config.label_smoothing,
+            distillation=config.distillation,
+            kind=config.distillation_type,
+        )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ofa_tvm.latency.collect import SubnetBench
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.learn import AccuracyCheck
-    from ofa_tvm.workflow.ship import Shipped
+    from ofa_tvm.workflow.ship import ReadyToShip, Shipped
 
 _KNOWN_NOISE = 0.02  # of a latency that was measured earlier
 _SHIP_TRIES = 6
@@ -165,30 +165,10 @@ def ship_best(
     UserError
         If none does, or an artefact cannot be written.
     """
-    from ofa_tvm.workflow.ship import ready_to_ship
-
     for chosen in found.ranked[:_SHIP_TRIES]:
         with ExitStack() as stack:
-            ready = []
-            for i, target in enumerate(targets):
-                built = ready_to_ship(
-                    target.bench.net,
-                    chosen.arch,
-                    data,
-                    target.bench.target,
-                    target.bench.records,
-                    stack,
-                    budget=target.budget,
-                    predicted=chosen.costs[i].predicted,
-                    predicted_accuracy=min(chosen.accuracy, 1.0),
-                    search=search_entry(found, i, chosen.arch),
-                    calibration_images=calibration_images,
-                    seed=seed,
-                )
-                if built is None:
-                    break
-                ready.append(built)
-            else:
+            ready = _ready_for_all(targets, data, found, chosen, stack, calibration_images, seed)
+            if ready is not None:
                 return chosen, [
                     built.write(folder, with_runtime=with_runtime, progress=progress)
                     for built, folder in zip(ready, folders, strict=True)
@@ -198,6 +178,40 @@ def ship_best(
         f"no module kept the budget of {wanted} when it was measured for shipping: the machine is busy or "
         "the budget is at the edge of what is possible; raise it, or run the same command again"
     )
+
+
+def _ready_for_all(
+    targets: Sequence[TargetBudget],
+    data: ImageData,
+    found: VerifiedResult,
+    chosen: Candidate,
+    files: ExitStack,
+    calibration_images: int,
+    seed: int,
+) -> list[ReadyToShip] | None:
+    """A candidate's module for each target; None as soon as one exceeds its budget."""
+    from ofa_tvm.workflow.ship import ready_to_ship
+
+    ready = []
+    for i, target in enumerate(targets):
+        built = ready_to_ship(
+            target.bench.net,
+            chosen.arch,
+            data,
+            target.bench.target,
+            target.bench.records,
+            files,
+            budget=target.budget,
+            predicted=chosen.costs[i].predicted,
+            predicted_accuracy=min(chosen.accuracy, 1.0),
+            search=search_entry(found, i, chosen.arch),
+            calibration_images=calibration_images,
+            seed=seed,
+        )
+        if built is None:
+            return None
+        ready.append(built)
+    return ready
 
 
 def search_entry(found: VerifiedResult, target: int, shipped: Arch) -> SearchEntry:
