@@ -200,7 +200,7 @@ def _default_cache(project: Project, weights: Path) -> Path:
 def _fit(
     console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str, path: Path
 ) -> dict[str, Any]:
-    from ofa_tvm.workflow.predictors import fit_accuracy
+    from ofa_tvm.workflow.models import fit_accuracy
 
     # Of a subnet that was named twice one row counts.
     first = dict(zip(archs, accuracies.tolist(), strict=True))

@@ -1,21 +1,29 @@
-"""Predictors that a project keeps, read from their files."""
+"""Predictors that a project keeps: which kinds there are, fitted, and read from their files."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.estimators.base import kind_among
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
-from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
+
+_LARGEST_GP = 3000
+_ACCURACY: tuple[type[AccuracyPredictor | MLPAccuracyPredictor], ...] = (
+    AccuracyPredictor,
+    MLPAccuracyPredictor,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,33 @@ class KnownLatency:
 
     model: CostModel
     measured: Mapping[Arch, float]
+
+
+def fit_accuracy(
+    space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
+) -> AccuracyPredictor | MLPAccuracyPredictor:
+    """A predictor of measured accuracies.
+
+    Parameters
+    ----------
+    kind
+        "gp" (the Gaussian process), "mlp" (the paper's 3x400 network), or "auto": the process up to 3,000
+        subnets, beyond which its cost, the cube of their number, is no longer worth it.
+    seed
+        Of the network's weights.
+
+    Raises
+    ------
+    UsageError
+        If the kind is unknown.
+    UserError
+        If there are too few subnets.
+    """
+    if kind not in ("auto", "gp", "mlp"):
+        raise UsageError(f"unknown kind {shown(kind)} of accuracy predictor; use auto, gp or mlp")
+    if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
+        return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
+    return AccuracyPredictor(space).fit(archs, accuracies)
 
 
 def load_accuracy(path: Path, space: Space) -> AccuracyModel:
@@ -40,11 +75,7 @@ def load_accuracy(path: Path, space: Space) -> AccuracyModel:
         raise UserError(f"there is no accuracy predictor {path}")
     if not _is_own_model(path):
         return load_official(path, space)
-    kind = model_kind(path)
-    predictor = (MLPAccuracyPredictor if kind == "accuracy_mlp" else AccuracyPredictor).load(path)
-    if predictor.space.name != space.name:
-        raise UsageError(f"the accuracy predictor {path} is for {predictor.space.name}, not {space.name}")
-    return predictor
+    return kind_among(path, _ACCURACY).load(path, space)
 
 
 def _is_own_model(path: Path) -> bool:
@@ -65,7 +96,4 @@ def load_latency(path: Path, space: Space) -> LatencyRegressor:
     UserError
         If the file is missing or no such predictor.
     """
-    model = LatencyRegressor.load(path)
-    if model.space.name != space.name:
-        raise UsageError(f"the latency predictor {path} is for {model.space.name}, not {space.name}")
-    return model
+    return LatencyRegressor.load(path, space)

@@ -6,18 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
-from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UsageError, UserError, shown
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import Function, Predictor
 from ofa_tvm.latency.generalized import Estimate, shipped_model
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
 from ofa_tvm.targets.devices import Platform
-
-_LARGEST_GP = 3000
 
 
 def require_unit(budget: Budget, target: Target) -> None:
@@ -41,33 +36,6 @@ def require_unit(budget: Budget, target: Target) -> None:
 def as_share(accuracy: Function) -> Function:
     """An accuracy predictor that knows that no accuracy is above 1; where it decides alone, ties are ties."""
     return lambda genes: np.minimum(accuracy(genes), 1.0)
-
-
-def fit_accuracy(
-    space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
-) -> AccuracyPredictor | MLPAccuracyPredictor:
-    """A predictor of measured accuracies.
-
-    Parameters
-    ----------
-    kind
-        "gp" (the Gaussian process), "mlp" (the paper's 3x400 network), or "auto": the process up to 3,000
-        subnets, beyond which its cost, the cube of their number, is no longer worth it.
-    seed
-        Of the network's weights.
-
-    Raises
-    ------
-    UsageError
-        If the kind is unknown.
-    UserError
-        If there are too few subnets.
-    """
-    if kind not in ("auto", "gp", "mlp"):
-        raise UsageError(f"unknown kind {shown(kind)} of accuracy predictor; use auto, gp or mlp")
-    if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
-        return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
-    return AccuracyPredictor(space).fit(archs, accuracies)
 
 
 def estimate_latency(space: Space, target: Target, n_classes: int = 1000) -> Estimate:

@@ -11,7 +11,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
-from ofa_tvm.workflow.predictors import fit_accuracy
+from ofa_tvm.workflow.models import fit_accuracy
 
 SPACE = get_space("ofa_digits")
 
