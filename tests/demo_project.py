@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from once import Once
 
 if TYPE_CHECKING:
     from ofa_tvm.workflow.quickstart import QuickstartResult, QuickstartSettings
@@ -41,13 +42,16 @@ def tiny_settings() -> QuickstartSettings:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoProject:
+def demo(once: Once) -> DemoProject:
     """The quickstart's folder; tests that change it work on a copy."""
+    return once.make("demo", _quickstart)
+
+
+def _quickstart(folder: Path) -> DemoProject:
     import torch
 
     from ofa_tvm.targets import get_target
     from ofa_tvm.workflow.quickstart import quickstart
 
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("demo") / "demo"
     return DemoProject(folder, quickstart(folder, get_target("x86"), settings=tiny_settings()))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from once import Once
 
 import ofa_tvm
 from ofa_tvm.targets import Target, get_target
@@ -66,9 +67,12 @@ class SmallModule:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModule:
+def small(once: Once) -> SmallModule:
     """The small network, compiled for this machine."""
-    folder = tmp_path_factory.mktemp("small")
+    return once.make("small", _small)
+
+
+def _small(folder: Path) -> SmallModule:
     target = get_target("x86")
     onnx_path = write_small_onnx(folder / "small.onnx")
     return SmallModule(onnx_path, build_small_module(onnx_path, folder / "small.so", target), target)

@@ -41,6 +41,7 @@ def archs(rng: np.random.Generator) -> list[Arch]:
     return [SPACE.max_arch(32), SPACE.sample(rng), SPACE.min_arch(40)]
 
 
+@pytest.mark.slow
 def test_accuracy_is_the_share_of_right_answers(net: Supernet, data: ArrayData) -> None:
     found = evaluate_subnets(net, [SPACE.max_arch(32)], data, "test", calibration_images=300)[0]
     sub = calibrated_subnet(net, SPACE.max_arch(32), data, 300)

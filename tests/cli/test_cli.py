@@ -158,6 +158,7 @@ def test_run_takes_a_bare_module(small: SmallModule, deploy: Path, pictures: Pat
     assert of_module == json.loads(ofa("run", deploy, pictures, "--json").stdout)["predictions"]
 
 
+@pytest.mark.slow
 def test_run_refuses_what_it_cannot_read(deploy: Path, pictures: Path, tmp_path: Path) -> None:
     assert "no such image" in plain_error(ofa("run", deploy, tmp_path / "none.png"), 1)
     assert "not an image" in plain_error(ofa("run", deploy, pictures / "notes.txt"), 1)
@@ -185,6 +186,7 @@ def test_bench_shows_the_distribution(small: SmallModule, deploy: Path) -> None:
     assert len(report["samples_ms"]) == report["repeats"] == 20
 
 
+@pytest.mark.slow
 def test_measure(small: SmallModule, deploy: Path, tmp_path: Path) -> None:
     done = ofa("measure", small.so, "--target", "x86", "--repeats", 5)
     assert done.returncode == 0 and " ms (median of 5 samples" in done.stdout

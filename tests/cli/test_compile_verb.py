@@ -28,6 +28,7 @@ def test_compile_writes_a_module_that_runs(folder: Path) -> None:
     assert np.asarray(y).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_tuned_models_kernels_have_time_shares(folder: Path) -> None:
     plan = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
     assert plan["kernels"] == 4 and plan["logged"] == 0 and plan["trials_left"] == 5

@@ -29,6 +29,7 @@ def test_dynamic_inputs_take_a_shape(folder: Path) -> None:
     assert answer["median_ms"] > 0 and answer["onnxruntime"]["median_ms"] > 0
 
 
+@pytest.mark.slow
 def test_a_module_finds_the_onnx_that_it_was_compiled_from(folder: Path) -> None:
     assert without_torch(folder, "compile", "m.onnx", "--shape", "x=3x8", "-o", "other.so").code == 0
     assert without_torch(folder, "measure", "other.so", "--onnxruntime", *_QUICK).code == 0

@@ -185,6 +185,7 @@ def test_a_predictor_of_another_target_is_adapted(ofa: Verbs, folder: Path) -> N
     assert "belongs to another space" in ofa(folder, *wrong, "-o", "x.model").error(1)
 
 
+@pytest.mark.slow
 def test_half_precision_is_a_column_of_its_own(ofa: Verbs, folder: Path) -> None:
     """A model adapts to it; hardware, whose peaks are of float32, does not predict it."""
     rows = (folder / "test.csv").read_text().splitlines()

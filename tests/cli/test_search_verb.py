@@ -45,6 +45,7 @@ def test_the_published_search(
     assert report["seconds"] > 0 and not report["verified"]
 
 
+@pytest.mark.slow
 def test_a_descriptor_alone_gives_a_first_estimate(ofa: Verbs, tmp_path: Path) -> None:
     space = get_space("ofa_mbv3_w1.0")
     genes = space.sample_genes(np.random.default_rng(0), 20)

@@ -18,6 +18,7 @@ _TRAIN = ("train", "--data", "digits", "--set", "phases.full.epochs=500", "--set
 _TUNE = ("tune", "small.onnx", "--trials", "400")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "words", "at_work"),
     [

@@ -126,6 +126,7 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
     assert "holds a training with other settings" in message
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(project: tuple[Path, dict], tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ["train", "--data", "digits", "--config", "quick.yaml"]
@@ -140,6 +141,8 @@ def test_a_killed_command_goes_on(project: tuple[Path, dict], tmp_path: Path) ->
     assert json.loads(done.stdout)["phases"] == project[1]["phases"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_cpus")
 def test_torchrun_shares_the_work_and_one_process_talks(project: tuple[Path, dict], tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ofa_tvm.cli.main"]
@@ -291,6 +294,7 @@ def test_other_classes_than_the_supernets_are_refused(project: tuple[Path, dict]
         assert "has 10 classes" in message and "have 2" in message
 
 
+@pytest.mark.slow
 def test_own_pictures_of_which_some_are_bad_are_trained_on_and_searched_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for value, label in enumerate(("cat", "dog")):
@@ -336,6 +340,7 @@ def test_a_loss_that_is_not_finite_names_phase_and_step(tmp_path: Path) -> None:
     assert "in phase all at step" in message and "last good checkpoint" in message
 
 
+@pytest.mark.slow
 def test_a_killed_decoding_process_is_explained(tmp_path: Path) -> None:
     for label, value in (("cat", 10), ("dog", 200)):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -354,6 +359,7 @@ def test_a_killed_decoding_process_is_explained(tmp_path: Path) -> None:
     assert "a decoding process was killed" in message and "--workers" in message
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_and_keeps_the_last_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ("train", "--data", "digits", "--config", "quick.yaml")

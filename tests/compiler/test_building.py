@@ -126,6 +126,7 @@ def test_damaged_objects_are_generated_anew(
     assert {path.stat().st_size for path in objects} == {len(content) for content in whole.values()}
 
 
+@pytest.mark.slow
 def test_two_processes_compile_the_same_at_once(target: Target, tmp_path: Path, empty_cache: Path) -> None:
     model = small(24)
     onnx.save(model, tmp_path / "m.onnx")

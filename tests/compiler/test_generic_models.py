@@ -54,10 +54,12 @@ def test_older_cpus(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "build", [lambda: residual_network(40, batch=2), lambda: mlp(batch=3)], ids=["cnn", "mlp"]
 )
+@pytest.mark.usefixtures("all_cpus")
 def test_batches_and_threads(build: Builder, target: Target, tmp_path: Path) -> None:
     assert_equals_onnx_runtime(build(), target.with_threads(2), tmp_path)
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_no_kernel_of_a_convolutional_network_is_left_unscheduled(target: Target, tmp_path: Path) -> None:
     for threads in (1, 2):
         compiled = ofa_tvm.compile(residual_network(), target.with_threads(threads), tmp_path / "m.so")

@@ -40,6 +40,7 @@ def test_a_descriptor_keeps_it(tmp_path: Path) -> None:
     assert Target.from_json(half.to_json()) == half
 
 
+@pytest.mark.slow
 def test_arm_computes_in_vectors_of_eight(tmp_path: Path) -> None:
     """Half the instructions of float32, by the emulator's exact count, and ONNX Runtime's result."""
     counts = {}
@@ -102,6 +103,7 @@ def assert_close_in_half(
         assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86", "cortex-a72", "cortex-a76"])
 def test_sums_are_those_of_float32(name: str, tmp_path: Path) -> None:
     """Half precision counts to 2048 and ends at 65504; an average of 112 x 112 pixels of 40 needs more."""
@@ -111,6 +113,7 @@ def test_sums_are_those_of_float32(name: str, tmp_path: Path) -> None:
         assert_close_in_half(model, [x], target, tmp_path / "m.so")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86", "cortex-a72", "cortex-a76"])
 def test_long_products(name: str, tmp_path: Path) -> None:
     g = Graph()

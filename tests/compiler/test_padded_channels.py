@@ -81,6 +81,7 @@ def network(seed: int) -> onnx.ModelProto:
     return g.model(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "name"), [(0, "x86"), (1, "x86"), (2, "x86"), (3, "x86"), (4, "x86-64-v3"), (5, "x86-64-v2")]
 )

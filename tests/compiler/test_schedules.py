@@ -93,6 +93,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     return squeeze(channels, height, width)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(graph=graphs())
 def test_every_schedule_computes_the_same(graph: Graph) -> None:
@@ -109,6 +110,7 @@ LARGE: dict[str, Callable[[], Graph]] = {
 }
 
 
+@pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
 def test_parallel_schedules_compute_the_same(build: Callable[[], Graph], target: Target) -> None:
     two = target.with_threads(2)
@@ -137,6 +139,7 @@ def test_machines() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard", "classifier"])
 def test_mutated_designs_compute_the_same(kind: str, target: Target) -> None:
     """What MetaSchedule does: replay a design with other decisions."""
@@ -211,6 +214,7 @@ def test_the_first_schedule_is_among_the_faster_ones(target: Target) -> None:
     assert times[0] < statistics.median(times)
 
 
+@pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 def test_whatever_a_model_holds_the_templates_do_not_raise(
     build: Callable[[], object], target: Target

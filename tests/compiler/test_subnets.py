@@ -59,6 +59,7 @@ def assert_equal(model: onnx.ModelProto, target: Target, path: Path) -> ofa_tvm.
     return compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4"])
 def test_the_log_that_ships_covers_its_spaces(name: str, exported: Exporter) -> None:
     """Every kernel of random subnets has a record whose trace fits: nobody has to tune for them."""
@@ -93,6 +94,7 @@ def test_extreme_digits_subnets(corner: str, exported: Exporter, target: Target,
     assert_equal(exported("ofa_digits", arch, 1), target, tmp_path / "m.so")
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_digits_in_batches_and_threads(exported: Exporter, target: Target, tmp_path: Path) -> None:
     (arch,) = archs("ofa_digits", 1, 7)
     assert_equal(exported("ofa_digits", arch, 2), target.with_threads(2), tmp_path / "m.so")

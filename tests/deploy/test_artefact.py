@@ -285,6 +285,7 @@ def test_any_number_of_examples_goes_through_batches(small: SmallModule, tmp_pat
         run.batch(x[:, :, :4])
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_loading_does_not_pin_the_caller(small: SmallModule) -> None:
     before = os.sched_getaffinity(0)
     run = ofa_tvm.load(small.so)

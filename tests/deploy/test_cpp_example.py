@@ -53,6 +53,8 @@ def answers(text: str) -> dict[str, float]:
     return {label: float(p) for label, p in (line.split("\t") for line in text.splitlines())}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_cpus")
 def test_the_program_says_what_python_says(small: SmallModule, tmp_path: Path) -> None:
     made = write_artefact(
         tmp_path / "deploy", small.so, small.onnx, Manifest(TargetEntry.of(small.target)), with_runtime=True

@@ -43,6 +43,7 @@ def target(place: Place) -> Target:
     return get_target("opencl-pocl").on_tracker(f"{place.host}:{place.port}", place.key)
 
 
+@pytest.mark.slow
 def test_a_boards_gpu_runs_is_measured_and_tuned(target: Target, place: Place, tmp_path: Path) -> None:
     onnx = write_small_onnx(tmp_path / "small.onnx")
     ofa_tvm.compile(onnx, target, tmp_path / "small.so")

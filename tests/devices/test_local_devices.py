@@ -55,6 +55,7 @@ def test_a_board_is_measured_in_milliseconds(small: SmallModule, place: Place, t
     assert not list(tmp_path.glob("ofa-tvm-session-*")), "a session leaves no files"
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_a_module_that_is_let_go_frees_its_device(small: SmallModule, place: Place, tmp_path: Path) -> None:
     target = small.target.on_tracker(f"{place.host}:{place.port}", place.key)
     with local_device(place, tmp_path):
@@ -135,6 +136,7 @@ def test_addresses(text: str) -> None:
         split_address(text)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_trackers_devices(place: Place, tmp_path: Path) -> None:
     """Not this machine's CPUs: its estimate holds for as many trials at once as there are devices."""
     target = get_target("x86").on_tracker(f"{place.host}:{place.port}", place.key)

@@ -371,6 +371,7 @@ def test_earlier_folders_come_first(tmp_path: Path, target: Target) -> None:
     assert "other" in table.records
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_threads_have_logs_of_their_own(tmp_path: Path, target: Target) -> None:
     two = target.with_threads(2)
     assert (log_name(target), log_name(two)) == ("x86-64-v3", "x86-64-v3-2threads")

@@ -149,6 +149,7 @@ def test_a_warm_worker_saves_its_start(small: SmallModule) -> None:
         assert min(seconds(measurer) for _ in range(5)) < cold / 2
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_threads_are_those_of_the_target(small: SmallModule) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this process may use one CPU only")

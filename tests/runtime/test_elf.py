@@ -92,6 +92,7 @@ def test_modules_of_other_kinds_carry_it_too(small: SmallModule, tmp_path: Path,
     require_whole(so)
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_a_library_says_whether_its_kernels_ask_for_threads(small: SmallModule, tmp_path: Path) -> None:
     so = tmp_path / "m.so"
     wide = write_small_onnx(tmp_path / "wide.onnx", width=256)

@@ -20,6 +20,7 @@ import ofa_tvm
 from ofa_tvm.errors import UsageError
 from ofa_tvm.runtime import Runner
 
+pytestmark = pytest.mark.usefixtures("all_cpus")
 SHAPE = (1, 3, SIZE, SIZE)
 
 

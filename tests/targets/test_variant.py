@@ -39,6 +39,7 @@ def test_no_two_variants_share_a_name() -> None:
     assert len({variant.name for variant in variants}) == len(variants)
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_a_targets_variant_follows_its_settings() -> None:
     target = get_target("x86-64-v2").with_threads(2).with_dtype("float16")
     assert Variant.of(target, batch=4) == Variant("x86-64-v2", 2, "float16", 4)

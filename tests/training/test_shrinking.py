@@ -64,6 +64,7 @@ def test_a_finished_training_leaves_what_it_promises(
 
 
 # In the first phase, in the second, at a phase's last step, and where no checkpoint of the phase exists yet.
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (13, 0.0), (9, 0.0), (14, 1e9)])
 def test_a_killed_training_continues_as_if_unbroken(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult], steps: int, every_s: float
@@ -84,6 +85,7 @@ def tuned_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trainin
 
 
 # In the middle, at the last step, and where no checkpoint was written yet.
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (9, 0.0), (5, 1e9)])
 def test_a_killed_fine_tuning_continues_as_if_unbroken(
     tmp_path: Path, tuned_alone: tuple[Path, TrainingResult], steps: int, every_s: float
@@ -143,6 +145,7 @@ def test_other_settings_are_refused_in_the_same_folder(
             train(config, data, unbroken[0], seed=seed)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
@@ -217,6 +220,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_cpus")
 def test_two_processes_give_the_single_process_result(
     shared: Path, unbroken: tuple[Path, TrainingResult]
 ) -> None:
@@ -227,6 +232,8 @@ def test_two_processes_give_the_single_process_result(
         assert ours.get("loss", 0) == pytest.approx(single.get("loss", 0), rel=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_cpus")
 def test_two_killed_processes_continue_as_if_unbroken(tmp_path: Path, shared: Path) -> None:
     assert in_two_processes(tmp_path, 13) != 0
     assert not (tmp_path / "supernet.pt").exists() and (tmp_path / "phases" / "full.pt").exists()

@@ -26,6 +26,7 @@ from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, LogWriter, Record, log_name, read_folder
+from ofa_tvm.measurement.pinning import allowed_cpus
 from ofa_tvm.native import has_cuda
 from ofa_tvm.progress import SILENT, Task
 from ofa_tvm.targets import Target, get_target
@@ -43,7 +44,8 @@ def target() -> Target:
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a worker takes two seconds of CPU time, most of these campaigns."""
-    monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})
+    cpu = min(allowed_cpus())
+    monkeypatch.setattr(crew, "allowed_cpus", lambda: {cpu})
 
 
 def network() -> onnx.ModelProto:
@@ -92,6 +94,7 @@ def assert_nothing_twice(table: KernelTable, found: Sequence[Kernel]) -> None:
         assert len(made) == len(records), kernel.name
 
 
+@pytest.mark.slow
 def test_a_campaign_tunes_every_kernel_and_resumes(target: Target, tmp_path: Path) -> None:
     found = kernels(target)
     first = tune_kernels(found, target, tmp_path, trials=3)
@@ -180,6 +183,7 @@ def test_part_of_the_kernels_tuned(target: Target, tmp_path: Path) -> None:
     assert "default" in origins.values()
 
 
+@pytest.mark.slow
 def test_timing_again_measures_known_schedules_here(target: Target, tmp_path: Path) -> None:
     found = kernels(target)
     known = KernelTable()
@@ -197,6 +201,7 @@ def test_timing_again_measures_known_schedules_here(target: Target, tmp_path: Pa
     assert time_again(found, target, tmp_path / "here", known).trials == 0
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit_are_passed_over(target: Target, tmp_path: Path) -> None:
     """As after an upgrade that changed the templates."""
     found = kernels(target)
@@ -235,6 +240,7 @@ def broken(kind: str) -> Kernel:
     return make_kernel(te.create_prim_func([x, y]), kind)
 
 
+@pytest.mark.slow
 def test_candidates_that_crash_are_recorded_and_the_campaign_goes_on(target: Target, tmp_path: Path) -> None:
     found = [broken("crashes"), *kernels(target)[:3]]
     result = tune_kernels(found, target, tmp_path, trials=2)
@@ -261,6 +267,7 @@ def test_candidates_that_hang_are_stopped(
         assert "gave no sign for 3 s and was stopped" in failure.error
 
 
+@pytest.mark.slow
 def test_candidates_that_do_not_build_are_recorded(target: Target, tmp_path: Path) -> None:
     found = [broken("links to nothing"), *kernels(target)[:3]]
     result = tune_kernels(found, target, tmp_path, trials=2)
@@ -269,6 +276,7 @@ def test_candidates_that_do_not_build_are_recorded(target: Target, tmp_path: Pat
     assert result.records.failures[found[0].key][0].error
 
 
+@pytest.mark.slow
 def test_a_campaign_without_one_time_says_what_the_trials_failed_with(target: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no trial on target x86 worked, of 1; links to nothing.*; see"):
         tune([broken("links to nothing")], target, tmp_path, trials=1)

@@ -22,6 +22,7 @@ def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})
 
 
+@pytest.mark.slow
 def test_a_campaign_on_pocl_tunes_and_resumes(tmp_path: Path) -> None:
     target = get_target("opencl-pocl")
     found = [k for k in kernels(target) if k.name.startswith(("matmul", "depthwise", "softmax"))]

@@ -70,6 +70,7 @@ def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, targe
     assert len(used) > 0.5 * len(known), "the union holds much that no subnet needs"
 
 
+@pytest.mark.slow
 def test_resolutions_and_batches_have_their_own_kernels(digits: KernelUnion, target: Target) -> None:
     space = ofa_tvm.get_space("ofa_digits")
     small, both, batch = (

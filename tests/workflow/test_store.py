@@ -21,7 +21,7 @@ from ofa_tvm.workflow.store import Store
 SPACE = get_space("ofa_digits")
 ONE = Variant.of(get_target("x86-64-v2"))
 OTHERS = {
-    "threads": Variant.of(get_target("x86-64-v2").with_threads(2)),
+    "threads": Variant("x86-64-v2", threads=2),
     "dtype": Variant.of(get_target("x86-64-v2").with_dtype("float16")),
     "batch": Variant.of(get_target("x86-64-v2"), batch=8),
     "target": Variant.of(get_target("x86-64-v3")),

@@ -14,6 +14,7 @@ from ofa_tvm.tuning import allot
 from ofa_tvm.workflow.tune import DEFAULT_TRIAL_S, model_kernels, plan_tuning, tune
 
 
+@pytest.mark.slow
 def test_plan_and_campaign_agree(tmp_path: Path) -> None:
     target, logs = get_target("x86"), tmp_path / "logs"
     kernels = model_kernels(write_small_onnx(tmp_path / "small.onnx"), target)

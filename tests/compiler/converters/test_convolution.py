@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from node_models import Array, Case, assert_right
 
 
@@ -37,6 +38,7 @@ def test_convolutions_padded_by_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_transposed(tmp_path: Path) -> None:
     kind = "ConvTranspose"
     assert_right(

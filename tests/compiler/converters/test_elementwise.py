@@ -106,6 +106,7 @@ def test_bits_as_another_type(tmp_path: Path) -> None:
     assert_right(cases, tmp_path, opset=26, reference=by_reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_hyperbolic_functions(dtype: str, tmp_path: Path) -> None:
     """Relative to each value: near zero, where exponentials cancel, and up to where they overflow."""
