@@ -101,7 +101,7 @@ def _bounded(node: Node, indices: relax.Expr, length: int | np.ndarray) -> tuple
 
 
 def _marked(node: Node, elements: relax.Expr, outside: relax.Expr, behind: int) -> relax.Expr:
-    """Elements with NaN, where their type has it, for each index outside; `behind` more axes follow theirs."""
+    """Elements with NaN, where their type has it, for each index outside; `behind` more axes follow."""
     if "float" not in dtype_of(elements):
         return elements
     outside = reshape(node, outside, [*node.shape_of(outside), *[1] * behind])
