@@ -101,6 +101,7 @@ def test_compiling_goes_on_without_a_cache(
     assert (tmp_path / "m.so").read_bytes() == (tmp_path / "again" / "m.so").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 4096, 1 << 21])
 def test_compiling_into_a_full_disk_is_a_sentence(tmp_path: Path, limit: int) -> None:
     """LLVM would end the process, and the linker say it in words of its own."""

@@ -93,6 +93,7 @@ def test_output_folder_is_made(target: Target, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["m.so"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "a folder"])
 def test_damaged_objects_are_generated_anew(
     damage: str, target: Target, tmp_path: Path, empty_cache: Path

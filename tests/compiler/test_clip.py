@@ -76,6 +76,7 @@ def test_bounds_that_are_inputs(tmp_path: Path) -> None:
             np.testing.assert_array_equal(run(*arrays), reference(model, arrays)[0], err_msg=str(pair))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float64"])
 def test_other_dtypes(dtype: str, tmp_path: Path) -> None:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

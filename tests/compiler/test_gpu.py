@@ -21,6 +21,7 @@ from ofa_tvm.targets import get_target
 OPENCL = ("opencl", "opencl-pocl")
 
 
+@pytest.mark.slow
 @needs_opencl
 @pytest.mark.parametrize("name", OPENCL)
 @pytest.mark.parametrize("build", [m for m in MODELS if m is not sorting], ids=lambda build: build.__name__)

@@ -23,6 +23,7 @@ CHAINS: dict[str, Callable[[Graph, str, str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS)
 def test_values_that_are_read_twice_do_not_double_the_code_each_time(chain: str, tmp_path: Path) -> None:
     """In one kernel, twelve such steps would be up to 3^12 expressions: hours of code generation."""

@@ -41,6 +41,7 @@ def extrema() -> onnx.ModelProto:
     return g.model(*both, *behind, *alone, g.op("Max", x, z, g.constant(0.5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_nan_is_where_onnx_runtime_has_it(name: str, dtype: str, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def shifted(kind: str, bias: float, shift: float) -> onnx.ModelProto:
     return g.model(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "bias", "shift"), [("Sqrt", 9, -1), ("Exp", -200, 200), ("Log", 9, -1), ("Reciprocal", 9, 0)]
 )

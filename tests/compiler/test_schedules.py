@@ -110,6 +110,7 @@ LARGE: dict[str, Callable[[], Graph]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
 def test_parallel_schedules_compute_the_same(build: Callable[[], Graph], target: Target) -> None:
@@ -121,6 +122,7 @@ def test_parallel_schedules_compute_the_same(build: Callable[[], Graph], target:
             assert_schedules_agree(kernel, two, some(iter(found), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
 @pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard"])
 def test_shorter_vectors_compute_the_same(name: str, kind: str) -> None:

@@ -100,6 +100,7 @@ def test_digits_in_batches_and_threads(exported: Exporter, target: Target, tmp_p
     assert_equal(exported("ofa_digits", arch, 2), target.with_threads(2), tmp_path / "m.so")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
 def test_digits_on_older_cpus(name: str, exported: Exporter, tmp_path: Path) -> None:
     (arch,) = archs("ofa_digits", 1, 8)

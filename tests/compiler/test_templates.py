@@ -33,6 +33,7 @@ def kernels(target: Target) -> list[Kernel]:
     return found
 
 
+@pytest.mark.slow
 def test_every_kernel_can_run_and_is_counted(target: Target) -> None:
     templates = templates_of(target.tvm_target())
     for kernel in kernels(target):

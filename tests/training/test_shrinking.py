@@ -265,6 +265,7 @@ def test_requests_that_do_not_fit(tmp_path: Path) -> None:
 # ---- a step -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("distilled", [False, True])
 def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> None:
