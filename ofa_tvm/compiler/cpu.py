@@ -5,7 +5,8 @@ from __future__ import annotations
 import tvm
 from tvm import relax, te
 
-from ofa_tvm.compiler.driver import SYMBOL, Driver
+from ofa_tvm.compiler.driver import Driver
+from ofa_tvm.compiler.driver_source import SYMBOL
 from ofa_tvm.compiler.objects import ScheduledKernel
 from ofa_tvm.compiler.virtual_machine import main_calling, metadata_builder, vm_passes
 
@@ -43,12 +44,12 @@ def cpu_executable(
 
 
 def _call_driver(mod: tvm.IRModule, driver: Driver) -> relax.Function:
-    """`main` that hands its inputs, the constants and fresh outputs to the generated driver."""
+    """`main` that hands its inputs and fresh outputs to the generated driver."""
     params = [relax.Var(param.name, param.ty) for param in mod["main"].params]
     builder = relax.BlockBuilder()
     with builder.function("main", params):
         result = builder.emit(
-            relax.op.call_dps_packed(SYMBOL, relax.Tuple([*params, *driver.constants]), list(driver.outputs))
+            relax.op.call_dps_packed(SYMBOL, relax.Tuple(params), list(driver.outputs))
         )
         single = driver.tuple_result and len(driver.outputs) == 1
         builder.emit_func_output(relax.Tuple([result]) if single else result)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tvm
 
+from ofa_tvm.compiler.driver import Driver
 from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.files import replacing, require_room
 from ofa_tvm.runtime.elf import append_checksum
@@ -17,13 +18,22 @@ from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
 
 LIBRARY_BYTES = 1 << 22  # of a library, at most, besides the weights
+_WEIGHTS = """\
+.section .rodata.weights,"a",%progbits
+.balign 4096
+.hidden network_weights
+.globl network_weights
+network_weights:
+.incbin "{path}"
+.section .note.GNU-stack,"",%progbits
+"""
 _NO_ROOM = re.compile("No space left on device|File too large|File size limit exceeded|Disk quota exceeded")
 
 
 def link_library(
     executable: tvm.runtime.Executable,
     objects: Sequence[Path | bytes],
-    source: str,
+    driver: Driver | None,
     target: Target,
     path: Path,
     size: int,
@@ -37,8 +47,8 @@ def link_library(
         The network's code for the virtual machine.
     objects
         Object files of its kernels, or their bytes.
-    source
-        C source of its driver, "" without one.
+    driver
+        What runs it in one call, if it can be.
     target
         Names the linker.
     path
@@ -75,11 +85,22 @@ def link_library(
             if isinstance(code, bytes):
                 file.write_bytes(code)
             files.append(str(file))
-        if source:
-            driver = Path(folder) / "network.c"
-            driver.write_text(source)
-            files.append(str(driver))
+        if driver is not None:
+            files += _sources(driver, Path(folder).absolute())
         executable.export_library(str(temporary), fcompile=link, addons=files, workspace_dir=folder)
         if check is not None:
             check(temporary)
         append_checksum(temporary)
+
+
+def _sources(driver: Driver, folder: Path) -> list[str]:
+    """Files for the compiler: the driver, and its weights as the assembler's data."""
+    source = folder / "network.c"
+    source.write_text(driver.source)
+    if not driver.weights:
+        return [str(source)]
+    content, assembly = folder / "weights.bin", folder / "weights.s"
+    content.write_bytes(driver.weights)
+    quoted = str(content).replace("\\", "\\\\").replace('"', '\\"')
+    assembly.write_text(_WEIGHTS.format(path=quoted))
+    return [str(source), str(assembly)]

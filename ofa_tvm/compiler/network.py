@@ -96,7 +96,7 @@ def device_library(
         network.mod, network.scheduled, network.text, target.tvm_target(), cuda_graph=cuda_graph
     )
     check = refuse_source_only if target.kind == "cuda" else None
-    return partial(link_library, executable, (), "", check=check)
+    return partial(link_library, executable, (), None, check=check)
 
 
 def host_library(network: Network, target: Target, *, profile: bool) -> Callable[..., None]:
@@ -121,4 +121,4 @@ def host_library(network: Network, target: Target, *, profile: bool) -> Callable
             network, metadata=network.metadata | {"kernel_calls": [named[s] for s in driver.calls]}
         )
     executable = cpu_executable(network.mod, scheduled, driver, network.text, tvm_target)
-    return partial(link_library, executable, objects, driver.source if driver else "")
+    return partial(link_library, executable, objects, driver)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import ofa_tvm
-from ofa_tvm.compiler.driver import _place, _Storage
+from ofa_tvm.compiler.memory_plan import Storage, place
 
 lives = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=25
@@ -22,8 +22,8 @@ lives = st.lists(
 
 @given(lives)
 def test_pieces_alive_together_do_not_overlap(pieces: list[tuple[int, int, int]]) -> None:
-    storages = [_Storage(size, first=first, last=first + more) for size, first, more in pieces]
-    total = _place(storages)
+    storages = [Storage(size, first=first, last=first + more) for size, first, more in pieces]
+    total = place(storages)
     for i, a in enumerate(storages):
         assert a.offset % 64 == 0
         assert a.offset + a.bytes <= total
@@ -34,8 +34,8 @@ def test_pieces_alive_together_do_not_overlap(pieces: list[tuple[int, int, int]]
 
 
 def test_a_chain_needs_two_places() -> None:
-    storages = [_Storage(1000, first=i, last=i + 1) for i in range(10)]
-    assert _place(storages) <= 2 * 1024
+    storages = [Storage(1000, first=i, last=i + 1) for i in range(10)]
+    assert place(storages) <= 2 * 1024
 
 
 def _model(nodes: list[onnx.NodeProto], outputs: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
