@@ -25,6 +25,8 @@ class Anatomy:
         Extents of the reduction's data-parallel and reduction loops.
     padded
         Shape of the padded input, empty without one.
+    in_place
+        Whether the padded input is to be read where it lies, not copied (`convolutions.padded`).
     """
 
     reduction: str
@@ -33,6 +35,7 @@ class Anatomy:
     spatial: tuple[int, ...]
     reduce: tuple[int, ...]
     padded: tuple[int, ...]
+    in_place: bool = False
 
 
 def analyse(sch: Schedule) -> Anatomy | None:
@@ -53,9 +56,11 @@ def analyse(sch: Schedule) -> Anatomy | None:
     if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds or _spread(sch, blocks[at], blocks[-1]):
         return None
     padded: tuple[int, ...] = ()
+    in_place = False
     for name, block in zip(names, blocks, strict=True):
         if name == padding:
             padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
+            in_place = _read_in_place(sch, block)
         elif name not in (names[at], names[-1]):
             try:
                 sch.compute_inline(block)
@@ -68,6 +73,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
         spatial=tuple(e for e, k in zip(extents, kinds, strict=True) if k == _DATA_PARALLEL),
         reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == REDUCTION),
         padded=padded,
+        in_place=in_place,
     )
 
 
@@ -98,6 +104,12 @@ def _pads(sch: Schedule, block: SBlockRV) -> bool:
         and value.op.name.endswith("if_then_else")
         and any(isinstance(branch, tvm.tirx.FloatImm | tvm.tirx.IntImm) for branch in value.args[1:])
     )
+
+
+def _read_in_place(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether the condition of padding is marked as likely."""
+    condition = sch.get(block).body.value.args[0]
+    return isinstance(condition, tvm.ir.Call) and condition.op.name.endswith("likely")
 
 
 def iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:

@@ -74,18 +74,20 @@ def packs_channels(weight: np.ndarray, lanes: int) -> bool:
 
 
 def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0) -> te.Tensor:
-    """So many channels of a map (n, h, w, c) from `start` on, with zeros around it."""
+    """So many channels of a map (n, h, w, c) from `start` on, with zeros around it.
+
+    It is read in place, not copied: TVM is told that most positions lie inside, and makes code of its own for
+    the lines and tiles that do.
+    """
     n, height, width, _ = (int(v) for v in data.shape)
     top, left, bottom, right = padding
-    return te.compute(
-        (n, height + top + bottom, width + left + right, channels),
-        lambda b, y, x, c: tirx.if_then_else(
-            tirx.all(y >= top, y < top + height, x >= left, x < left + width),
-            data[b, y - top, x - left, start + c if start else c],
-            tirx.const(0, data.dtype),
-        ),
-        name="padded",
-    )
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
+        element = data[b, y - top, x - left, start + c if start else c]
+        return tirx.if_then_else(tirx.likely(inside), element, tirx.const(0, data.dtype))
+
+    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
 
 def output_size(size: int, taps: int, stride: int, dilation: int) -> int:

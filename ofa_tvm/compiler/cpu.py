@@ -48,9 +48,7 @@ def _call_driver(mod: tvm.IRModule, driver: Driver) -> relax.Function:
     params = [relax.Var(param.name, param.ty) for param in mod["main"].params]
     builder = relax.BlockBuilder()
     with builder.function("main", params):
-        result = builder.emit(
-            relax.op.call_dps_packed(SYMBOL, relax.Tuple(params), list(driver.outputs))
-        )
+        result = builder.emit(relax.op.call_dps_packed(SYMBOL, relax.Tuple(params), list(driver.outputs)))
         single = driver.tuple_result and len(driver.outputs) == 1
         builder.emit_func_output(relax.Tuple([result]) if single else result)
     return builder.finalize()["main"]

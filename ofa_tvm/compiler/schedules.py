@@ -2,10 +2,11 @@
 
 Matrix products (1x1 convolutions), depthwise and standard convolutions, global pooling and the small
 products of squeeze-and-excitation have one good shape on a SIMD machine: vectors over channels, a register
-tile of several rows (pixels), the reduction outside that tile, the epilogue inside it, and a padded copy of
-the few input lines in use. Only the tile sizes are open, and a rough count of cycles ranks them well. So a
-kernel that was never tuned starts from a good schedule, and a few measured trials find the best one, where
-MetaSchedule's generic space needs tens to hundreds.
+tile of several rows (pixels), the reduction outside that tile, the epilogue inside it. Convolutions read their
+input in place, with code of its own for tiles that touch the padding; pooling reads a padded copy of the few
+lines in use. Only the tile sizes are open, and a rough count of cycles ranks them well. So a kernel that was
+never tuned starts from a good schedule, and a few measured trials find the best one, where MetaSchedule's
+generic space needs tens to hundreds.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from tvm.s_tir.schedule import LoopRV
 
 from ofa_tvm.compiler.anatomy import REDUCTION, Anatomy, analyse, blocks_of, iter_kinds
 from ofa_tvm.compiler.cpu_model import CpuModel
-from ofa_tvm.compiler.tilings import Tiling, tilings
+from ofa_tvm.compiler.tilings import UNROLL_LIMIT, Tiling, divisors, tilings
 
-_UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
+_BY_CASES = "pragma_loop_partition_hint"  # a loop is taken apart where a likely condition changes
+_TILES_A_THREAD = 4
 PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
 
 
@@ -94,7 +96,18 @@ def _apply_template(
     row0, row1 = sch.split(row, [None, tile])
     channel0, channel1 = sch.split(channel, [None, width])
     band: list[LoopRV] = []
-    if anatomy.padding is not None and loops:
+    copied = anatomy.padding is not None and not anatomy.in_place
+    parallel = (
+        mach.threads > 1 and 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce) >= PARALLEL_FLOPS
+    )
+    if anatomy.in_place:
+        sch.compute_inline(sch.get_sblock(anatomy.padding))
+        if loops and parallel:
+            bands = _bands(int(sch.get(loops[-1]).extent), int(sch.get(channel0).extent), mach.threads)
+            line0, line1 = sch.split(loops.pop(), [bands, None])
+            loops.append(line0)
+            band = [line1]
+    if copied and loops:
         line0, line1 = sch.split(loops.pop(), [None, _choice(sch, [option.lines for option in options])])
         loops.append(line0)
         band = [line1]
@@ -107,21 +120,13 @@ def _apply_template(
     inner = [loop for loop in (*band, row0) if loop not in outer]
     sch.reorder(*outer, *inner, row1, channel1)
     sch.compute_at(reduction, (outer + inner)[-1], preserve_unit_loops=True)
-    if anatomy.padding is not None:
-        padding = sch.get_sblock(anatomy.padding)
-        sch.compute_at(padding, outer[-1], preserve_unit_loops=True)
-        copied = sch.get_loops(padding)[-1]
-        extent = sch.get(copied).extent
-        if not isinstance(extent, tvm.tirx.IntImm):
-            return None  # channels that share an input's channel: what they read depends on where they lie
-        lanes = mach.vector(int(extent))
-        if lanes > 1:
-            sch.vectorize(sch.split(copied, [None, lanes])[1])
-    work = 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce)
-    if mach.threads > 1 and work >= PARALLEL_FLOPS:
-        sch.parallel(
-            sch.fuse(*outer)
-        )  # before the reduction is decomposed: its parts do not pass TVM's check
+    if copied and not _copy_lines(sch, anatomy, outer[-1], mach):
+        return None  # channels that share an input's channel: what they read depends on where they lie
+    if anatomy.in_place:
+        for loop in (*(band or loops[-1:]), row0):
+            sch.annotate(loop, _BY_CASES, True)
+    if parallel:  # before the reduction is decomposed: its parts do not pass TVM's check
+        sch.parallel(sch.fuse(*outer))
     depth = len(sch.get_loops(output)) - 2
     own = list(sch.get_loops(reduction))[depth:]
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
@@ -137,6 +142,26 @@ def _apply_template(
     return sch
 
 
+def _copy_lines(sch: Schedule, anatomy: Anatomy, loop: LoopRV, mach: CpuModel) -> bool:
+    """Copy the padded lines that one round of `loop` reads; False where they are not known."""
+    padding = sch.get_sblock(anatomy.padding)
+    sch.compute_at(padding, loop, preserve_unit_loops=True)
+    values = sch.get_loops(padding)[-1]
+    extent = sch.get(values).extent
+    if not isinstance(extent, tvm.tirx.IntImm):
+        return False
+    lanes = mach.vector(int(extent))
+    if lanes > 1:
+        sch.vectorize(sch.split(values, [None, lanes])[1])
+    return True
+
+
+def _bands(lines: int, channel_tiles: int, threads: int) -> int:
+    """Into how many parts lines are cut so that every thread has several tiles."""
+    wanted = -(-_TILES_A_THREAD * threads // channel_tiles)
+    return next(d for d in divisors(lines) if d >= min(wanted, lines))
+
+
 def _choice(sch: Schedule, values: list[int]) -> tvm.tirx.Var:
     """A sampled tile size; earlier (more promising) values are drawn more often."""
     distinct = list(dict.fromkeys(values))
@@ -148,7 +173,7 @@ def unroll_reduction(sch: Schedule, loops: list[LoopRV], straight: int) -> None:
     """Unroll reductions from the innermost outwards around `straight` multiply-adds, up to the limit."""
     for loop in reversed(loops):
         straight *= int(sch.get(loop).extent)
-        if straight > _UNROLL_LIMIT:
+        if straight > UNROLL_LIMIT:
             break
         sch.unroll(loop)
 
