@@ -2,11 +2,11 @@
 
 Matrix products (1x1 convolutions), depthwise and standard convolutions, global pooling and the small
 products of squeeze-and-excitation have one good shape on a SIMD machine: vectors over channels, a register
-tile of several rows (pixels), the reduction outside that tile, the epilogue inside it. Convolutions read their
-input in place, with code of its own for tiles that touch the padding; pooling reads a padded copy of the few
-lines in use. Only the tile sizes are open, and a rough count of cycles ranks them well. So a kernel that was
-never tuned starts from a good schedule, and a few measured trials find the best one, where MetaSchedule's
-generic space needs tens to hundreds.
+tile of several rows (pixels), the reduction outside that tile, the epilogue inside it. Convolutions read
+their input in place, with code of its own for tiles that touch the padding; pooling reads a padded copy of
+the few lines in use. Only the tile sizes are open, and a rough count of cycles ranks them well. So a kernel
+that was never tuned starts from a good schedule, and a few measured trials find the best one, where
+MetaSchedule's generic space needs tens to hundreds.
 """
 
 from __future__ import annotations
