@@ -16,6 +16,12 @@ from ofa_tvm.targets.readiness import Readiness, examine
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnxruntime", "onnx", "numpy")
 
 
+_NO_HUGE_PAGES = (
+    "no huge pages: compiled networks run, some a few percent slower "
+    "(echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, as root)"
+)
+
+
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in _PACKAGES:
@@ -48,6 +54,7 @@ def command(console: Console) -> None:
     console.print(
         f"ofa-tvm {__version__} on {cpu}, {machine.cores} cores, {machine.ram_gib:g} GiB",
         ", ".join(f"{name} {found or 'not installed'}" for name, found in versions.items()),
+        *([] if machine.huge_pages in ("always", "madvise") else [_NO_HUGE_PAGES]),
         "",
     )
     columns = ("target", "ready", "compiler", "linker", "device", "to do")

@@ -114,7 +114,8 @@ class Machine:
     """This machine's processor and memory; 0 or "" where the system does not say.
 
     `level` is the x86-64 micro-architecture level, `cpu` LLVM's name if the model is known and every flag
-    that LLVM would use for it is present (a hypervisor may hide some).
+    that LLVM would use for it is present (a hypervisor may hide some). `huge_pages` says whether programs get
+    huge pages: "always", "madvise" (those that ask for them, as compiled networks do) or "never".
     """
 
     arch: str
@@ -131,6 +132,7 @@ class Machine:
     l2_kib: int
     l3_kib: int
     ram_gib: float
+    huge_pages: str = ""
 
     def has(self, feature: str) -> bool:
         """Whether the CPU has an LLVM feature ("avx512vnni") or a flag of /proc/cpuinfo ("avx512_vnni")."""
@@ -237,6 +239,7 @@ def detect_machine(root: Path = Path("/"), arch: str = platform.machine()) -> Ma
     cores, threads = detect_cores(cpuinfo)
     caches = detect_caches(root / "sys")
     total = re.search(r"MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"))
+    pages = re.search(r"\[(\w+)\]", _read(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     return Machine(
         arch=arch,
         model=model_name,
@@ -252,4 +255,5 @@ def detect_machine(root: Path = Path("/"), arch: str = platform.machine()) -> Ma
         l2_kib=caches["l2"],
         l3_kib=caches["l3"],
         ram_gib=round(int(total[1]) / 2**20, 1) if total else 0.0,
+        huge_pages=pages[1] if pages else "",
     )

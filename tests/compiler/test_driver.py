@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import ofa_tvm
-from ofa_tvm.compiler.memory_plan import Storage, place
+from ofa_tvm.compiler.memory_plan import Storage, Weights, place
 
 lives = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=25
@@ -36,6 +37,28 @@ def test_pieces_alive_together_do_not_overlap(pieces: list[tuple[int, int, int]]
 def test_a_chain_needs_two_places() -> None:
     storages = [Storage(1000, first=i, last=i + 1) for i in range(10)]
     assert place(storages) <= 2 * 1024
+
+
+def test_weights_lie_in_order_of_use_and_once() -> None:
+    weights = Weights()
+    a, b = np.arange(5, dtype=np.float32), np.arange(40, dtype=np.int64)
+    places = [weights.place(value) for value in (a, b, a.copy(), np.zeros(0, np.float32), b[::2])]
+    assert places[:3] == [0, 128, 0]
+    assert all(place % 128 == 0 for place in places)
+    content = weights.content()
+    assert np.array_equal(np.frombuffer(content, np.int64, 40, places[1]), b)
+    assert np.array_equal(np.frombuffer(content, np.int64, 20, places[4]), b[::2])
+
+
+def test_weights_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / """a "b" \\c d'e"""
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    model = _model(*GRAPHS["two outputs"])
+    ofa_tvm.compile(model, ofa_tvm.get_target("x86"), tmp_path / "m.so")
+    x = np.ones((2, 6), np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(ofa_tvm.load(tmp_path / "m.so")(x)[1], expected[1], rtol=1e-5)
 
 
 def _model(nodes: list[onnx.NodeProto], outputs: dict[str, tuple[int, ...]]) -> onnx.ModelProto:

@@ -81,6 +81,25 @@ def test_calls_at_once_share_the_weights(small: SmallModule, tmp_path: Path) -> 
     assert anonymous_mb() - before < 20
 
 
+def test_weights_are_in_memory_once(small: SmallModule, tmp_path: Path) -> None:
+    model = write_small_onnx(tmp_path / "heavy.onnx", width=2048, classes=4000)  # 33 MB
+    so = tmp_path / "heavy.so"
+    ofa_tvm.compile(model, small.target, so)
+    ofa_tvm.load(small.so)(pictures(1)[0])  # what the first call of any module brings
+    before = resident_mb()
+    run = ofa_tvm.load(so)
+    x = pictures(1)[0]
+    first = np.asarray(run(x))
+    assert resident_mb() - before < 1.5 * 33
+    assert np.array_equal(run(x), first)
+
+
+def resident_mb() -> float:
+    """Memory of this process."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
 def anonymous_mb() -> float:
     """Memory of this process that no file stands behind."""
     (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))

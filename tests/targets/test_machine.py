@@ -131,6 +131,18 @@ def test_x86_on_another_architecture(tmp_path: Path) -> None:
         probe_x86(machine)
 
 
+@pytest.mark.parametrize(
+    ("enabled", "expected"),
+    [("always [madvise] never\n", "madvise"), ("always madvise [never]\n", "never"), (None, ""), ("", "")],
+)
+def test_huge_pages(tmp_path: Path, enabled: str | None, expected: str) -> None:
+    folder = tmp_path / "sys/kernel/mm/transparent_hugepage"
+    if enabled is not None:
+        folder.mkdir(parents=True)
+        (folder / "enabled").write_text(enabled)
+    assert machine_of(tmp_path, "AuthenticAMD", 26, 2, ZEN5).huge_pages == expected
+
+
 def test_this_machine_is_described() -> None:
     machine = detect_machine()
     assert machine.cores >= 1 and machine.threads >= machine.cores
