@@ -14,6 +14,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import elementary
+from ofa_tvm.compiler.code import REVISION, kernel_code
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import kernel_key
 from ofa_tvm.compiler.refusals import reason
@@ -79,7 +80,7 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
     UserError
         If files may not be as large as an object is (`ulimit -f`), or if TVM cannot make a kernel's code.
     """
-    made_by = f"{tvm.__version__} {elementary.REVISION} {target}"
+    made_by = f"{tvm.__version__} {elementary.REVISION} {REVISION} {target}"
     digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
     folder = cache_dir() / "kernels" / digest
     remove_dead(folder)
@@ -89,7 +90,7 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
         path = folder / f"{kernel.symbol}.o"
         if not _is_whole(path):
             try:
-                library = tvm.compile(tvm.IRModule({kernel.symbol: kernel.function}), target=target)
+                library = kernel_code(tvm.IRModule({kernel.symbol: kernel.function}), target)
             except tvm.error.InternalError as error:
                 raise UserError(f"TVM cannot make code of the kernel {name} ({reason(error)})") from error
             code = _object_code(library.mod)

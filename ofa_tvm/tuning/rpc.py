@@ -12,6 +12,7 @@ from typing import Any
 import tvm
 from tvm.s_tir import Schedule
 
+from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.devices.place import Place
@@ -178,7 +179,7 @@ def _on_this_machine(mod: tvm.IRModule, arrays: Sequence[Array]) -> list[Array]:
     host = tvm.target.Target({"kind": "llvm"})
     default = next(templates_of(host).ranked(mod), None)
     scheduled = mod if default is None else default.mod
-    library = tvm.compile(final_form(scheduled, host), target=host)
+    library = kernel_code(final_form(scheduled, host), host)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     library["main"](*tensors)
     return [tensor.numpy() for tensor in tensors]

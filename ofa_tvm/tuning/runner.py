@@ -18,6 +18,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from ofa_tvm.agreement import relative_difference, tolerance
+from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import shapes
 from ofa_tvm.devices.tracker import TrackerUnreachable
@@ -123,7 +124,7 @@ class Runner(ABC):
 
     def build(self, sch: Schedule) -> Any:
         """Machine code of a schedule, as `load` takes it."""
-        return tvm.compile(final_form(sch.mod, self.target), target=self.target)
+        return kernel_code(final_form(sch.mod, self.target), self.target)
 
     @abstractmethod
     def load(self, library: Any) -> Any:

@@ -1,0 +1,62 @@
+"""Code of scheduled kernels: TVM's lowering, with the accumulators of CPU kernels on the stack."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.tirx import compilation_pipeline
+
+from ofa_tvm.compiler.toolchain import on_cpu
+
+REVISION = "stack-1"  # of what is done here, a part of cached objects' names
+_PIPELINE = "ofa_tvm_cpu"
+_KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
+_LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
+
+
+def kernel_code(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
+    """Compile kernels in their final form.
+
+    Parameters
+    ----------
+    mod
+        PrimFuncs (`final.final_form`).
+    target
+        What code is made for.
+    """
+    return tvm.compile(mod, target=target, tir_pipeline=_PIPELINE if on_cpu(target) else "default")
+
+
+def _cpu_pipeline() -> tuple[Any, Any, Any]:
+    lower, _, finish_device = compilation_pipeline.get_tir_pipeline("s_tir")
+
+    def finish_host() -> tvm.transform.Pass:
+        passes = [_on_stack, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
+        return tvm.transform.Sequential(passes)
+
+    return lower, finish_host, finish_device
+
+
+@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.OnStack")
+def _on_stack(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
+    """Keep small local buffers where LLVM can make registers of them.
+
+    TVM asks its allocator for each of them in every tile, and what was allocated has to be stored.
+    """
+
+    def kept(stmt: tirx.AllocBuffer) -> tirx.AllocBuffer:
+        buffer = stmt.buffer
+        if buffer.scope() != "local" or not all(isinstance(v, tirx.IntImm) for v in buffer.shape):
+            return stmt
+        dtype = tvm.DataType(buffer.dtype)
+        size = math.prod(int(v) for v in buffer.shape) * dtype.bits * dtype.lanes // 8
+        return tirx.AllocBuffer(buffer, _KEPT) if size <= _LARGEST_BYTES else stmt
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, kept)))
+
+
+compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _cpu_pipeline
