@@ -5,6 +5,9 @@ variable OFA_TVM_MODELS names it too) and the plain PyTorch networks of `plain_n
 `torch.onnx`, are compiled, compared with ONNX Runtime on random input, and timed beside it in interleaved
 rounds with the same number of threads: first with what the logs that ship hold, then after `--minutes` of
 tuning each. What does not compile is listed with its reason. With `--only` the other rows of the JSON stay.
+
+Tuning logs stay in `--logs`, where a stopped campaign goes on: `--no-timing` only tunes, on a busy machine,
+and the same command with `--minutes 0` times what was tuned, on a quiet one.
 """
 
 from __future__ import annotations
@@ -114,6 +117,16 @@ def timed(path: Path, so: Path, target: Target, logs: list[Path], seconds: float
     }
 
 
+def tuned(path: Path, target: Target, logs: Path, seconds: float) -> None:
+    """Tune a network's kernels, those that stand for the most time first."""
+    kernels = model_kernels(path, target, sizes_of(path) or None)
+    weights = {kernel.key: float(kernel.calls) for kernel in kernels}
+    result = tune(kernels, target, logs, trials=64, seconds=seconds, weights=weights)
+    note = logs / "seconds.json"
+    before = json.loads(note.read_text()) if note.exists() else 0.0
+    note.write_text(json.dumps(before + result.seconds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=Path, default=os.environ.get("OFA_TVM_MODELS"), help="a folder")
@@ -121,6 +134,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=0, help="of tuning, each network")
     parser.add_argument("--seconds", type=float, default=5, help="of timing, each network")
+    parser.add_argument("--logs", type=Path, help="folder that keeps the tuning logs, one for each network")
+    parser.add_argument("--no-timing", action="store_true", help="tune only")
     parser.add_argument("--only", nargs="*", default=[], help="networks whose names contain one of these")
     parser.add_argument("--json", type=Path, default=RESULTS / "any_onnx.json")
     options = parser.parse_args()
@@ -137,16 +152,16 @@ def main() -> None:
             row: dict[str, Any] = {"network": path.stem if path.stem != "model" else path.parts[-4]}
             if options.only and not any(part in str(path) for part in options.only):
                 continue
-            so = folder / "network.so"
+            so, logs = folder / "network.so", (options.logs or folder) / f"{row['network']}-logs"
             try:
-                row["minutes"] = options.minutes
-                row["untuned"] = timed(path, so, target, [], options.seconds)
                 if options.minutes:
-                    logs = folder / f"{row['network']}-logs"
-                    kernels = model_kernels(path, target, sizes_of(path) or None)
-                    weights = {kernel.key: float(kernel.calls) for kernel in kernels}
-                    tune(kernels, target, logs, trials=64, seconds=60 * options.minutes, weights=weights)
+                    tuned(path, target, logs, 60 * options.minutes)
+                if options.no_timing:
+                    continue
+                row["untuned"] = timed(path, so, target, [], options.seconds)
+                if logs.exists():
                     row["tuned"] = timed(path, so, target, [logs], options.seconds)
+                    row["tuning_seconds"] = json.loads((logs / "seconds.json").read_text())
             except UserError as error:
                 row["refused"] = str(error)
             except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
