@@ -72,10 +72,10 @@ def make_driver(
         if not _step(plan, binding, scheduled):
             return None
     result = function.body.body
-    fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-    if not fields or any(f not in plan.values for f in fields):
+    is_tuple = isinstance(result, relax.Tuple) or result in plan.tuples
+    outputs = _fields(plan, result if is_tuple else relax.Tuple([result]))
+    if not outputs:
         return None
-    outputs = [plan.values[f] for f in fields]
     own = [storage for storage, _ in outputs]
     if any(not s.computed for s in own) or len({id(s) for s in own}) < len(own):
         return None  # an input, a constant or one tensor twice is handed out: the virtual machine copies
@@ -87,7 +87,7 @@ def make_driver(
         source=driver_source(plan, len(weights), size, profile=profile),
         weights=weights,
         outputs=tuple(ty for _, ty in outputs),
-        tuple_result=isinstance(result, relax.Tuple),
+        tuple_result=is_tuple,
         calls=tuple(symbol for symbol, _ in plan.steps),
     )
 
@@ -102,6 +102,11 @@ def _step(plan: Plan, binding: relax.Binding, scheduled: dict[str, ScheduledKern
     if isinstance(value, relax.Var) and value in plan.values:
         plan.values[var] = plan.values[value]
         return True
+    if isinstance(value, relax.Tuple):
+        fields = _fields(plan, value)
+        if fields is not None:
+            plan.tuples[var] = fields
+        return fields is not None
     if isinstance(value, relax.TupleGetItem) and value.tuple_value in plan.tuples:
         plan.values[var] = plan.tuples[value.tuple_value][value.index]
         return True
@@ -130,6 +135,15 @@ def _step(plan: Plan, binding: relax.Binding, scheduled: dict[str, ScheduledKern
     known = [argument for argument in arguments if argument is not None]
     plan.steps.append((scheduled[value.args[0].name_hint].symbol, [*known, *made]))
     return True
+
+
+def _fields(plan: Plan, expr: relax.Expr) -> list[Placed] | None:
+    """Where the parts of a tuple lie; None if one of them is no tensor that lies anywhere yet."""
+    if expr in plan.tuples:
+        return plan.tuples[expr]
+    if all(isinstance(field, relax.Var) and field in plan.values for field in expr.fields):
+        return [plan.values[field] for field in expr.fields]
+    return None
 
 
 def _argument(plan: Plan, expr: relax.Expr, now: int) -> Placed | None:

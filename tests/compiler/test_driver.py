@@ -88,6 +88,26 @@ GRAPHS = {
 }
 
 
+def test_outputs_that_an_if_makes_are_straight_line(tmp_path: Path) -> None:
+    """Both branches are computed and one is chosen; only networks in one call can be profiled."""
+
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        made = [helper.make_tensor_value_info(f"{name}{i}", TensorProto.FLOAT, (2, 6)) for i in range(2)]
+        nodes = [node(kind, ["x"], [f"{name}0"]), node("Neg", ["x"], [f"{name}1"])]
+        return helper.make_graph(nodes, name, [], made)
+
+    chosen = node("If", ["c"], ["y", "z"], then_branch=branch("t", "Relu"), else_branch=branch("e", "Exp"))
+    model = _model([chosen], {"y": (2, 6), "z": (2, 6)})
+    model.graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, ()))
+    ofa_tvm.compile(model, ofa_tvm.get_target("x86"), tmp_path / "m.so", profile=True)
+    run = ofa_tvm.load(tmp_path / "m.so")
+    x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+    for condition, expected in ((True, np.maximum(x, 0)), (False, np.exp(x))):
+        first, second = run(x, np.array(condition))
+        np.testing.assert_allclose(first, expected, rtol=1e-6)
+        assert np.array_equal(second, -x)
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_outputs_equal_onnxruntime(name: str, tmp_path: Path) -> None:
     model = _model(*GRAPHS[name])
