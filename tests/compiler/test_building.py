@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx_models import Graph, random_inputs, reference
 
 import ofa_tvm
-from ofa_tvm.compiler.driver import _place, _Storage
+from ofa_tvm.compiler.memory_plan import Storage, place
 from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.errors import UserError
 from ofa_tvm.targets import Link, Target, get_target
@@ -180,7 +180,7 @@ def test_the_model_given_is_not_changed(target: Target, tmp_path: Path) -> None:
 
 
 storages = st.builds(
-    lambda size, first, length: _Storage(size, first=first, last=first + length),
+    lambda size, first, length: Storage(size, first=first, last=first + length),
     st.integers(1, 5000),
     st.integers(0, 12),
     st.integers(0, 6),
@@ -188,8 +188,8 @@ storages = st.builds(
 
 
 @given(st.lists(storages, max_size=25))
-def test_the_memory_plan_keeps_living_tensors_apart(pieces: list[_Storage]) -> None:
-    size = _place(pieces)
+def test_the_memory_plan_keeps_living_tensors_apart(pieces: list[Storage]) -> None:
+    size = place(pieces)
     for i, one in enumerate(pieces):
         assert one.offset % 64 == 0
         assert one.offset + one.bytes <= size

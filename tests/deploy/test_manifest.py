@@ -114,6 +114,7 @@ def test_what_was_written_is_read_and_written_alike(tmp_path: Path) -> None:
     assert manifest.variant == Variant("cortex-a72", 1, "float16", emulated=True)
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_nothing_is_written_of_what_is_not_known() -> None:
     target = get_target("x86").with_threads(2)
     manifest = Manifest(TargetEntry.of(target), accuracy=AccuracyEntry(None, None, "digits", 0.9))
