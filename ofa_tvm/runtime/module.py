@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    @cached_property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype of its arrays."""
+        return np.dtype(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from ofa_tvm.runtime.threads import on_threads, usable_cpus
 
 Arrays = npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]
 
+_SEVERAL = (tuple, list)
 _ALIGNMENT = 64  # bytes; what compiled kernels assume of every tensor
 
 
@@ -50,9 +50,7 @@ class Runner:
                 stacklevel=3,
             )
         self._idle = deque([_Context(module, module.vm)])
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if module.another_vm is None else nullcontext()
-        )
+        self._turn = threading.Lock() if module.another_vm is None else None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -103,12 +101,14 @@ class Runner:
         UsageError
             If the number of arrays, a shape or a dtype is wrong, or `out` cannot be written.
         """
-        if len(arrays) != len(self.inputs):
-            names = ", ".join(spec.name for spec in self.inputs)
+        # A call finds the caches full of weights: every step of Python here takes several times as long.
+        specs = self._module.inputs
+        if len(arrays) != len(specs):
+            names = ", ".join(spec.name for spec in specs)
             raise UsageError(
-                f"{self._module.path.name} takes {len(self.inputs)} inputs ({names}), not {len(arrays)}"
+                f"{self._module.path.name} takes {len(specs)} inputs ({names}), not {len(arrays)}"
             )
-        checked = [_checked(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
+        checked = list(map(_checked, arrays, specs))
         results = None if out is None else _checked_out(out, self.outputs)
         if self._module.parallel:
             outputs = on_threads(self._threads, partial(self._run, checked, results))
@@ -121,18 +121,20 @@ class Runner:
     def _run(
         self, arrays: list[npt.NDArray[Any]], out: list[npt.NDArray[Any]] | None
     ) -> list[npt.NDArray[Any]]:
-        with self._turn:
-            context = self._context()
-            outputs = context.run(arrays, out)
-            self._idle.append(context)  # not after an error, which may leave it in any state
+        if self._turn is not None:
+            with self._turn:
+                return self._idle[0].run(arrays, out)
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = self._another_context()
+        outputs = context.run(arrays, out)
+        self._idle.append(context)  # not after an error, which may leave it in any state
         return outputs
 
-    def _context(self) -> _Context:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            another = self._module.another_vm
-            return _Context(self._module, self._module.vm if another is None else another())
+    def _another_context(self) -> _Context:
+        another = self._module.another_vm
+        return _Context(self._module, self._module.vm if another is None else another())
 
     def batch(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Run a network of one input and one output over any number of examples.
@@ -172,44 +174,48 @@ class _Context:
     """What one call in flight has for itself: a virtual machine and a buffer an input."""
 
     def __init__(self, module: LoadedModule, vm: VirtualMachine) -> None:
+        from tvm_ffi import Tensor, from_dlpack
+
         self._main, self._device = vm.main, module.device
         self._here = module.kind == "llvm" and not module.remote
+        self._tensor, self._from_dlpack = Tensor, from_dlpack
         self._specs = module.inputs
         self._buffers: list[tuple[npt.NDArray[Any], Any] | None] = [None] * len(module.inputs)
+        self._places = range(len(module.inputs))
 
     def run(
-        self, arrays: Sequence[npt.NDArray[Any]], out: Sequence[npt.NDArray[Any]] | None
+        self, arrays: Sequence[npt.NDArray[Any]], out: list[npt.NDArray[Any]] | None
     ) -> list[npt.NDArray[Any]]:
         """The network's outputs, in arrays of their own or in `out`."""
         entry = self._view if self._here else self._sent
-        result = self._main(*[entry(array, index) for index, array in enumerate(arrays)])
-        tensors = [result] if hasattr(result, "numpy") else list(result)
+        result = self._main(*map(entry, arrays, self._places))
+        if isinstance(result, self._tensor):
+            result = (result,)
+        views = map(np.from_dlpack if self._here else self._fetched, result)
+        if out is not None:
+            list(map(np.copyto, out, views))
+            return out
         # A network may hand out its input, or a constant of its own, so that a view is not enough.
-        if not self._here:
-            found = [tensor.numpy() for tensor in tensors]
-        elif out is None:
-            return [np.from_dlpack(tensor).copy() for tensor in tensors]
-        else:
-            found = [np.from_dlpack(tensor) for tensor in tensors]
-        if out is None:
-            return found
-        for target, value in zip(out, found, strict=True):
-            np.copyto(target, value)
-        return list(out)
+        return list(map(np.ndarray.copy, views) if self._here else views)
 
     def _view(self, array: npt.NDArray[Any], index: int) -> Any:
         """The array as a tensor, without a copy where it lies as kernels expect it."""
-        import tvm_ffi
-
-        address, read_only = array.__array_interface__["data"]
-        if address % _ALIGNMENT == 0 and not read_only and array.flags.c_contiguous:
-            return tvm_ffi.from_dlpack(array)
+        flags = array.flags
+        if flags.c_contiguous and flags.writeable:
+            tensor = self._from_dlpack(array)
+            if tensor.data_ptr() % _ALIGNMENT == 0:
+                return tensor
         buffer = self._buffers[index]
         if buffer is None:
             own = _aligned(self._specs[index])
-            buffer = self._buffers[index] = own, tvm_ffi.from_dlpack(own)
+            buffer = self._buffers[index] = own, self._from_dlpack(own)
         np.copyto(buffer[0], array)
         return buffer[1]
+
+    @staticmethod
+    def _fetched(tensor: Any) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = tensor.numpy()
+        return array
 
     def _sent(self, array: npt.NDArray[Any], _index: int) -> Any:
         import tvm
@@ -219,7 +225,7 @@ class _Context:
 
 def _aligned(spec: TensorSpec) -> npt.NDArray[Any]:
     """Uninitialised array that starts at a multiple of `_ALIGNMENT`."""
-    dtype = np.dtype(spec.dtype)
+    dtype = spec.numpy_dtype
     size = math.prod(spec.shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.__array_interface__["data"][0] % _ALIGNMENT
@@ -230,7 +236,7 @@ def _checked(array: npt.ArrayLike, spec: TensorSpec) -> npt.NDArray[Any]:
     value = np.asarray(array)
     if value.shape != spec.shape:
         raise UsageError(f"input {spec.name} must have shape {spec.shape}, not {value.shape}")
-    if value.dtype != np.dtype(spec.dtype):
+    if value.dtype != spec.numpy_dtype:
         raise UsageError(
             f"input {spec.name} must be {spec.dtype}, not {value.dtype}; use .astype({spec.dtype!r})"
         )
@@ -238,17 +244,20 @@ def _checked(array: npt.ArrayLike, spec: TensorSpec) -> npt.NDArray[Any]:
 
 
 def _checked_out(out: Arrays, specs: Sequence[TensorSpec]) -> list[npt.NDArray[Any]]:
-    arrays = list(out) if isinstance(out, tuple | list) else [out]
+    arrays = list(out) if isinstance(out, _SEVERAL) else [out]
     if len(arrays) != len(specs):
         raise UsageError(f"out must be {len(specs)} arrays, one an output, not {len(arrays)}")
-    for array, spec in zip(arrays, specs, strict=True):
-        if not isinstance(array, np.ndarray):
-            raise UsageError(f"out for {spec.name} must be an array of numpy, not {type(array).__name__}")
-        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
-            raise UsageError(
-                f"out for {spec.name} must be {spec.dtype} of shape {spec.shape}, not {array.dtype} of "
-                f"{array.shape}"
-            )
-        if not array.flags.writeable:
-            raise UsageError(f"out for {spec.name} is read-only")
-    return arrays
+    return list(map(_checked_target, arrays, specs))
+
+
+def _checked_target(array: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"out for {spec.name} must be an array of numpy, not {type(array).__name__}")
+    if array.shape != spec.shape or array.dtype != spec.numpy_dtype:
+        raise UsageError(
+            f"out for {spec.name} must be {spec.dtype} of shape {spec.shape}, not {array.dtype} of "
+            f"{array.shape}"
+        )
+    if not array.flags.writeable:
+        raise UsageError(f"out for {spec.name} is read-only")
+    return array

@@ -83,7 +83,7 @@ print(interleave({"run": lambda: run(x)}, repeats=15)["run"].median_ms)
 def wide_so(small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A module whose call takes as long as a real one's."""
     folder = tmp_path_factory.mktemp("wide")
-    onnx_path = write_small_onnx(folder / "wide.onnx", width=2048, classes=8000)
+    onnx_path = write_small_onnx(folder / "wide.onnx", width=1024, classes=4000)
     return build_small_module(onnx_path, folder / "wide.so", small.target)
 
 
