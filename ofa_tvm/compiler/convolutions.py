@@ -48,7 +48,7 @@ def convolution(
     """
     in_half = in_half and weight.dtype == np.float16
     kh, kw, c_in, c_out = weight.shape
-    if packs_channels(weight, lanes):
+    if _packs_channels(weight, lanes):
         panel = math.gcd(c_out, lanes)
         weight = weight.reshape(kh, kw, c_in, -1, panel).transpose(3, 0, 1, 2, 4)
 
@@ -68,7 +68,7 @@ def convolution(
     return added_in_blocks(bb, c_in, kh * kw, part) if in_half else part(0, c_in)
 
 
-def packs_channels(weight: np.ndarray, lanes: int) -> bool:
+def _packs_channels(weight: np.ndarray, lanes: int) -> bool:
     """Whether weights (kh, kw, c_in, c_out) are worth storing in panels; those of pictures are few."""
     return weight.shape[2] >= _MANY and packs(weight.reshape(-1, weight.shape[3]), lanes)
 

@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
-from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped, packs_channels
+from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import batched_product, packed_product, packs
@@ -190,7 +190,7 @@ def _gathered(data: te.Tensor, indices: te.Tensor, axis: int, inside: bool) -> t
 
 
 def _conv2d(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """NHWC convolutions by our definitions, but for those of few channels and on GPUs: these by TVM's."""
+    """NHWC convolutions by our definitions, but for some dense ones (GPUs, computed weights): by TVM's."""
     attributes = call.attrs
     shape, dtype = static_shape(call.args[0]), str(call.args[0].ty.dtype)
     window = (
@@ -201,8 +201,7 @@ def _conv2d(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: rela
     weight = call.args[1].value.numpy() if isinstance(call.args[1], tvm.ir.GenericConst) else None
     in_float32 = dtype == "float16" and str(attributes.out_dtype) == "float32"
     dense = attributes.data_layout == "NHWC" and int(attributes.groups) == 1
-    packed = weight is not None and lanes and dtype == "float32" and packs_channels(weight, lanes)
-    if lanes and dense and weight is not None and (in_float32 or packed):
+    if lanes and dense and weight is not None and (in_float32 or dtype == "float32"):
         sums = convolution(bb, call.args[0], weight, *window, lanes, in_half=in_half)
         return _widened(bb, sums, "float32")
     by_channel = (
