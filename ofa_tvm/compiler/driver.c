@@ -1,6 +1,6 @@
 /* What every generated driver ends with: its steps, one after the other. The driver defines before this:
- * `operands` (of all steps, in order), `steps`, STEPS, and MOST, the operands that a step has at most; for a
- * network that is profiled, PROFILE. */
+ * `operands` (of all steps, in order), `steps`, STEPS, MOST (operands of a step), NETWORK (its own symbol) and, if
+ * it is to be profiled, PROFILE (the symbol of what tells the times). */
 #ifdef PROFILE
 #include <time.h>
 static double seconds[STEPS + 1];
@@ -11,7 +11,7 @@ static double now(void) {
 }
 
 /* Seconds that each step took since this was last asked, into a tensor. */
-int32_t __tvm_ffi_kernel_seconds(void *self, const Any *args, int32_t count, Any *result) {
+int32_t PROFILE(void *self, const Any *args, int32_t count, Any *result) {
   (void)self; (void)count; (void)result;
   memcpy(tensor_of(args)->data, seconds, STEPS * sizeof *seconds);
   memset(seconds, 0, sizeof seconds);
@@ -20,7 +20,7 @@ int32_t __tvm_ffi_kernel_seconds(void *self, const Any *args, int32_t count, Any
 #endif
 
 /* The network: inputs, then outputs. */
-int32_t __tvm_ffi_network(void *self, const Any *args, int32_t count, Any *result) {
+int32_t NETWORK(void *self, const Any *args, int32_t count, Any *result) {
   Tensor tensors[MOST];
   Any pointers[MOST], none;
   int32_t code = 0;

@@ -9,6 +9,7 @@ import numpy as np
 
 from ofa_tvm.compiler.dataflow import static_shape_of
 from ofa_tvm.compiler.memory_plan import Plan, Storage
+from ofa_tvm.measurement.profile import TIMES
 
 SYMBOL = "network"
 _BEGIN, _END = (Path(__file__).with_name(f"driver.{kind}") for kind in "hc")
@@ -42,7 +43,8 @@ def driver_source(plan: Plan, weight_bytes: int, workspace_bytes: int, *, profil
         f"#define WORKSPACE_BYTES {max(workspace_bytes, 1)}",
         f"#define STEPS {len(steps)}",
         f"#define MOST {max((len(arguments) for _, arguments in plan.steps), default=1)}",
-        *(["#define PROFILE"] if profile else ()),
+        f"#define NETWORK __tvm_ffi_{SYMBOL}",
+        *([f"#define PROFILE __tvm_ffi_{TIMES}"] if profile else ()),
         _BEGIN.read_text(),
         *(f"Kernel __tvm_ffi_{symbol};" for symbol in symbols),
         *(f"static const int64_t {name}[] = {{{_dims(dims)}}};" for dims, name in shapes.items()),

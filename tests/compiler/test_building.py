@@ -12,12 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx_models import Graph, random_inputs, reference
 
 import ofa_tvm
-from ofa_tvm.compiler.memory_plan import Storage, place
 from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.errors import UserError
 from ofa_tvm.targets import Link, Target, get_target
@@ -177,26 +174,3 @@ def test_the_model_given_is_not_changed(target: Target, tmp_path: Path) -> None:
     before = model.SerializeToString(deterministic=True)
     ofa_tvm.compile(model, target, tmp_path / "m.so")
     assert model.SerializeToString(deterministic=True) == before
-
-
-storages = st.builds(
-    lambda size, first, length: Storage(size, first=first, last=first + length),
-    st.integers(1, 5000),
-    st.integers(0, 12),
-    st.integers(0, 6),
-)
-
-
-@given(st.lists(storages, max_size=25))
-def test_the_memory_plan_keeps_living_tensors_apart(pieces: list[Storage]) -> None:
-    size = place(pieces)
-    for i, one in enumerate(pieces):
-        assert one.offset % 64 == 0
-        assert one.offset + one.bytes <= size
-        for other in pieces[:i]:
-            together = one.first <= other.last and other.first <= one.last
-            apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
-            assert apart or not together
-    alive = max((sum(s.bytes for s in pieces if s.first <= t <= s.last) for t in range(20)), default=0)
-    assert size >= alive
-    assert size <= sum(-(-s.bytes // 128) * 128 for s in pieces)

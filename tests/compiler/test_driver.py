@@ -1,4 +1,4 @@
-"""The generated driver: its memory plan, and what it computes."""
+"""The generated driver: what it computes."""
 
 from __future__ import annotations
 
@@ -9,45 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import ofa_tvm
-from ofa_tvm.compiler.memory_plan import Storage, Weights, place
-
-lives = st.lists(
-    st.tuples(st.integers(1, 5000), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=25
-)
-
-
-@given(lives)
-def test_pieces_alive_together_do_not_overlap(pieces: list[tuple[int, int, int]]) -> None:
-    storages = [Storage(size, first=first, last=first + more) for size, first, more in pieces]
-    total = place(storages)
-    for i, a in enumerate(storages):
-        assert a.offset % 64 == 0
-        assert a.offset + a.bytes <= total
-        for b in storages[:i]:
-            apart_in_time = a.last < b.first or b.last < a.first
-            apart_in_space = a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset
-            assert apart_in_time or apart_in_space
-
-
-def test_a_chain_needs_two_places() -> None:
-    storages = [Storage(1000, first=i, last=i + 1) for i in range(10)]
-    assert place(storages) <= 2 * 1024
-
-
-def test_weights_lie_in_order_of_use_and_once() -> None:
-    weights = Weights()
-    a, b = np.arange(5, dtype=np.float32), np.arange(40, dtype=np.int64)
-    places = [weights.place(value) for value in (a, b, a.copy(), np.zeros(0, np.float32), b[::2])]
-    assert places[:3] == [0, 128, 0]
-    assert all(place % 128 == 0 for place in places)
-    content = weights.content()
-    assert np.array_equal(np.frombuffer(content, np.int64, 40, places[1]), b)
-    assert np.array_equal(np.frombuffer(content, np.int64, 20, places[4]), b[::2])
 
 
 def test_weights_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
