@@ -181,7 +181,7 @@ def test_two_threads_in_a_quickstarts_folder_have_a_budget_of_their_own(
         pytest.skip("two threads need two cores")
     one, two = get_target("x86"), get_target("x86").with_threads(2)
     kept = (project / "budget-x86.json").read_bytes()
-    quick = replace(tiny_settings(), tuning_seconds=1.0, latency_samples=2, candidates=1)
+    quick = replace(tiny_settings(), tuning_seconds=1.0)
     result = quickstart(project, two, settings=quick)
     assert (project / "budget-x86.json").read_bytes() == kept
     assert result.budget == Store(project).budget(Variant.of(two)) != Store(project).budget(Variant.of(one))
