@@ -4,7 +4,8 @@ Random subnets that nobody tuned for are compiled with the logs that are found (
 and timed on one image beside ONNX Runtime (all its graph optimisations), in interleaved rounds, pinned, with
 the same number of threads; ratios are paired by round. `--rivals` times OpenVINO, PyTorch and torch.compile,
 each beside ONNX Runtime too, on the first `--rivals-n` subnets. `--classes` says which share of a core's peak
-each class of kernels reaches inside the network.
+each class of kernels reaches inside the network. `--specialized FOLDER` takes the published specialised
+networks of a folder (`net.config` and `run.config` each) in place of random subnets.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,48 @@ from provenance import save
 
 import ofa_tvm
 from ofa_tvm.compiler.cpu_model import cpu_model
-from ofa_tvm.export import export_onnx
+from ofa_tvm.export import export_onnx, load_net_config, published_resolution
 from ofa_tvm.logs import find_records
 from ofa_tvm.measurement import KernelTime, Measurer, measure_callables, profile, torch_subject
 from ofa_tvm.measurement.pinning import pinned
-from ofa_tvm.spaces import Arch, Space
+from ofa_tvm.number_formats import DTYPES
+from ofa_tvm.spaces.network import Layer, network_layers
 from ofa_tvm.targets import Target
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RIVALS = ("openvino", "torch", "torch.compile")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to compile: its name (an architecture or a folder), its side in pixels, its layers."""
+
+    name: str
+    net: Any
+    side: int
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return network_layers(self.net.spec, self.side)
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+
+def random_subnets(space_name: str, n: int, sides: Sequence[int], seed: int) -> Iterator[Subject]:
+    """Of a space, on the given sides in turn; their weights are random."""
+    space, rng = ofa_tvm.get_space(space_name), np.random.default_rng(seed)
+    net = ofa_tvm.build_supernet(space, n_classes=1000).eval()
+    for number in range(n):
+        arch = space.sample(rng).replace(r=sides[number % len(sides)])
+        yield Subject(arch.to_json(), net.extract(arch), arch.r)
+
+
+def published(folder: Path) -> Iterator[Subject]:
+    """The specialised networks in a folder, on the sides that they were published for; random weights."""
+    for path in sorted(folder.iterdir()):
+        yield Subject(path.name, load_net_config(path), published_resolution(path) or 224)
 
 
 def rival(name: str, sub: Any, onnx: Path, x: np.ndarray, threads: int) -> Callable[[], object]:
@@ -65,10 +100,10 @@ def ratio(ours: Any, theirs: Any) -> float:
     return float(np.median(np.array(ours.samples_ms) / np.array(theirs.samples_ms)))
 
 
-def classes(space: Space, arch: Arch, calls: tuple[KernelTime, ...]) -> dict[str, tuple[float, float]]:
+def classes(layers: Sequence[Layer], calls: tuple[KernelTime, ...]) -> dict[str, tuple[float, float]]:
     """Operations (of the network as published: no padding, no epilogues) and microseconds of each class."""
     found = {name: [0.0, 0.0] for name in ("1x1", "depthwise", "stem", "one pixel", "other")}
-    for layer in space.layers(arch):
+    for layer in layers:
         if layer.kind != "pool":
             kind = "depthwise" if layer.kind == "depthwise" else "stem" if layer.kernel > 1 else "1x1"
             if kind == "1x1" and layer.h_out <= 1:
@@ -94,7 +129,9 @@ def main() -> None:
     parser.add_argument("--target", default="x86")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[160, 192, 224])
     parser.add_argument("-n", type=int, default=12, help="subnets")
+    parser.add_argument("--specialized", type=Path, help="folder of published networks, in place of subnets")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--logs", type=Path, nargs="*", default=[], help="folders of tuning logs")
     parser.add_argument("--rivals", nargs="*", default=[], choices=RIVALS)
     parser.add_argument("--rivals-n", type=int, default=3, help="subnets that rivals are timed on")
@@ -105,21 +142,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    space = ofa_tvm.get_space(options.space)
-    target = ofa_tvm.get_target(options.target).with_threads(options.threads)
+    target = ofa_tvm.get_target(options.target).with_threads(options.threads).with_dtype(options.dtype)
     records = find_records(target, options.logs)
-    net = ofa_tvm.build_supernet(space, n_classes=1000).eval()
-    rng = np.random.default_rng(options.seed)
+    subjects = (
+        published(options.specialized)
+        if options.specialized
+        else random_subnets(options.space, options.n, options.resolutions, options.seed)
+    )
     rows: list[dict[str, Any]] = []
     totals: dict[str, list[float]] = {}
     print(f"{'r':>4} {'M MACs':>7} {'tuned':>6} {'ofa-tvm ms':>11} {'ORT ms':>8} {'ratio':>6} "
           f"{'GFLOP/s':>8} {'compile s':>10} {'again s':>8}")  # fmt: skip
     with Measurer(target) as measurer, tempfile.TemporaryDirectory() as name:
-        for number in range(options.n):
-            arch = space.sample(rng).replace(r=options.resolutions[number % len(options.resolutions)])
-            sub = net.extract(arch)
+        for number, subject in enumerate(subjects):
             onnx, so = Path(name) / f"{number}.onnx", Path(name) / f"{number}.so"
-            export_onnx(sub, onnx, resolution=arch.r)
+            export_onnx(subject.net, onnx, resolution=subject.side)
             seconds = []
             for _ in range(2):
                 start = time.perf_counter()
@@ -127,26 +164,27 @@ def main() -> None:
                 seconds.append(time.perf_counter() - start)
             ours, theirs = measurer.measure_many([so, onnx])
             row: dict[str, Any] = {
-                "arch": arch.to_json(),
-                "r": arch.r,
-                "macs": space.macs(arch),
+                "arch": subject.name,
+                "r": subject.side,
+                "macs": subject.macs,
                 "tuned_fraction": module.tuned_fraction,
                 "ofa_tvm_ms": ours.cost,
                 "mad_ms": ours.mad_ms,
                 "onnxruntime_ms": theirs.cost,
                 "ratio": ratio(ours, theirs),
-                "gflops_per_s": 2 * space.macs(arch) / ours.cost / 1e6,
+                "gflops_per_s": 2 * subject.macs / ours.cost / 1e6,
                 "compile_s": seconds[0],
                 "compile_again_s": seconds[1],
             }
-            print(f"{arch.r:4} {row['macs'] / 1e6:7.1f} {row['tuned_fraction']:6.2f} {ours.cost:11.3f} "
+            print(f"{subject.side:4} {row['macs'] / 1e6:7.1f} {row['tuned_fraction']:6.2f} {ours.cost:11.3f} "
                   f"{theirs.cost:8.3f} {row['ratio']:6.3f} {row['gflops_per_s']:8.1f} "
                   f"{seconds[0]:10.2f} {seconds[1]:8.2f}", flush=True)  # fmt: skip
             if number < options.rivals_n and options.rivals:
-                x = rng.standard_normal((1, 3, arch.r, arch.r)).astype(np.float32)
-                subjects = {rival_name: rival(rival_name, sub, onnx, x, options.threads)
-                            for rival_name in ("onnxruntime", *options.rivals)}  # fmt: skip
-                timed = measure_callables(subjects, target)
+                x = np.random.default_rng(number).standard_normal((1, 3, subject.side, subject.side))
+                x = x.astype(np.float32)
+                calls = {rival_name: rival(rival_name, subject.net, onnx, x, options.threads)
+                         for rival_name in ("onnxruntime", *options.rivals)}  # fmt: skip
+                timed = measure_callables(calls, target)
                 row["rivals_over_onnxruntime"] = {
                     rival_name: ratio(timed[rival_name], timed["onnxruntime"])
                     for rival_name in options.rivals
@@ -155,7 +193,7 @@ def main() -> None:
                 print(f"     time over ONNX Runtime's: {found}")
             if options.classes:
                 ofa_tvm.compile(onnx, target, so, records=records, profile=True)
-                for kind, (flops, us) in classes(space, arch, profile(so)).items():
+                for kind, (flops, us) in classes(subject.layers, profile(so)).items():
                     total = totals.setdefault(kind, [0.0, 0.0])
                     total[0] += flops
                     total[1] += us
@@ -164,7 +202,9 @@ def main() -> None:
     print(f"time over ONNX Runtime's: geometric mean {geometric(ratios):.3f}, worst {max(ratios):.3f}, "
           f"{options.threads} thread(s)")  # fmt: skip
     content: dict[str, Any] = {
-        "settings": vars(options) | {"logs": [str(p) for p in options.logs], "json": None},
+        "settings": vars(options)
+        | {"logs": [str(p) for p in options.logs], "json": None}
+        | {"specialized": options.specialized and options.specialized.name},
         "rows": rows,
         "geometric_mean_ratio": geometric(ratios),
         "worst_ratio": max(ratios),

@@ -1,5 +1,8 @@
 """The formats that a network's weights and feature maps may have: names, and how exact each is.
 
+"float16-weights" is float32 but for the weights that are read from memory each time: those of products with a
+single row, as in squeeze-and-excitation and in classifiers.
+
 What becomes of a network's graph in a format is `compiler/formats.py`.
 """
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-DType = Literal["float32", "float16"]
+DType = Literal["float32", "float16-weights", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 
 Stage = Literal["export", "kernel", "measure", "ship"]
@@ -38,6 +41,7 @@ class Exactness:
 # value (up to 65504), and whole networks round many times; random inputs are rounded worse than pictures.
 EXACTNESS: Mapping[DType, Exactness] = {
     "float32": Exactness({"export": 1e-3, "kernel": 1e-3, "measure": 1e-3, "ship": 1e-3}, 100.0),
+    "float16-weights": Exactness({"export": 1e-3, "kernel": 2e-3, "measure": 5e-3, "ship": 5e-3}, 100.0),
     "float16": Exactness({"export": 1e-3, "kernel": 2e-2, "measure": 5e-2, "ship": 3e-2}, 8.0),
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import tvm
@@ -23,11 +24,12 @@ from ofa_tvm.compiler.linking import LIBRARY_BYTES
 from ofa_tvm.compiler.metadata import network_metadata
 from ofa_tvm.compiler.network import KernelUse, Network, device_library, host_library
 from ofa_tvm.compiler.objects import ScheduledKernel, scheduled_kernel
+from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.targets import DType, Target
@@ -74,7 +76,8 @@ def lower_onnx(
     UsageError
         If an input shape is dynamic and not given.
     UserError
-        If the model has an operator that cannot be compiled; the sentence names the operator and its node.
+        If the model has an operator that cannot be compiled (the sentence names the operator and its node),
+        or if the target cannot compute in its number format.
     """
     sizes = graph.input_shapes(model, shapes)
     try:
@@ -82,21 +85,20 @@ def lower_onnx(
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     prepared = PASSES[target.dtype].prepare(prepared)
+    form = templates_of(target.tvm_target()).products(target.dtype)
     try:
-        return _lowered(prepared, target)
+        return _lowered(prepared, target, form)
     except Exception as error:
-        why = refusal(prepared, partial(_lowered, target=target), error)
+        why = refusal(prepared, partial(_lowered, target=target, form=form), error)
         raise UserError(f"{source}: {why}") from error
 
 
-def _lowered(prepared: onnx.ModelProto, target: Target) -> tvm.IRModule:
+def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tvm.IRModule:
     mod = import_onnx(prepared, graph.input_shapes(prepared))
     mod = relax.transform.DecomposeOpsForInference()(mod)
-    tvm_target = target.tvm_target()
-    templates = templates_of(tvm_target)
-    in_half = templates.sums_in_half
-    mod = layout.channels_last(mod, templates.lanes(target.dtype) or 1, in_half=in_half)
-    lowered = lowering.lower(PASSES[target.dtype].finish(mod, in_half), tvm_target, target.dtype)
+    mod = layout.channels_last(mod, form)
+    finished = PASSES[target.dtype].finish(mod, form.in_half)
+    lowered = lowering.lower(finished, target.tvm_target(), target.dtype)
     if not _is_static(lowered):
         raise ValueError(
             "the shape of what it makes depends on values that the network computes, or its kernel for "
@@ -138,6 +140,7 @@ def compile(
     profile: bool = False,
     cuda_graph: bool = False,
     dtype: DType | None = None,
+    weights: Literal["float16"] | None = None,
 ) -> CompiledModule:
     """Compile an ONNX model for a target into a shared library that carries its own metadata.
 
@@ -161,12 +164,20 @@ def compile(
         On a CUDA target, capture the network's kernels in a CUDA graph that is launched as a whole.
     dtype
         "float16" for weights and feature maps in half precision; by default the target's.
+    weights
+        "float16" for the weights of one-row products alone, short for the dtype "float16-weights".
 
     Raises
     ------
     UsageError, UserError
         If the model cannot be read or imported, the target's linker is missing, or `path` cannot be written.
     """
+    if weights is not None:
+        if weights != "float16" or dtype not in (None, "float32"):
+            raise UsageError(
+                f"weights are None or 'float16', beside float32 maps, not {weights!r} and {dtype}"
+            )
+        dtype = "float16-weights"
     if dtype is not None:
         target = target.with_dtype(dtype)
     unlinked = prepare(

@@ -16,7 +16,7 @@ from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.convolutions import convolution
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.feature_maps import CHANNELS_FIRST, FeatureMaps, View, four_sides, ints, two_axes
-from ofa_tvm.compiler.products import packed_product, packs
+from ofa_tvm.compiler.products import ProductForm, packed_product, packs
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,13 @@ class Convolutions:
         What they become is emitted into it, but for the last expression.
     maps
         What they work on.
-    lanes
-        Values in a vector register, to which channels are padded.
-    in_half
-        Add products of float16 in blocks of float16.
+    form
+        How products are computed; channels are padded to its vectors.
     """
 
-    def __init__(self, builder: relax.BlockBuilder, maps: FeatureMaps, lanes: int, in_half: bool) -> None:
-        self._builder, self._maps, self._lanes, self._in_half = builder, maps, lanes, in_half
+    def __init__(self, builder: relax.BlockBuilder, maps: FeatureMaps, form: ProductForm) -> None:
+        self._builder, self._maps, self._form = builder, maps, form
+        self._lanes = form.lanes or 1
 
     def __call__(self, call: relax.Call) -> tuple[View, relax.Expr] | None:
         """(view, expression) of a convolution, or None where the imported form must be kept."""
@@ -99,7 +98,7 @@ class Convolutions:
     def _product(self, data: relax.Var, view: relax.Expr, weight: np.ndarray) -> relax.Expr:
         matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
         if packs(matrix, self._lanes):
-            product = packed_product(self._builder, view, matrix, self._lanes, in_half=self._in_half)
+            product = packed_product(self._builder, view, matrix, self._form)
             return self._as(data, product)
         self._maps.narrow(data)
         return relax.op.matmul(self._maps.view(data, "flat"), constant_of(matrix))
@@ -123,8 +122,7 @@ class Convolutions:
                 window.strides,
                 window.padding,
                 window.dilation,
-                self._lanes,
-                in_half=self._in_half,
+                self._form,
             )
             return self._raised(self._as(data, sums), upright)
         sums = relax.op.nn.conv2d(

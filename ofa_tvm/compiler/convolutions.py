@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.products import added_in_blocks, packs, product_of
+from ofa_tvm.compiler.products import ProductForm, added_in_blocks, packs, product_of
 
 _MANY = 16  # input channels from which on weights are read in panels
 
@@ -21,15 +21,13 @@ def convolution(
     strides: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    lanes: int,
-    *,
-    in_half: bool = False,
+    form: ProductForm,
 ) -> relax.Expr:
     """Convolution of all channels; of those of `data`, none from the weights' c_in on is read.
 
     Weights of many channels are stored in panels one vector wide, as those of products are.
 
-    The convolution of float16 is float32, see `added_in_blocks` for one that is added `in_half`.
+    The convolution of float16 is float32, see `added_in_blocks` for one that is added in half.
 
     Parameters
     ----------
@@ -41,12 +39,11 @@ def convolution(
         (kh, kw, c_in, c_out)
     strides, padding, dilation
         (y, x); padding (top, left, bottom, right).
-    lanes
-        Values of a vector register.
-    in_half
-        Add products of float16 in float16, a block at a time.
+    form
+        How to compute its products.
     """
-    in_half = in_half and weight.dtype == np.float16
+    lanes = form.lanes or 1
+    in_half = form.in_half and weight.dtype == np.float16
     kh, kw, c_in, c_out = weight.shape
     if _packs_channels(weight, lanes):
         panel = math.gcd(c_out, lanes)

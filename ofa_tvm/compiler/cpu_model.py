@@ -40,6 +40,12 @@ def computes_in_half(target: tvm.target.Target) -> bool:
     return "fullfp16" in {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
 
 
+def reads_half(target: tvm.target.Target) -> bool:
+    """Whether a CPU target has an instruction that widens float16: F16C on x86, all of ARM's 64-bit CPUs."""
+    features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    return "f16c" in features or "neon" in features
+
+
 def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     """Vector unit for values of `dtype`, by LLVM's features, and threads of a CPU target."""
     # llvm_get_vector_width is no help: it says 512 for any x86.

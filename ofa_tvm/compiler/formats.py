@@ -31,5 +31,6 @@ class Passes:
 
 PASSES: Mapping[DType, Passes] = {
     "float32": Passes(),
+    "float16-weights": Passes(),  # see products.packed_product
     "float16": Passes(half.to_float16, lambda mod, in_half: half.with_float32_sums(mod, windows=not in_half)),
 }

@@ -33,6 +33,7 @@ from ofa_tvm.compiler.feature_maps import (
     two_axes,
 )
 from ofa_tvm.compiler.folding import RESHAPES, folded, has_reciprocals
+from ofa_tvm.compiler.products import PLAIN, ProductForm
 
 _UNARY = frozenset(
     f"relax.{name}"
@@ -75,11 +76,10 @@ _REDUCTION = frozenset(f"relax.{name}" for name in ["mean", "sum", "max", "min",
 Emitted = tuple[View, relax.Expr]
 
 
-def channels_last(mod: tvm.IRModule, lanes: int = 1, *, in_half: bool = False) -> tvm.IRModule:
+def channels_last(mod: tvm.IRModule, form: ProductForm = PLAIN) -> tvm.IRModule:
     """Module whose `main` computes the same in NHWC, with constants folded.
 
-    Channels of inner feature maps are padded to multiples of `lanes`, the values in a vector register.
-    Products of float16 are added in float32, with `in_half` in blocks of float16.
+    Channels of inner feature maps are padded to whole vectors of `form`, by which products are computed.
 
     Only straight-line dataflow functions (what an ONNX import gives) are rewritten; a function with control
     flow is returned as it is.
@@ -87,18 +87,18 @@ def channels_last(mod: tvm.IRModule, lanes: int = 1, *, in_half: bool = False) -
     plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
     if not all(isinstance(binding.value, plain) for binding in bindings(mod["main"])):
         return mod
-    return _Rewriter(mod, lanes, in_half).run()
+    return _Rewriter(mod, form).run()
 
 
 class _Rewriter:
     """Walks `main` once, emitting each operator on the view that suits it."""
 
-    def __init__(self, mod: tvm.IRModule, lanes: int, in_half: bool) -> None:
+    def __init__(self, mod: tvm.IRModule, form: ProductForm) -> None:
         self.function = mod["main"]
         others = {var: function for var, function in mod.functions.items() if var.name_hint != "main"}
         self.bb = relax.BlockBuilder(tvm.IRModule(others))
         self.maps = FeatureMaps(self.bb)
-        self.convolution = Convolutions(self.bb, self.maps, lanes, in_half)
+        self.convolution = Convolutions(self.bb, self.maps, form)
 
     def run(self) -> tvm.IRModule:
         function = self.function

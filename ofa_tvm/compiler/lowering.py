@@ -16,7 +16,7 @@ from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.elementary import FUNCTIONS
-from ofa_tvm.compiler.products import batched_product, packed_product, packs
+from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
 from ofa_tvm.compiler.templates import templates_of
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
@@ -30,20 +30,20 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
     `dtype` is that of weights and feature maps.
     """
     templates = templates_of(target)
-    vector, in_half = templates.lanes(dtype), templates.sums_in_half
+    form = templates.products(dtype)
     own = {
-        "relax.nn.conv2d": partial(_conv2d, vector, in_half),
-        "relax.matmul": partial(_matmul, vector, in_half),
+        "relax.nn.conv2d": partial(_conv2d, form),
+        "relax.matmul": partial(_matmul, form),
         "relax.take": _take,
     }
-    if vector:
-        own |= normalisation.legalizers(templates.lanes() or vector)
+    if form.lanes:
+        own |= normalisation.legalizers(templates.lanes() or form.lanes)
     passes = tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(own, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
-            *([_small_kernels] if vector else []),
+            *([_small_kernels] if form.lanes else []),
             relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
@@ -136,9 +136,9 @@ def _calls_function(kernel: tirx.PrimFunc) -> bool:
     return any(name.removeprefix("tirx.") in FUNCTIONS for name in found)
 
 
-def _matmul(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+def _matmul(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """On a CPU products with constant matrices on packed panels, and others of whole tiles; else TVM's."""
-    left, right = call.args[0], call.args[1]
+    left, right, lanes = call.args[0], call.args[1], form.lanes
     left_shape, right_shape, shape = static_shape(left), static_shape(right), static_shape(call)
     dtype, out_dtype = str(left.ty.dtype), str(call.attrs.out_dtype or left.ty.dtype)
     ours = dtype.startswith("float") and out_dtype == ("float32" if dtype == "float16" else dtype)
@@ -146,7 +146,7 @@ def _matmul(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: rela
         matrix = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
         several = math.prod(shape[:-1]) > 1
         if matrix is not None and (packs(matrix, lanes) or (several and _is_wide(matrix, lanes))):
-            return _widened(bb, packed_product(bb, left, matrix, lanes, in_half=in_half), out_dtype)
+            return _widened(bb, packed_product(bb, left, matrix, form), out_dtype)
         if several and len(right_shape) > 1:
             return batched_product(bb, left, right, shape, lanes)
     return relax.transform.legalize_ops.linear_algebra._matmul(bb, call)
@@ -189,7 +189,7 @@ def _gathered(data: te.Tensor, indices: te.Tensor, axis: int, inside: bool) -> t
     return te.compute(shape, element, name="take")
 
 
-def _conv2d(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+def _conv2d(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """NHWC convolutions by our definitions, but for some dense ones (GPUs, computed weights): by TVM's."""
     attributes = call.attrs
     shape, dtype = static_shape(call.args[0]), str(call.args[0].ty.dtype)
@@ -201,8 +201,8 @@ def _conv2d(lanes: int | None, in_half: bool, bb: relax.BlockBuilder, call: rela
     weight = call.args[1].value.numpy() if isinstance(call.args[1], tvm.ir.GenericConst) else None
     in_float32 = dtype == "float16" and str(attributes.out_dtype) == "float32"
     dense = attributes.data_layout == "NHWC" and int(attributes.groups) == 1
-    if lanes and dense and weight is not None and (in_float32 or dtype == "float32"):
-        sums = convolution(bb, call.args[0], weight, *window, lanes, in_half=in_half)
+    if form.lanes and dense and weight is not None and (in_float32 or dtype == "float32"):
+        sums = convolution(bb, call.args[0], weight, *window, form)
         return _widened(bb, sums, "float32")
     by_channel = (
         attributes.data_layout == "NHWC"

@@ -13,15 +13,40 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.dataflow import static_shape
 
 _ROWS = range(4, 14)  # sizes of a register tile
+_FEW_ROWS = 4  # for fewer than so many, a product takes as long as its weights take from memory
 HALF_TERMS = 128  # float16 products that are added in float16: 1 % off if all are alike, 0.1 % if not
 _TILE = 8  # rows to which those without such a divisor are rounded up
+
+
+@dataclass(frozen=True)
+class ProductForm:
+    """How a target computes products.
+
+    Parameters
+    ----------
+    lanes
+        Values in a vector register; None where channels and panels are not padded to them.
+    in_half
+        Whether products of float16 are added in float16, a block at a time.
+    half_weights
+        Whether weights that few rows are multiplied with are stored as float16.
+    """
+
+    lanes: int | None = 1
+    in_half: bool = False
+    half_weights: bool = False
+
+
+PLAIN = ProductForm()
 
 
 def packs(matrix: np.ndarray, lanes: int) -> bool:
@@ -29,9 +54,21 @@ def packs(matrix: np.ndarray, lanes: int) -> bool:
     return lanes > 1 and matrix.ndim == 2 and 2 * math.gcd(matrix.shape[1], lanes) >= lanes
 
 
-def product_of(left: tirx.Expr, right: tirx.Expr, dtype: str, *, in_half: bool = False) -> tirx.Expr:
-    """One term of a sum of products; those of float16 are float32 unless they are to be added `in_half`."""
-    if dtype != "float16" or in_half:
+def few_rows(left: relax.Expr) -> bool:
+    """Whether a product with `left` (..., m, k) is bound by reading its weights."""
+    shape = static_shape(left)
+    return shape is not None and math.prod(shape[:-1]) < _FEW_ROWS
+
+
+def as_half(weights: np.ndarray) -> np.ndarray:
+    """Weights in float16, those beyond its range cut to it."""
+    largest = np.finfo(np.float16).max
+    return np.clip(weights, -largest, largest).astype(np.float16)
+
+
+def product_of(left: tirx.Expr, right: tirx.Expr, *dtypes: str, in_half: bool = False) -> tirx.Expr:
+    """One term of a sum of products; what has a factor of float16 is float32 unless it is added `in_half`."""
+    if "float16" not in dtypes or in_half:
         return left * right
     return left.astype("float32") * right.astype("float32")
 
@@ -69,11 +106,11 @@ def added_in_blocks(
 
 
 def packed_product(
-    bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, lanes: int, *, in_half: bool = False
+    bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, form: ProductForm
 ) -> relax.Call:
     """(..., m, k') times a (k, n) matrix, k <= k': of the columns of `left`, those from k on are not read.
 
-    The product of float16 is float32, see `added_in_blocks` for one that is added `in_half`.
+    The product of float16 is float32, see `added_in_blocks` for one that is added in half.
 
     Parameters
     ----------
@@ -83,13 +120,14 @@ def packed_product(
         Of two or more dimensions.
     matrix
         Where it does not fill its panels (see `packs`), columns of zeros are appended.
-    lanes
-        Values of a vector register.
-    in_half
-        Add products of float16 in float16, a block at a time.
+    form
+        How to compute it.
     """
     depth, width = matrix.shape
-    in_half = in_half and matrix.dtype == np.float16
+    lanes = form.lanes or 1
+    in_half = form.in_half and matrix.dtype == np.float16
+    if form.half_weights and matrix.dtype == np.float32 and few_rows(left):
+        matrix = as_half(matrix)
     if not packs(matrix, lanes):
         matrix = np.pad(matrix, [(0, 0), (0, _rounded(width, lanes) - width)])
     panel = math.gcd(matrix.shape[1], lanes)
@@ -152,7 +190,8 @@ def _product(left: te.Tensor, right: te.Tensor, width: int, start: int, in_half:
 
     def product(row: Sequence[tirx.Var], j: tirx.Var) -> te.Tensor:
         value = left(*row, start + k if start else k)
-        return te.sum(product_of(value, right[j // panel, k, j % panel], left.dtype, in_half=in_half), axis=k)
+        factors = value, right[j // panel, k, j % panel]
+        return te.sum(product_of(*factors, left.dtype, right.dtype, in_half=in_half), axis=k)
 
     return _of_rows(lead, height, width, panels * panel, product)
 
