@@ -45,9 +45,17 @@ def folded(call: relax.Call, arrays: Sequence[np.ndarray], shape: Shape | None) 
         result = np.transpose(arrays[0], None if axes is None else ints(axes))
     elif name in RESHAPES and shape is not None:
         result = arrays[0].reshape(shape)
+    elif name == "relax.dequantize" and str(call.attrs.out_dtype) == "float32":
+        return _dequantized(arrays[0], arrays[1], arrays[2], int(call.attrs.axis))
     else:
         return None
     return np.asarray(result, arrays[0].dtype, order="C")
+
+
+def _dequantized(data: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int) -> np.ndarray:
+    along = [-1 if i == axis % data.ndim else 1 for i in range(data.ndim)]
+    scale, zero = (v.reshape(along if v.size > 1 else [1] * data.ndim) for v in (scale, zero))
+    return np.asarray((data.astype(np.int64) - zero).astype(np.float32) * scale, np.float32, order="C")
 
 
 def has_reciprocals(divisor: np.ndarray) -> bool:

@@ -191,6 +191,12 @@ def _apply_template(mod: tvm.IRModule, anatomy: Anatomy, tiling: GpuTiling) -> S
     return sch
 
 
+def _holds_bytes(mod: tvm.IRModule) -> bool:
+    """Whether a kernel reads or writes bytes, of which TVM writes vectors as OpenCL does not read them."""
+    buffers = [buffer for function in mod.functions.values() for buffer in function.params]
+    return any(str(buffer.dtype) in ("int8", "uint8") for buffer in buffers)
+
+
 def _elementwise(mod: tvm.IRModule, mach: GpuMachine) -> Schedule | None:
     """All blocks inlined into the output, one vector a thread; None if one cannot be inlined."""
     sch = Schedule(mod)
@@ -203,7 +209,7 @@ def _elementwise(mod: tvm.IRModule, mach: GpuMachine) -> Schedule | None:
             return None
         if not loops:
             loops = [sch.add_unit_loop(blocks[-1])]
-        width = math.gcd(int(sch.get(loops[-1]).extent), mach.lanes)
+        width = 1 if _holds_bytes(mod) else math.gcd(int(sch.get(loops[-1]).extent), mach.lanes)
         outer, vector = sch.split(loops[-1], [None, width])
         fused = sch.fuse(*loops[:-1], outer)
         tiles = int(sch.get(fused).extent)

@@ -17,6 +17,7 @@ from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
+from ofa_tvm.compiler.rounding import legal_quantize
 from ofa_tvm.compiler.templates import templates_of
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
@@ -34,6 +35,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
     own = {
         "relax.nn.conv2d": partial(_conv2d, form),
         "relax.matmul": partial(_matmul, form),
+        "relax.quantize": legal_quantize,
         "relax.take": _take,
     }
     if form.lanes:

@@ -69,8 +69,6 @@ CONVERTERS: Mapping[str, Converter] = {
     "PRelu": elementwise.prelu,
     "Pad": indexing.pad,
     "Pow": elementwise.pow_,
-    "QLinearConv": quantized.qlinear_conv,
-    "QLinearMatMul": quantized.qlinear_matmul,
     "RMSNormalization": normalization.rms_normalization,
     "RNN": recurrent.rnn,
     "Resize": resize.resize,

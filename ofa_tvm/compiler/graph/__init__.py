@@ -1,4 +1,4 @@
-"""ONNX graphs made ready for import: sizes fixed, functions inlined, constants and batch norms folded."""
+"""ONNX graphs made ready for import: sizes fixed, functions inlined, constants folded, one form of QDQ."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from ofa_tvm.compiler.graph.files import check, read_onnx, write_fixed
 from ofa_tvm.compiler.graph.folding import fold_constants, reads
 from ofa_tvm.compiler.graph.inputs import Shapes, fix_inputs, graph_inputs, input_shapes
+from ofa_tvm.compiler.graph.quantized import canonical, check_quantization, without_qoperators
 from ofa_tvm.compiler.graph.standard import inline_functions, upgrade
 from ofa_tvm.compiler.graph.types import check_types
 
@@ -42,24 +43,33 @@ def normalized(model: onnx.ModelProto, sizes: Shapes, known: Collection[str]) ->
     Raises
     ------
     UserError
-        If a value is of a type that kernels are not made for, such as text or a sequence.
+        If a value is of a type that kernels are not made for, such as text or a sequence, or quantised in a
+        way that they do not follow.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     fix_inputs(result, sizes)
-    result = upgrade(inline_functions(result, None))
+    result = upgrade(without_qoperators(inline_functions(result, None)))
     fold_constants(result)
     if any(node.domain in ("", "ai.onnx") and node.op_type not in known for node in result.graph.node):
         result = inline_functions(result, known)
         fold_constants(result)
+    check_quantization(result)
     check_types(result)
     return result
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy of `model` with batch norms folded into convolutions, and some operators in an importable form."""
+    """Copy of `model` with batch norms folded into convolutions, and some operators in an importable form.
+
+    Raises
+    ------
+    UserError
+        If the scales of a quantised weight do not belong to its output channels.
+    """
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
+    canonical(prepared)
     _fold_batch_norms(prepared.graph)
     _rewrite_extractors(prepared.graph)
     _drop_unused_initializers(prepared.graph)

@@ -3,6 +3,7 @@
 Exporters write `x.view(x.shape[0], -1)` as a dozen operators on integers, weights as expressions of other
 weights, and branches on what is known once the input's size is. Node by node, in order: ONNX's own shape
 inference gives the types of its outputs; a node of constants is computed by ONNX's reference implementation;
+what is quantised stays so (`ofa_tvm.compiler.graph.quantized` says which of it becomes floats);
 `Shape`, `Size` and `EyeLike` of what has a static shape are constants; an `If` on a constant is the branch
 that it takes, and one on a computed value both branches and a choice; what has no elements needs no operator.
 """
@@ -17,6 +18,7 @@ from onnx import helper, numpy_helper
 
 _DATA = 1 << 12  # elements of a constant that shape inference may look at
 _BY_SHAPE = frozenset({"EyeLike", "Shape", "Size"})  # which need not know their input's values
+_QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -130,7 +132,9 @@ class _Folder:
             dtype = helper.tensor_dtype_to_np_dtype(self.types[names[0]].tensor_type.elem_type)
             feeds = {names[0]: np.broadcast_to(np.zeros((), dtype), shape)}
         elif (
-            node.op_type in _RANDOM or any(subgraphs(node)) or any(name not in self.tensors for name in names)
+            node.op_type in _RANDOM | _QUANTIZERS
+            or any(subgraphs(node))
+            or any(name not in self.tensors for name in names)
         ):
             return False
         else:

@@ -15,6 +15,7 @@ _NUMBERS = frozenset(
     + [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
 )
 
+_QUANTIZED_SHORTS = 21  # operator set since which integers of 16 bits may be quantised ones
 _NO_KERNELS = ", which kernels are not made for; leave that part out of the model, or use float32"
 
 
@@ -72,6 +73,8 @@ def check_types(model: onnx.ModelProto) -> None:
 
 def _misfit(node: onnx.NodeProto, opset: int, types: Mapping[str, int]) -> str:
     """What is wrong with the types of an operator's inputs, which onnx's checker does not look at."""
+    if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        opset = max(opset, _QUANTIZED_SHORTS)  # earlier, ONNX Runtime had operators of its own for them
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:

@@ -60,3 +60,13 @@ def test_quantized_product(tmp_path: Path) -> None:
     point = np.array(120, np.uint8)
     operands = [a, scale(), point, b, scale(), point, np.array(0.5, np.float32), np.array(3, np.uint8)]
     assert_right([Case("QLinearMatMul", operands, range(1, 8))], tmp_path)
+
+
+def test_rounding_of_halves_and_of_what_is_no_number(tmp_path: Path) -> None:
+    special = [np.nan, np.inf, -np.inf, 1e30, -1e30, 3e9, -3e9]
+    values: Any = np.concatenate([np.arange(-300, 300, 0.5), special]).astype(np.float32)
+    one: Any = np.array(1, np.float32)
+    points: list[Any] = [np.array(3, dtype) for dtype in (np.uint8, np.int8, np.uint16)]
+    assert_right(
+        [Case("QuantizeLinear", [values, one, point], [1, 2]) for point in points], tmp_path, opset=21
+    )
