@@ -23,6 +23,7 @@ _EXPORTS = {
     "export_onnx": "ofa_tvm.export",
     "get_target": "ofa_tvm.targets",
     "list_targets": "ofa_tvm.targets",
+    "quantize": "ofa_tvm.quantization",
     "compile": "ofa_tvm.compiler",
     "load": "ofa_tvm.deploy",
     "Artefact": "ofa_tvm.deploy",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ofa_tvm.errors import UserError as UserError
     from ofa_tvm.export import export_onnx as export_onnx
     from ofa_tvm.measurement import measure as measure
+    from ofa_tvm.quantization import quantize as quantize
     from ofa_tvm.spaces import Arch as Arch
     from ofa_tvm.spaces import get_space as get_space
     from ofa_tvm.spaces import list_spaces as list_spaces

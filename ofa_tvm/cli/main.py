@@ -38,6 +38,7 @@ VERBS = {
     "train": "Train a supernet by progressive shrinking, or one subnet further.",
     "evaluate": "Accuracies of subnets, each with batch statistics of its own.",
     "export": "Write a subnet as ONNX, checked against PyTorch.",
+    "quantize": "Quantise an ONNX model to int8, and say what it costs.",
     "tune": "Tune all kernels of a space, or of one ONNX model.",
     "compile": "Compile an ONNX model into a shared library.",
     "measure": "Time one compiled module on its target.",

@@ -18,6 +18,7 @@ from ofa_tvm.compiler.graph.types import check_types
 __all__ = [
     "Shapes",
     "check",
+    "folded",
     "graph_inputs",
     "input_shapes",
     "normalized",
@@ -56,6 +57,22 @@ def normalized(model: onnx.ModelProto, sizes: Shapes, known: Collection[str]) ->
         fold_constants(result)
     check_quantization(result)
     check_types(result)
+    return result
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with functions inlined, and constants and batch norms folded; its sizes stay open.
+
+    Parameters
+    ----------
+    model
+        A valid model.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(inline_functions(model, None))
+    fold_constants(result)
+    _fold_batch_norms(result.graph)
+    _drop_unused_initializers(result.graph)
     return result
 
 
