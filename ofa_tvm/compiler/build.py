@@ -19,6 +19,7 @@ from ofa_tvm.compiler import graph, half, layout, lowering
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.formats import PASSES
 from ofa_tvm.compiler.importer import import_onnx, known_operators
+from ofa_tvm.compiler.integers import integer_sums
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES
 from ofa_tvm.compiler.metadata import network_metadata
@@ -96,6 +97,7 @@ def lower_onnx(
 def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tvm.IRModule:
     mod = import_onnx(prepared, graph.input_shapes(prepared))
     mod = relax.transform.DecomposeOpsForInference()(mod)
+    mod = integer_sums(mod, signed=form.signed_bytes)
     mod = layout.channels_last(mod, form)
     finished = PASSES[target.dtype].finish(mod, form.in_half)
     lowered = lowering.lower(finished, target.tvm_target(), target.dtype)

@@ -10,9 +10,10 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
+from ofa_tvm.compiler import dots
 from ofa_tvm.compiler.toolchain import on_cpu
 
-REVISION = "stack-1"  # of what is done here, a part of cached objects' names
+REVISION = f"stack-1 {dots.REVISION}"  # of what is done here, a part of cached objects' names
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
@@ -35,7 +36,7 @@ def _cpu_pipeline() -> tuple[Any, Any, Any]:
     lower, _, finish_device = compilation_pipeline.get_tir_pipeline("s_tir")
 
     def finish_host() -> tvm.transform.Pass:
-        passes = [_on_stack, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
+        passes = [_on_stack, _dots, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
         return tvm.transform.Sequential(passes)
 
     return lower, finish_host, finish_device
@@ -57,6 +58,12 @@ def _on_stack(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tir
         return tirx.AllocBuffer(buffer, _KEPT) if size <= _LARGEST_BYTES else stmt
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, kept)))
+
+
+@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Dots")
+def _dots(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
+    """Instructions for sums of products of bytes."""
+    return dots.with_dots(function, function.attrs["target"])
 
 
 compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _cpu_pipeline

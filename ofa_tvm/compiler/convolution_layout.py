@@ -15,6 +15,7 @@ from tvm import relax
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.convolutions import convolution
 from ofa_tvm.compiler.dataflow import static_shape
+from ofa_tvm.compiler.dot_kernels import integer_convolution, integer_depthwise, integer_product
 from ofa_tvm.compiler.feature_maps import CHANNELS_FIRST, FeatureMaps, View, four_sides, ints, two_axes
 from ofa_tvm.compiler.products import ProductForm, packed_product, packs
 
@@ -42,6 +43,20 @@ class _Window:
         return _Window(self.strides[::-1], [0, top, 0, bottom], self.dilation[::-1])
 
 
+@dataclass(frozen=True)
+class _Pad:
+    """A map with a constant around it: the map, the width of four sides, the constant."""
+
+    source: relax.Var
+    sides: list[int]
+    outside: float
+
+    def joined(self, window: _Window) -> _Window:
+        """The window over the map that is not padded."""
+        padding = [own + sides for own, sides in zip(window.padding, self.sides, strict=True)]
+        return _Window(window.strides, padding, window.dilation)
+
+
 class Convolutions:
     """Rewrites convolutions.
 
@@ -58,18 +73,24 @@ class Convolutions:
     def __init__(self, builder: relax.BlockBuilder, maps: FeatureMaps, form: ProductForm) -> None:
         self._builder, self._maps, self._form = builder, maps, form
         self._lanes = form.lanes or 1
+        self._pads: dict[relax.Expr, _Pad] = {}
 
     def __call__(self, call: relax.Call) -> tuple[View, relax.Expr] | None:
         """(view, expression) of a convolution, or None where the imported form must be kept."""
         maps, data = self._maps, call.args[0]
         weight = maps.value(call.args[1])
+        window, outside = _Window.of(call), 0.0
+        integers = weight is not None and weight.dtype == np.int8 and self._form.lanes is not None
+        pad = self._pads.get(data)
+        if pad is not None and (pad.outside == 0 or (integers and not any(window.padding))):
+            data, window, outside = pad.source, pad.joined(window), pad.outside
         if not maps.is_map(data) or weight is None:
             return None
         if call.attrs.data_layout != CHANNELS_FIRST[maps.rank(data)]:
             return None
         if weight.ndim == 3:
             weight = weight[:, :, np.newaxis]
-        c_in, groups, window = maps.shape(data)[1], int(call.attrs.groups), _Window.of(call)
+        c_in, groups = maps.shape(data)[1], int(call.attrs.groups)
         depthwise = groups == c_in and weight.shape[1] == 1
         if groups != 1 and not depthwise:
             if self._lanes == 1:
@@ -87,24 +108,60 @@ class Convolutions:
             weight = weight if multiplied else _zeros_to(weight, groups)
         elif groups == 1:
             weight = _zeros_to(weight, self._padded(weight.shape[0]))
+        if integers:
+            return self._integers(view, weight, window, outside, depthwise=depthwise, pointwise=pointwise)
+        out_dtype = str(call.attrs.out_dtype or "")
         if pointwise:
-            return "flat", self._product(data, view, weight)
-        return "nhwc", self._windows(data, view, weight, groups, window)
+            return "flat", self._product(data, view, weight, out_dtype)
+        return "nhwc", self._windows(data, view, weight, groups, window, out_dtype)
+
+    def note_padding(self, var: relax.Var, call: relax.Call) -> None:
+        """Remember that a value is a map with a constant around it, for the convolution that reads it."""
+        width, source = ints(call.attrs.pad_width), call.args[0]
+        spatial = len(width) == 8 and not any(width[:4]) and min(width) >= 0
+        if spatial and self._maps.is_map(source) and str(call.attrs.pad_mode) == "constant":
+            top, bottom, left, right = width[4:]
+            self._pads[var] = _Pad(source, [top, left, bottom, right], float(call.attrs.pad_value))
+
+    def _integers(
+        self,
+        view: relax.Expr,
+        weight: np.ndarray,
+        window: _Window,
+        outside: float,
+        *,
+        depthwise: bool,
+        pointwise: bool,
+    ) -> tuple[View, relax.Expr]:
+        spatial = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        sides = window.strides, window.padding, window.dilation
+        if pointwise:
+            return "flat", integer_product(self._builder, view, spatial[0, 0], self._lanes)
+        if depthwise:
+            return "nhwc", integer_depthwise(self._builder, view, spatial, *sides, int(outside))
+        return "nhwc", integer_convolution(self._builder, view, spatial, *sides, self._lanes, int(outside))
 
     def _padded(self, channels: int) -> int:
         """Whole vectors for `channels`; fewer than half a vector stay as they are."""
         return -(-channels // self._lanes) * self._lanes if channels > self._lanes // 2 else channels
 
-    def _product(self, data: relax.Var, view: relax.Expr, weight: np.ndarray) -> relax.Expr:
+    def _product(self, data: relax.Var, view: relax.Expr, weight: np.ndarray, out_dtype: str) -> relax.Expr:
         matrix = np.ascontiguousarray(weight[:, :, 0, 0].T)
-        if packs(matrix, self._lanes):
+        if not out_dtype.startswith("int") and packs(matrix, self._lanes):
             product = packed_product(self._builder, view, matrix, self._form)
             return self._as(data, product)
         self._maps.narrow(data)
-        return relax.op.matmul(self._maps.view(data, "flat"), constant_of(matrix))
+        flat = self._maps.view(data, "flat")
+        return relax.op.matmul(flat, constant_of(matrix), out_dtype=out_dtype or None)
 
     def _windows(
-        self, data: relax.Var, view: relax.Expr, weight: np.ndarray, groups: int, window: _Window
+        self,
+        data: relax.Var,
+        view: relax.Expr,
+        weight: np.ndarray,
+        groups: int,
+        window: _Window,
+        out_dtype: str,
     ) -> relax.Expr:
         spatial = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
         n, c_in, height, width = self._maps.shape(data)
@@ -135,6 +192,7 @@ class Convolutions:
             data_layout="NHWC",
             kernel_layout="HWIO",
             out_layout="NHWC",
+            out_dtype=out_dtype or None,
         )
         return self._raised(sums, upright)
 

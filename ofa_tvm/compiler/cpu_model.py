@@ -35,21 +35,26 @@ class CpuModel:
         return math.gcd(width, self.lanes)
 
 
+def cpu_features(target: tvm.target.Target) -> frozenset[str]:
+    """LLVM's features of a CPU target."""
+    return frozenset(str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target))
+
+
 def computes_in_half(target: tvm.target.Target) -> bool:
     """Whether a CPU target multiplies and adds float16 vectors: ARM v8.2 and later."""
-    return "fullfp16" in {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    return "fullfp16" in cpu_features(target)
 
 
 def reads_half(target: tvm.target.Target) -> bool:
     """Whether a CPU target has an instruction that widens float16: F16C on x86, all of ARM's 64-bit CPUs."""
-    features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    features = cpu_features(target)
     return "f16c" in features or "neon" in features
 
 
 def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     """Vector unit for values of `dtype`, by LLVM's features, and threads of a CPU target."""
     # llvm_get_vector_width is no help: it says 512 for any x86.
-    features = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    features = cpu_features(target)
     threads = int(target.attrs.get("num-cores", 1))
     if "avx512f" in features:
         return CpuModel(lanes=16, registers=32, threads=threads)

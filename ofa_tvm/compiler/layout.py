@@ -123,6 +123,8 @@ class _Rewriter:
             if self._fold(var, value):
                 return
             value = self._without_zero_divisor(value)
+            if value.op.name == "relax.nn.pad":
+                self.convolution.note_padding(var, value)
             emitted = self._channels_last(value)
             if emitted is not None:
                 view, expr = emitted

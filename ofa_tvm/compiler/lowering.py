@@ -15,6 +15,7 @@ from tvm import relax, te, tirx, topi
 from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.dot_kernels import integer_product
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
 from ofa_tvm.compiler.rounding import legal_quantize
@@ -22,6 +23,7 @@ from ofa_tvm.compiler.templates import templates_of
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 _INJECTIVE, _OPAQUE = 2, 8  # relax's OpPatternKind: at most inlined, and not to be fused
+_BYTES = ("uint8", "int8")
 _LARGEST = 64  # operators that are inlined into one expression
 
 
@@ -143,9 +145,12 @@ def _matmul(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
     left, right, lanes = call.args[0], call.args[1], form.lanes
     left_shape, right_shape, shape = static_shape(left), static_shape(right), static_shape(call)
     dtype, out_dtype = str(left.ty.dtype), str(call.attrs.out_dtype or left.ty.dtype)
+    matrix = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
     ours = dtype.startswith("float") and out_dtype == ("float32" if dtype == "float16" else dtype)
+    of_bytes = matrix is not None and matrix.ndim == 2 and matrix.dtype == np.int8 and dtype in _BYTES
+    if lanes and matrix is not None and of_bytes and len(left_shape or ()) > 1:
+        return integer_product(bb, left, matrix, lanes)
     if lanes and ours and left_shape and right_shape and shape and len(left_shape) > 1:
-        matrix = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
         several = math.prod(shape[:-1]) > 1
         if matrix is not None and (packs(matrix, lanes) or (several and _is_wide(matrix, lanes))):
             return _widened(bb, packed_product(bb, left, matrix, form), out_dtype)

@@ -39,11 +39,14 @@ class ProductForm:
         Whether products of float16 are added in float16, a block at a time.
     half_weights
         Whether weights that few rows are multiplied with are stored as float16.
+    signed_bytes
+        Whether quantised maps are stored as int8, not uint8.
     """
 
     lanes: int | None = 1
     in_half: bool = False
     half_weights: bool = False
+    signed_bytes: bool = False
 
 
 PLAIN = ProductForm()
@@ -193,7 +196,7 @@ def _product(left: te.Tensor, right: te.Tensor, width: int, start: int, in_half:
         factors = value, right[j // panel, k, j % panel]
         return te.sum(product_of(*factors, left.dtype, right.dtype, in_half=in_half), axis=k)
 
-    return _of_rows(lead, height, width, panels * panel, product)
+    return of_rows(lead, height, width, panels * panel, product)
 
 
 def _batched(left: te.Tensor, right: te.Tensor, shape: Sequence[int]) -> te.Tensor:
@@ -210,17 +213,27 @@ def _batched(left: te.Tensor, right: te.Tensor, shape: Sequence[int]) -> te.Tens
         factors = left(*broadcast(left, batch), i, k), right(*broadcast(right, batch), k, j)
         return te.sum(product_of(*factors, left.dtype), axis=k)
 
-    return _of_rows(lead, height, width, int(right.shape[-1]), product)
+    return of_rows(lead, height, width, int(right.shape[-1]), product)
 
 
-def _of_rows(
+def of_rows(
     lead: Sequence[int],
     height: int,
     width: int,
     computed: int,
     product: Callable[[Sequence[tirx.Var], tirx.Var], te.Tensor],
 ) -> te.Tensor:
-    """(*lead, height, width) of `product`, computed for whole tiles of rows and for `computed` columns."""
+    """(*lead, height, width) of `product(row indices, column)`, computed for whole tiles of rows.
+
+    Parameters
+    ----------
+    lead, height, width
+        Shape of the result.
+    computed
+        Columns to compute, `width` or more.
+    product
+        One element.
+    """
     rows = _rows(height)
     if (rows, computed) == (height, width):
         return te.compute((*lead, height, width), lambda *at: product(at[:-1], at[-1]), name="matmul")

@@ -19,7 +19,7 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
-from ofa_tvm.compiler.cpu_model import CpuModel, computes_in_half, cpu_model, reads_half
+from ofa_tvm.compiler.cpu_model import CpuModel, computes_in_half, cpu_features, cpu_model, reads_half
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
@@ -62,6 +62,11 @@ class Templates(ABC):
     def reads_half(self) -> bool:
         """Whether weights in float16 can be read into float32 vectors."""
 
+    @property
+    def signed_bytes(self) -> bool:
+        """Whether the target multiplies signed bytes only."""
+        return False
+
     def products(self, dtype: str) -> ProductForm:
         """How products of a network in `dtype` are computed.
 
@@ -76,7 +81,7 @@ class Templates(ABC):
                 "float16-weights is for CPUs that read float16 (x86-64-v3 and later, ARM); "
                 "leave --dtype out here, or take float16"
             )
-        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights)
+        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, self.signed_bytes)
 
     @abstractmethod
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
@@ -122,6 +127,11 @@ class CpuTemplates(Templates):
     def reads_half(self) -> bool:
         """All but old x86."""
         return reads_half(self.target)
+
+    @property
+    def signed_bytes(self) -> bool:
+        """On ARM, whose first byte products (`sdot`, `smull`) are of two signed factors."""
+        return "sse2" not in cpu_features(self.target)
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""

@@ -1,0 +1,192 @@
+"""Integer products and convolutions: int32 sums of uint8 or int8 maps times int8 weights, four terms a dot.
+
+Weights are stored as int32 of four bytes each, in panels one vector wide. A dot takes four channels of a
+pixel; in depthwise convolutions, where a channel is alone, four lines of the window (the last are filled up
+with zeros).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import relax, te, tirx
+from tvm.ir import Expr
+
+from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.convolutions import output_size, padded
+from ofa_tvm.compiler.dots import dot4, quads
+from ofa_tvm.compiler.products import of_rows
+
+_DOT = 4
+
+
+def integer_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, lanes: int) -> relax.Call:
+    """(..., m, k') times an int8 (k, n) matrix, k <= k': columns of `left` from k on do not count.
+
+    Parameters
+    ----------
+    bb
+        Takes the kernel up.
+    left
+        Of two or more dimensions.
+    matrix
+        Columns of zeros are appended where it does not fill its panels.
+    lanes
+        int32 in a vector register.
+    """
+    width = matrix.shape[1]
+    panels = constant_of(_panels(matrix[np.newaxis, np.newaxis], lanes)[:, 0, 0])
+    return bb.call_te(_product, left, panels, width, primfunc_name_hint="matmul")
+
+
+def integer_convolution(
+    bb: relax.BlockBuilder,
+    data: relax.Expr,
+    weight: np.ndarray,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    lanes: int,
+    outside: int,
+) -> relax.Call:
+    """Convolution of all channels; those of `data` from the weights' c_in on do not count.
+
+    Parameters
+    ----------
+    bb
+        Takes the kernel up.
+    data
+        (n, h, w, c), c >= c_in.
+    weight
+        int8 (kh, kw, c_in, c_out), c_out a multiple of the panel that it is stored in.
+    strides, padding, dilation
+        (y, x); padding (top, left, bottom, right).
+    lanes
+        int32 in a vector register.
+    outside
+        What lies on the padding: the zero point.
+    """
+    window = list(strides), list(padding), list(dilation)
+    panels, width = constant_of(_panels(weight, lanes)), weight.shape[3]
+    return bb.call_te(_dense, data, panels, width, *window, outside, primfunc_name_hint="conv2d")
+
+
+def integer_depthwise(
+    bb: relax.BlockBuilder,
+    data: relax.Expr,
+    weight: np.ndarray,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    outside: int,
+) -> relax.Call:
+    """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`."""
+    kh, kw, _, channels = weight.shape
+    groups = -(-kh // _DOT)
+    lines = np.zeros((groups * _DOT, kw, channels), np.int8)
+    lines[:kh] = weight[:, :, 0]
+    packed = quads(lines.reshape(groups, _DOT, kw, channels).transpose(0, 2, 3, 1))
+    window = list(strides), list(padding), list(dilation)
+    name = "depthwise_conv2d"
+    return bb.call_te(_depthwise, data, constant_of(packed), kh, *window, outside, primfunc_name_hint=name)
+
+
+def _panels(weight: np.ndarray, lanes: int) -> np.ndarray:
+    """int8 (kh, kw, c_in, c_out) as int32 (c_out / panel, kh, kw, c_in / 4, panel), filled up with zeros."""
+    kh, kw, c_in, c_out = weight.shape
+    panel = lanes if 2 * c_out > lanes else c_out
+    padding = [(0, 0), (0, 0), (0, -c_in % _DOT), (0, -c_out % panel)]
+    whole = np.pad(weight, padding).reshape(kh, kw, -1, _DOT, (c_out + (-c_out % panel)) // panel, panel)
+    return quads(whole.transpose(4, 0, 1, 2, 5, 3))
+
+
+def _four(value: Callable[[Expr], Expr], number: Expr, dots: int, extent: int, dtype: str) -> list[Expr]:
+    """The factors of one of so many dots over an axis of `extent` values; zeros where that ends before."""
+    zero, found = tirx.const(0, dtype), []
+    for i in range(_DOT):
+        at = _DOT * number + i
+        if _DOT * (dots - 1) + i < extent:
+            found.append(value(at))
+        elif dots == 1:
+            found.append(zero)
+        else:
+            found.append(tirx.if_then_else(at < extent, value(tirx.min(at, extent - 1)), zero))
+    return found
+
+
+def _product(left: te.Tensor, right: te.Tensor, width: int) -> te.Tensor:
+    panels, dots, panel = (int(extent) for extent in right.shape)
+    *lead, height, depth = (int(extent) for extent in left.shape)
+    k = te.reduce_axis((0, dots), name="k")
+
+    def product(row: Sequence[tirx.Var], j: tirx.Var) -> Expr:
+        four = _four(lambda at: left(*row, at), k, dots, depth, left.dtype)
+        return te.sum(dot4(four, right[j // panel, k, j % panel]), axis=k)
+
+    return of_rows(lead, height, width, panels * panel, product)
+
+
+def _dense(
+    data: te.Tensor,
+    weight: te.Tensor,
+    width: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    outside: int,
+) -> te.Tensor:
+    _, kh, kw, dots, panel = (int(v) for v in weight.shape)
+    channels = int(data.shape[3])
+    source = padded(data, channels, padding, outside=outside)
+    n, height, length, _ = (int(v) for v in source.shape)
+    dy, dx, dc = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (dots, "dc")))
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        four = _four(lambda at: source[b, line, column, at], dc, dots, channels, data.dtype)
+        return te.sum(dot4(four, weight[c // panel, dy, dx, dc, c % panel]), axis=[dy, dx, dc])
+
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(length, kw, strides[1], dilation[1]),
+        width,
+    )
+    return te.compute(shape, value, name="conv2d")
+
+
+def _depthwise(
+    data: te.Tensor,
+    weight: te.Tensor,
+    kh: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    outside: int,
+) -> te.Tensor:
+    groups, kw, channels = (int(v) for v in weight.shape)
+    source = padded(data, channels, padding, outside=outside)
+    n, height, length, _ = (int(v) for v in source.shape)
+    dg, dx = te.reduce_axis((0, groups), "dg"), te.reduce_axis((0, kw), "dx")
+    zero = tirx.const(0, data.dtype)
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
+        column = x * strides[1] + dx * dilation[1]
+
+        def line(i: int) -> Expr:
+            dy = _DOT * dg + i
+            found = source[b, y * strides[0] + dy * dilation[0], column, c]
+            if _DOT * (groups - 1) + i < kh:
+                return found
+            return zero if groups == 1 else tirx.if_then_else(dy < kh, found, zero)
+
+        return te.sum(dot4([line(i) for i in range(_DOT)], weight[dg, dx, c]), axis=[dg, dx])
+
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(length, kw, strides[1], dilation[1]),
+        channels,
+    )
+    return te.compute(shape, value, name="depthwise_conv2d")
