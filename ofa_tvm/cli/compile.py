@@ -67,9 +67,16 @@ def command(
     kernels = _with_shares(compiled)
     if verbose:
         console.table(
-            ["kernel", "calls", f"{chosen.unit} a call", "% of time", "schedule"],
+            ["kernel", "products in", "calls", f"{chosen.unit} a call", "% of time", "schedule"],
             [
-                [use.name, use.calls, use.cost, None if share is None else 100 * share, use.origin]
+                [
+                    use.name,
+                    _arithmetic(use) or "",
+                    use.calls,
+                    use.cost,
+                    None if share is None else 100 * share,
+                    use.origin,
+                ]
                 for use, share in kernels
             ],
             title="time shares by the log's records; no record, no share",
@@ -80,6 +87,13 @@ def command(
         + ", ".join(f"{count} {name}" for name, count in origins.most_common())
         + f"), {compiled.tuned_fraction:.0%} of the kernel time tuned; {seconds:.1f} s"
     )
+    formats = Counter(name for use in compiled.kernels if (name := _arithmetic(use)))
+    if "int8" in formats:
+        others = [f"{count} in {name}" for name, count in formats.items() if name != "int8"]
+        console.print(
+            f"{formats['int8']} kernels with products in int8"
+            + (f", {', '.join(others)} (--verbose says which)" if others else ", none in float")
+        )
     if compiled.tuned_fraction < 1:
         more = "".join(f" --shape {name}={'x'.join(map(str, size))}" for name, size in shapes)
         more += f" --threads {threads}" if threads else ""
@@ -107,10 +121,18 @@ def _with_shares(compiled: CompiledModule) -> list[tuple[KernelUse, float | None
     return sorted(shares, key=lambda pair: -(pair[1] or 0.0))
 
 
+def _arithmetic(use: KernelUse) -> str | None:
+    """In what a kernel's convolution or product multiplies; None for one without."""
+    if not use.signature.has_product:
+        return None
+    return "int8" if use.signature.in_integers else next(iter(use.signature.dtypes), None)
+
+
 def _plain(use: KernelUse, share: float | None, unit: str) -> dict[str, Any]:
     """For JSON."""
     return {
         "name": use.name,
+        "products_in": _arithmetic(use),
         "calls": use.calls,
         "schedule": use.origin,
         f"cost_{unit.lower()}": use.cost,

@@ -92,6 +92,8 @@ class Convolutions:
             weight = weight[:, :, np.newaxis]
         c_in, groups = maps.shape(data)[1], int(call.attrs.groups)
         depthwise = groups == c_in and weight.shape[1] == 1
+        if integers and weight.shape[0] > c_in:  # of one channel: a dense convolution
+            depthwise = False
         if groups != 1 and not depthwise:
             if self._lanes == 1:
                 return None

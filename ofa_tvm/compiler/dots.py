@@ -154,11 +154,17 @@ def _word(factors: Sequence[Expr]) -> Expr:
     if _side_by_side(factors):
         ramp = tirx.Ramp(first.indices[0], tirx.const(1, _element(first.indices[0])), _BYTES)
         return _reinterpreted(tirx.BufferLoad(first.source, [ramp]), "int32", 1)
-    unsigned = [tirx.Cast("uint32", tirx.reinterpret("uint8", factor)) for factor in factors]
-    word = unsigned[0]
-    for i, byte in enumerate(unsigned[1:], 1):
-        word = tirx.bitwise_or(word, tirx.shift_left(byte, tirx.const(8 * i, "uint32")))
+    word = _byte(factors[0])
+    for i, factor in enumerate(factors[1:], 1):
+        word = tirx.bitwise_or(word, tirx.shift_left(_byte(factor), tirx.const(8 * i, "uint32")))
     return tirx.reinterpret("int32", word)
+
+
+def _byte(factor: Expr) -> Expr:
+    """A scalar's eight bits in the lowest ones of a uint32."""
+    if isinstance(factor, tirx.IntImm):
+        return tirx.const(int(factor) & 0xFF, "uint32")
+    return tirx.bitwise_and(tirx.Cast("uint32", factor), tirx.const(0xFF, "uint32"))
 
 
 def _is_choice(factor: Expr) -> bool:

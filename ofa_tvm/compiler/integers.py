@@ -24,11 +24,8 @@ from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
 _SUM_TYPE = "int32"
 _SHIFT = 128  # between a map's uint8 and the int8 that it is stored as where bytes are signed
 _MOVES = frozenset(
-    f"relax.{name}"
-    for name in (
-        "reshape permute_dims squeeze expand_dims strided_slice flip tile concat max "
-        "nn.max_pool2d nn.adaptive_max_pool2d"
-    ).split()
+    {"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.strided_slice"}
+    | {"relax.flip", "relax.tile", "relax.concat", "relax.max", "relax.nn.max_pool2d"}
 )  # what they make are values that they read
 
 
@@ -274,20 +271,20 @@ class _Rewriter:
 
     def _of_step(self, data: relax.Expr, step: float, point: int, dtype: str) -> relax.Expr:
         found = self.affine.get(data) or self.relu.get(data)
-        if found is not None:  # a relu is the clip at the zero point
-            least = point if data in self.relu else int(np.iinfo(dtype).min)
-            scaled = _Affine(found.sums, found.scale / step, found.offset / step)
-            return self._rounded(self._emit(self._of_affine(scaled)), point, least, dtype)
-        scaled = self._emit(relax.op.divide(self._spelled_out(data), _scalar(step)))
-        return self._rounded(scaled, point, int(np.iinfo(dtype).min), dtype)
+        if found is not None:
+            scaled = self._emit(self._of_affine(_Affine(found.sums, found.scale / step, found.offset / step)))
+            if data in self.relu:
+                scaled = self._emit(relax.op.nn.relu(scaled))
+        elif data in self.function.params:  # as exact as ONNX Runtime: its users may compare
+            return self._emit(_rounded(data, step, point, dtype))
+        else:
+            scaled = self._emit(relax.op.multiply(self._spelled_out(data), _scalar(1 / step)))
+        return self._emit(_rounded(scaled, 1.0, point, dtype))
 
-    def _rounded(self, scaled: relax.Expr, point: int, least: int, dtype: str) -> relax.Expr:
-        """To the nearest integer, half to even, as ONNX defines it; the zero point is added afterwards."""
-        shifted = self._emit(relax.op.round(scaled))
-        if point:
-            shifted = self._emit(relax.op.add(shifted, _scalar(point)))
-        clipped = self._emit(relax.op.clip(shifted, least, int(np.iinfo(dtype).max)))
-        return self._emit(relax.op.astype(clipped, dtype))
+
+def _rounded(data: relax.Expr, step: float, point: int, dtype: str) -> relax.Expr:
+    zero = constant_of(np.asarray(point, dtype))
+    return relax.op.quantize(data, _scalar(step), zero, axis=-1, out_dtype=dtype)
 
 
 def _value(expr: relax.Expr) -> np.ndarray | None:

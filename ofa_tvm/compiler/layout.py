@@ -90,6 +90,11 @@ def channels_last(mod: tvm.IRModule, form: ProductForm = PLAIN) -> tvm.IRModule:
     return _Rewriter(mod, form).run()
 
 
+def _is_uniform(call: relax.Call) -> bool:
+    """Whether a quantize has one scale and one zero point for all channels."""
+    return all((static_shape(argument) or (1,)) == (1,) for argument in call.args[1:])
+
+
 class _Rewriter:
     """Walks `main` once, emitting each operator on the view that suits it."""
 
@@ -171,7 +176,7 @@ class _Rewriter:
         if not call.args or not self.maps.is_map(call.args[0]):
             return None
         source = call.args[0]
-        if name in _UNARY:
+        if name in _UNARY or (name == "relax.quantize" and _is_uniform(call)):
             view = self.maps.preferred(source)
             if view == "nchw":
                 return None

@@ -47,6 +47,11 @@ class Signature:
         """Whether it computes a convolution or a matrix product, of which each layer of a network has one."""
         return not _PRODUCTS.isdisjoint(self.operators)
 
+    @property
+    def in_integers(self) -> bool:
+        """Whether it adds products of bytes."""
+        return self.has_product and self.dtypes[:1] in (("uint8",), ("int8",))
+
     def __str__(self) -> str:
         sizes = ["x".join(map(str, shape)) or _SCALAR for shape in self.shapes]
         return f"{self.kind} {','.join(sizes[:-1])}->{sizes[-1]}"

@@ -1,0 +1,266 @@
+"""Integer kernels: exact sums by every instruction, and networks that agree with ONNX Runtime unoptimised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tvm
+from emulated import arm_target
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_models import Graph
+from opencl_device import needs_opencl
+from tvm import te
+
+import ofa_tvm
+from ofa_tvm.compiler.build import CompiledModule
+from ofa_tvm.compiler.code import kernel_code
+from ofa_tvm.compiler.dots import dot4, quads
+from ofa_tvm.compiler.final import final_form
+from ofa_tvm.compiler.kernels import make_kernel
+from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.targets import Target, get_target
+
+_IN_SCALE, _OUT_SCALE, _SUM_SCALE = (
+    0.0317,
+    0.0513,
+    0.0612,
+)  # no small ratios, so that few sums lie between two steps
+X86 = ["x86", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+
+
+def product(target: Target, rows: int, depth: int, width: int, dtype: str = "uint8") -> tvm.IRModule:
+    """The int32 product of bytes (rows, depth) and panels of weights."""
+    lanes = templates_of(target.tvm_target()).lanes() or 1
+    left = te.placeholder((rows, depth), dtype, name="left")
+    right = te.placeholder((width // lanes, depth // 4, lanes), "int32", name="right")
+    k = te.reduce_axis((0, depth // 4), "k")
+
+    def value(i: tvm.tirx.Var, j: tvm.tirx.Var) -> tvm.tirx.Expr:
+        four = [left[i, 4 * k + byte] for byte in range(4)]
+        return te.sum(dot4(four, right[j // lanes, k, j % lanes]), axis=k)
+
+    out = te.compute((rows, width), value, name="product")
+    return make_kernel(te.create_prim_func([left, right, out]), "matmul").mod
+
+
+def built(mod: tvm.IRModule, target: Target) -> list[tvm.runtime.Executable]:
+    found = list(templates_of(target.tvm_target()).ranked(mod))
+    return [
+        kernel_code(final_form(sch.mod, target.tvm_target()), target.tvm_target())
+        for sch in (found[0], found[len(found) // 2], found[-1])
+    ]
+
+
+@pytest.mark.parametrize("name", X86)
+def test_sums_are_exact_also_of_extreme_values(name: str, rng: np.random.Generator) -> None:
+    """`vpmaddubsw` would saturate at 32,767: two products of 255 and -128 are -65,280."""
+    target = get_target(name)
+    lanes = templates_of(target.tvm_target()).lanes() or 1
+    left = rng.integers(0, 256, (6, 48)).astype(np.uint8)
+    weights = rng.integers(-128, 128, (48, 3 * lanes)).astype(np.int8)
+    left[:2], weights[:, :lanes], weights[:, lanes : 2 * lanes] = 255, -128, 127
+    panels = quads(weights.reshape(12, 4, 3, lanes).transpose(2, 0, 3, 1))
+    expected = left.astype(np.int64) @ weights.astype(np.int64)
+    for executable in built(product(target, 6, 48, 3 * lanes), target):
+        arrays = [left, panels, np.zeros(expected.shape, np.int32)]
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        executable["main"](*tensors)
+        np.testing.assert_array_equal(tensors[-1].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "instruction"),
+    [
+        ("x86-64-v2", "uint8", "pmaddwd"),
+        ("x86-64-v3", "uint8", "vpmaddwd"),
+        ("x86-64-v4", "uint8", "vpmaddwd"),
+        ("cortex-a76", "int8", "sdot"),
+        ("neoverse-n1", "int8", "sdot"),
+        ("cortex-a72", "int8", "mla"),
+        ("cortex-a53", "int8", "mla"),
+    ],
+)
+def test_every_target_has_its_instruction(name: str, dtype: str, instruction: str) -> None:
+    """Where LLVM has none to choose it would end the process, so it is asked before."""
+    target = get_target(name)
+    lanes = templates_of(target.tvm_target()).lanes() or 1
+    assembly = [e.mod.inspect_source("asm") for e in built(product(target, 8, 32, 2 * lanes, dtype), target)]
+    assert all(f"\t{instruction}" in text or f" {instruction}" in text for text in assembly[:1])
+    assert not any("maddubsw" in text for text in assembly)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A quantised convolution: its shape, its numbers, and what follows it."""
+
+    c_in: int = 16
+    c_out: int = 24
+    size: tuple[int, int] = (9, 7)
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    zero: int = 117
+    activation: str = ""
+    residual: bool = False
+    seed: int = 0
+
+    def model(self) -> onnx.ModelProto:
+        rng, g = np.random.default_rng(self.seed), Graph()
+        x = g.input("x", 1, self.c_in, *self.size)
+        real = self.pair(g, x, _IN_SCALE, self.zero)
+        weights = rng.integers(-127, 128, (self.c_out, self.c_in // self.groups, *self.kernel))
+        scales = rng.uniform(0.5, 2.0, self.c_out) * 0.02
+        stored = g.constant(weights, "int8")
+        weight = g.op(
+            "DequantizeLinear",
+            stored,
+            g.constant(scales),
+            g.constant(np.zeros(self.c_out), "int8"),
+            axis=0,
+        )
+        bias = g.constant(rng.standard_normal(self.c_out))
+        y = g.op(
+            "Conv", real, weight, bias, group=self.groups, pads=self.pads, strides=self.strides,
+            dilations=self.dilations, kernel_shape=self.kernel,
+        )  # fmt: skip
+        y = g.op(self.activation, y) if self.activation else y
+        y = self.pair(g, y, _OUT_SCALE, 0 if self.activation == "Relu" else self.zero)
+        if self.residual:
+            y = self.pair(g, g.op("Add", y, real), _SUM_SCALE, 128)
+        return g.model(y)
+
+    @staticmethod
+    def pair(g: Graph, x: str, scale: float, zero: int) -> str:
+        point = g.constant(zero, "uint8")
+        q = g.op("QuantizeLinear", x, g.constant(scale), point)
+        return str(g.op("DequantizeLinear", q, g.constant(scale), point))
+
+    @property
+    def step(self) -> float:
+        """Of the output's quantisation."""
+        return _SUM_SCALE if self.residual else _OUT_SCALE
+
+
+def reference(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return np.asarray(onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0])
+
+
+def compiled(case: Case, path: Path, target: Target) -> CompiledModule:
+    return ofa_tvm.compile(case.model(), target, path)
+
+
+def integer_kernels(module: CompiledModule) -> list[str]:
+    return [use.name for use in module.kernels if use.signature.in_integers]
+
+
+def assert_agrees(case: Case, folder: Path, target: Target) -> None:
+    """Within one step of quantisation, and but for roundings at a tie equal."""
+    x = np.random.default_rng(1).uniform(-4, 4, (1, case.c_in, *case.size)).astype(np.float32)
+    module = compiled(case, folder / "m.so", target)
+    got, expected = ofa_tvm.load(module.path, target)(x), reference(case.model(), x)
+    steps = np.abs(np.rint((np.asarray(got) - expected) / case.step))
+    assert steps.max() <= 1, case
+    assert (steps > 0).mean() < 0.01, case
+    assert len(integer_kernels(module)) == (case.groups in (1, case.c_in)), case
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    depthwise, grouped = draw(st.booleans()), draw(st.sampled_from([False, False, False, True]))
+    c_in = draw(st.sampled_from([1, 3, 4, 6, 16, 24, 40]))
+    groups = c_in if depthwise else 2 if grouped and c_in % 4 == 0 else 1
+    c_out = c_in if depthwise else draw(st.sampled_from([2, 8, 10, 16, 24, 40]))
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (5, 5), (7, 7), (3, 1), (1, 5), (2, 2)]))
+    pads = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 1, 0), (3, 2, 3, 2)]))
+    dilation = draw(st.sampled_from([1, 1, 2]))
+    needed = [dilation * (k - 1) + 1 - pads[i] - pads[i + 2] for i, k in enumerate(kernel)]
+    size = tuple(max(n, draw(st.integers(1, 11))) for n in needed)
+    return Case(
+        c_in, c_out, size, kernel, draw(st.sampled_from([(1, 1), (2, 2), (2, 1)])), pads,
+        (dilation, dilation), groups, draw(st.integers(0, 255)),
+        draw(st.sampled_from(["", "Relu", "HardSwish"])), residual=False, seed=draw(st.integers(0, 99)),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(case=cases())
+def test_convolutions_of_every_shape_agree(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert_agrees(case, tmp_path_factory.mktemp("case"), get_target("x86"))
+
+
+FEW = {
+    "pointwise": Case(24, 40, (6, 5), (1, 1), pads=(0, 0, 0, 0), activation="HardSwish"),
+    "stem": Case(3, 16, (13, 12), strides=(2, 2), activation="HardSwish"),
+    "depthwise": Case(40, 40, (9, 8), (5, 5), (2, 2), (2, 2, 2, 2), groups=40, activation="Relu"),
+    "window": Case(10, 24, (8, 8), zero=3),
+    "residual": Case(24, 24, (6, 6), (1, 1), pads=(0, 0, 0, 0), residual=True),
+}
+
+
+@pytest.mark.parametrize("case", FEW.values(), ids=FEW)
+def test_kinds_of_convolutions_agree(case: Case, tmp_path: Path) -> None:
+    assert_agrees(case, tmp_path, get_target("x86"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("case", FEW.values(), ids=FEW)
+def test_other_instruction_sets_agree(case: Case, name: str, tmp_path: Path) -> None:
+    assert_agrees(case, tmp_path, get_target(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cortex-a76", "cortex-a72"])
+@pytest.mark.parametrize("kind", ["stem", "depthwise", "residual"])
+def test_emulated_arms_agree(kind: str, name: str, tmp_path: Path) -> None:
+    assert_agrees(FEW[kind], tmp_path, arm_target(name))
+
+
+@needs_opencl
+def test_an_opencl_device_agrees(tmp_path: Path) -> None:
+    assert_agrees(FEW["stem"], tmp_path, get_target("opencl"))
+
+
+def test_one_kernel_does_it_all(tmp_path: Path) -> None:
+    """Sum, bias, activation, rounding, residual addition: nothing but bytes lies between kernels."""
+    module = compiled(FEW["residual"], tmp_path / "m.so", get_target("x86"))
+    (sums,) = (use.signature for use in module.kernels if use.signature.in_integers)
+    assert sums.operators.count("quantize") == 2  # what the convolution makes, and the sum with the shortcut
+    maps = [(shape, dtype) for shape, dtype in zip(sums.shapes, sums.dtypes, strict=True) if len(shape) == 2]
+    assert ((36, 24), "uint8") in maps
+    others = [use.signature for use in module.kernels if not use.signature.in_integers]
+    assert all("uint8" in other.dtypes or "transpose" in other.operators for other in others)
+
+
+def test_maps_that_leave_the_network_as_integers_stay_unsigned(tmp_path: Path) -> None:
+    """On ARM they are stored as int8 inside."""
+    g = Graph()
+    x = g.input("x", 1, 8, 6, 6)
+    scheme = g.constant(0.05), g.constant(100, "uint8")
+    q = g.op("QuantizeLinear", x, *scheme)
+    pooled = g.op("MaxPool", q, kernel_shape=[2, 2], strides=[2, 2])
+    weight = g.op(
+        "DequantizeLinear", g.constant(np.ones((8, 8, 1, 1)), "int8"), g.constant(0.01), g.constant(0, "int8")
+    )
+    y = g.op("Conv", g.op("DequantizeLinear", pooled, *scheme), weight)
+    model = g.model(pooled, g.op("QuantizeLinear", y, *scheme))
+    data = np.random.default_rng(0).uniform(-8, 8, (1, 8, 6, 6)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for target in (get_target("x86"), arm_target("cortex-a76")):
+        ofa_tvm.compile(model, target, tmp_path / "m.so")
+        for got, expected in zip(
+            ofa_tvm.load(tmp_path / "m.so", target)(data), session.run(None, {"x": data}), strict=True
+        ):
+            assert got.dtype == np.uint8
+            assert np.abs(got.astype(int) - expected.astype(int)).max() <= 1
