@@ -94,7 +94,7 @@ def by_pytorch() -> onnx.ModelProto:
 
 
 def by_nncf() -> onnx.ModelProto:
-    """As NNCF writes: weights in float behind a pair, a depthwise convolution, hard-swish, a residual."""
+    """As NNCF writes: weights in float behind a pair; scales a channel before depthwise convolutions."""
     b = Builder()
 
     def conv(x: str, c_in: int, c_out: int, k: int, groups: int = 1) -> str:
@@ -105,8 +105,14 @@ def by_nncf() -> onnx.ModelProto:
         bias = b.constant(b.rng.normal(0, 0.1, c_out))
         return b.op("Conv", x, w_real, bias, pads=[k // 2] * 4, group=groups)
 
+    def each(x: str, dtype: Any) -> str:
+        scales, zeros = b.rng.uniform(0.01, 0.02, 16), np.zeros(16)
+        return b.real(b.quantize(x, scales, zeros, dtype, axis=1), scales, zeros, dtype, axis=1)
+
     x = b.pair(conv(b.pair("x", 0.03, 128), 3, 16, 1), 0.04, 128)
-    y = b.pair(b.op("HardSwish", conv(x, 16, 16, 5, 16)), 0.03, 12)
+    y = conv(each(b.op("Relu", conv(x, 16, 16, 1)), np.uint8), 16, 16, 3, 16)
+    y = conv(each(b.op("HardSwish", y), np.int8), 16, 16, 5, 16)
+    y = b.pair(b.op("HardSwish", y), 0.03, 12)
     z = b.pair(conv(y, 16, 16, 1), 0.03, 120)
     y = b.pair(b.op("Add", z, x), 0.05, 125)
     y = b.op("GlobalAveragePool", y)

@@ -123,12 +123,13 @@ def test_every_tools_form_becomes_one(form: str, tmp_path: Path) -> None:
     assert weighty and not any(n.input[1] in tensors for n in weighty), "a weight became float"
     assert not any(t.data_type == TensorProto.INT32 for t in tensors.values())
     assert not kinds["Relu"] and not kinds["Clip"], "clamps that the quantisation does"
+    assert kinds["Mul"] == {"nncf": 1, "pytorch": 0, "tflite": 0}.get(form, kinds["Mul"])
     for seed in range(6):
         arrays = inputs(model, seed)
         assert share_apart(same, unoptimised(model, arrays), unoptimised(same, arrays)) <= 0.001
 
 
-@pytest.mark.parametrize("form", ["pytorch", "tflite", "gates", "qoperators", "QDQ QInt8"])
+@pytest.mark.parametrize("form", ["pytorch", "nncf", "tflite", "gates", "qoperators", "QDQ QInt8"])
 def test_compiled_as_onnx_runtime_computes_it(form: str, tmp_path: Path) -> None:
     model = made(form, tmp_path)
     ofa_tvm.compile(model, ofa_tvm.get_target("x86"), tmp_path / "m.so")

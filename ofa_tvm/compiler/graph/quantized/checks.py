@@ -13,7 +13,7 @@ from ofa_tvm.errors import UserError
 
 _ADVICE = "quantise it to 8 bits, for example with ofa-tvm quantize"
 _SUPPORTED = frozenset({"INT8", "UINT8", "INT16", "UINT16", "INT32"})
-_WEIGHED = {"Conv": 0, "ConvTranspose": 1}  # operators whose second operand is a weight; its output channel
+_WEIGHED = ("Conv", "ConvTranspose")  # operators whose second operand is a weight in any case
 
 
 def check_quantization(model: onnx.ModelProto) -> None:

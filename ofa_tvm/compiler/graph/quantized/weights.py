@@ -22,7 +22,7 @@ from ofa_tvm.compiler.graph.quantized.editing import (
 )
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PRODUCTS = ("Conv", "Gemm", "MatMul")  # those of which integer kernels are made
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def move_constants(graph: Graph) -> None:
         else:
             moved = _reshaped(graph, node, constant)
         if moved is not None:
-            _store(graph, node, moved)
+            store(graph, node, moved)
     graph.index()
 
 
@@ -135,7 +135,7 @@ def _reshaped(graph: Graph, node: onnx.NodeProto, constant: Stored) -> Stored | 
     return constant.reshaped(shape) if int(np.prod(shape)) == constant.data.size else None
 
 
-def _store(graph: Graph, node: onnx.NodeProto, constant: Stored) -> None:
+def store(graph: Graph, node: onnx.NodeProto, constant: Stored) -> None:
     """Make a node the one that dequantises a constant."""
     base = node.output[0]
     names = [
@@ -167,7 +167,7 @@ def settle_constants(graph: Graph) -> None:
         if weight is not None:
             fresh = onnx.NodeProto(name=graph.maker[node.input[1]].name)
             fresh.output.append(graph.fresh(f"{node.input[1]}__weight"))
-            _store(graph, fresh, weight.signed())
+            store(graph, fresh, weight.signed())
             added[id(node)] = [fresh]
             node.input[1] = fresh.output[0]
             weights.add(fresh.output[0])
@@ -187,7 +187,7 @@ def _weight(graph: Graph, node: onnx.NodeProto, constant: Stored) -> Stored | No
     """The weight of a product as its canonical operator has it; None where no integer product can be made."""
     if node.op_type == "Gemm":
         return _gemm_weight(graph, node, constant)
-    channel = constant.data.ndim - 1 if node.op_type == "MatMul" else int(node.op_type == "ConvTranspose")
+    channel = constant.data.ndim - 1 if node.op_type == "MatMul" else 0
     if constant.axis not in (None, channel):
         raise output_channel(node, constant.axis or 0, channel)
     return constant
