@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
 import json
@@ -9,13 +10,14 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -183,7 +185,22 @@ def main() -> None:
     # this when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    sys.exit(invoke(sys.argv[1:]))
+    _leave(invoke(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, also where threads are left behind, as after a second signal.
+
+    At its end the interpreter unwinds daemon threads when they ask for its lock; where that is in the middle of
+    TVM's C++, it aborts the process.
+    """
+    if any(thread.daemon for thread in threading.enumerate()):
+        atexit._run_exitfuncs()  # temporary folders, workers
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

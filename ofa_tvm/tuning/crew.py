@@ -129,9 +129,9 @@ class Crew:
             groups = [()] * self._fleet.size  # they build while others measure, wherever there is time
         self.workers = len(groups)
         feeders = [threading.Thread(target=self._guarded, args=(group,), daemon=True) for group in groups]
-        for feeder in feeders:
-            feeder.start()
         try:
+            for feeder in feeders:
+                feeder.start()
             for feeder in feeders:
                 while feeder.is_alive():
                     feeder.join(0.2)
@@ -143,7 +143,8 @@ class Crew:
                 for process in self._processes:
                     process.kill()  # its feeder waits for an event, perhaps for long
             for feeder in feeders:
-                feeder.join()
+                if feeder.ident is not None:  # a signal may have come before its start
+                    feeder.join()
         if self._error is not None:
             raise self._error
         # Without a device a worker leaves its kernel to the others; these have not come round to it.
