@@ -3,15 +3,17 @@
 In a copy of the checkout, one comparison, sign, minimum or maximum, or constant of a function is changed at
 random; the fast tests of its package have to fail. Changes that mean the same are listed in EQUIVALENT with
 their reasons. Prints what was not noticed and saves all with machine, versions and date to
-benchmarks/results/mutation.json; `-n` and `--minutes` bound it.
+benchmarks/results/mutation.json, after each; `-n` and `--minutes` bound it, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from provenance import save
 
@@ -46,6 +49,7 @@ _COMPARISONS = {
 }  # fmt: skip
 _SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 _NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "any": "all", "all": "any"}
+_SHORTENED = re.compile(r"\b(shown|shorten)\(")
 _LIMIT_S = 300.0
 
 
@@ -58,6 +62,20 @@ class Mutation:
     before: str
     after: str
     source: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What stays the same when lines are added above."""
+        return self.file, self.before, self.after
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether no test can tell, as is known, or need to: how much of a value an error shows."""
+        return self.key in EQUIVALENT or bool(_SHORTENED.search(self.before) and _only_a_number(self))
+
+
+def _only_a_number(mutation: Mutation) -> bool:
+    return re.sub(r"\d+", "", mutation.before) == re.sub(r"\d+", "", mutation.after)
 
 
 def mutations(path: Path) -> Iterator[Mutation]:
@@ -112,42 +130,75 @@ def noticed(mutation: Mutation, tree: Path, tests: list[str]) -> bool:
         path.write_text(whole)
 
 
+def sample(n: int, seed: int) -> list[tuple[Mutation, list[str]]]:
+    """Mutations at random, none twice, as many of each place; with the tests that have to notice each."""
+    rng = random.Random(seed)
+    candidates = {
+        place: [m for path in _files(ROOT / "ofa_tvm" / place) for m in mutations(path) if not m.equivalent]
+        for place in TESTED
+    }
+    drawn: dict[tuple[str, str, str], tuple[Mutation, list[str]]] = {}
+    while len(drawn) < n:
+        place = rng.choice(list(TESTED))
+        mutation = rng.choice(candidates[place])
+        drawn.setdefault(mutation.key, (mutation, TESTED[place]))
+    return list(drawn.values())
+
+
+def _files(root: Path) -> list[Path]:
+    return [root] if root.is_file() else sorted(root.rglob("*.py"))
+
+
+def _known(path: Path, seed: int, missed: bool) -> dict[tuple[str, str, str], bool]:
+    """What an earlier run with this seed found out; with `missed` only what it noticed."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text())
+    if content["seed"] != seed:
+        return {}
+    rows = {(row["file"], row["before"], row["after"]): row["noticed"] for row in content["rows"]}
+    return {key: seen for key, seen in rows.items() if seen or not missed}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=60, help="mutations")
     parser.add_argument("--minutes", type=float, default=60.0, help="none begins after this time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULTS / "mutation.json")
+    parser.add_argument("--missed", action="store_true", help="try those again that were not noticed")
+    parser.add_argument("--json", type=Path, default=RESULTS / "mutation.json", help="a run goes on there")
     options = parser.parse_args()
-    until, rng = time.monotonic() + 60 * options.minutes, random.Random(options.seed)
-    rows = []
+    until = time.monotonic() + 60 * options.minutes
+    known, rows = _known(options.json, options.seed, options.missed), []
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", ".venv", "site", ".*_cache", "__pycache__")
         shutil.copytree(ROOT, tree, ignore=ignored)
-        while len(rows) < options.n and time.monotonic() < until:
-            place = rng.choice(list(TESTED))
-            root = ROOT / "ofa_tvm" / place
-            candidates = [
-                m
-                for path in ([root] if root.is_file() else sorted(root.rglob("*.py")))
-                for m in mutations(path)
-            ]
-            mutation = rng.choice(candidates)
-            if (mutation.file, mutation.before, mutation.after) in EQUIVALENT:
-                continue
-            seen = noticed(mutation, tree, TESTED[place])
+        for mutation, tests in sample(options.n, options.seed):
+            seen = known.get(mutation.key)
+            if seen is None:
+                if time.monotonic() > until:
+                    continue
+                seen = noticed(mutation, tree, tests)
+                print(
+                    f"{'noticed ' if seen else 'NOT SEEN'} {mutation.file}:{mutation.line}: {mutation.after}",
+                    flush=True,
+                )
             rows.append(
                 {"file": mutation.file, "line": mutation.line, "before": mutation.before,
                  "after": mutation.after, "noticed": seen}
             )  # fmt: skip
-            print(
-                f"{'noticed ' if seen else 'NOT SEEN'} {mutation.file}:{mutation.line}: {mutation.after}",
-                flush=True,
-            )
-    share = sum(row["noticed"] for row in rows) / max(len(rows), 1)
-    print(f"{len(rows)} mutations, {share:.0%} noticed")
-    save(options.json, {"mutations": len(rows), "noticed": share, "rows": rows})
+            _save(options.json, options.seed, rows)
+    print(f"{len(rows)} of {options.n} mutations, {_share(rows):.0%} noticed")
+
+
+def _share(rows: list[dict[str, Any]]) -> float:
+    return sum(row["noticed"] for row in rows) / max(len(rows), 1)
+
+
+def _save(path: Path, seed: int, rows: list[dict[str, Any]]) -> None:
+    content = {"seed": seed, "mutations": len(rows), "noticed": _share(rows), "rows": rows}
+    save(path, content)
 
 
 if __name__ == "__main__":
