@@ -18,6 +18,7 @@ from ofa_tvm.cli.options import (
     target_option,
     threads_option,
 )
+from ofa_tvm.cli.retiming import show_retiming, tune_options
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def command(
 
     leave_torch_out()
     from ofa_tvm.compiler import compile as compile_onnx
+    from ofa_tvm.workflow.retiming import retiming
 
     start = time.monotonic()
     compiled = compile_onnx(model, chosen, so, shape=dict(shapes), logs=[settings.logs])
@@ -94,11 +96,11 @@ def command(
             f"{formats['int8']} kernels with products in int8"
             + (f", {', '.join(others)} (--verbose says which)" if others else ", none in float")
         )
+    sizes = "".join(f" --shape {name}={'x'.join(map(str, size))}" for name, size in shapes)
+    arguments = f"{model} {tune_options(chosen, target)}{sizes}"
     if compiled.tuned_fraction < 1:
-        more = "".join(f" --shape {name}={'x'.join(map(str, size))}" for name, size in shapes)
-        more += f" --threads {threads}" if threads else ""
-        more += f" --dtype {dtype}" if dtype else ""
-        console.say(f"to tune the rest: ofa-tvm tune {model} --target {target}{more}")
+        console.say(f"to tune the rest: ofa-tvm tune {arguments}")
+    again = show_retiming(console, retiming(compiled.kernels, chosen), arguments)
     console.result(
         {
             "path": str(so),
@@ -106,6 +108,7 @@ def command(
             "threads": chosen.threads,
             "tuned_fraction": compiled.tuned_fraction,
             "seconds": round(seconds, 3),
+            "retiming": again,
             "kernels": [_plain(use, share, chosen.unit) for use, share in kernels],
         }
     )

@@ -78,7 +78,10 @@ def command(
     page = write_report(collect(find_project(out), progress=console.progress), out / "report")[0]
     _show(console, out, result)
     console.print(f"report: {page}")
-    console.result({**summary(result), "report": str(page)})
+    from ofa_tvm.cli.retiming import show_retiming, tune_options
+
+    again = show_retiming(console, result.shipped.retiming, f"{tune_options(target)} (in {out})")
+    console.result({**summary(result), "report": str(page), "retiming": again})
 
 
 def _compile_only(console: Console, out: Path, target: Target) -> None:

@@ -73,7 +73,8 @@ def command(
     time, the same command goes on. Kernels that stand for the most time come first and get more trials.
 
     Logs that ship with ofa-tvm carry another machine's times. With --retime, their schedules are timed here,
-    without any search: minutes for a whole space, after which the log predicts this machine's latencies.
+    without any search: minutes for a whole space, after which `compile` takes the best here and the log
+    predicts this machine's latencies. Stopped or out of time, the same command goes on.
     """
     if retime and dry_run:
         raise UsageError("--retime searches for nothing; there is no --dry-run of it")
@@ -86,7 +87,8 @@ def command(
 
     settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
     limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
-    extent = f"{trials} trials a kernel, {limit}, seed {console.seed}"
+    work = "known schedules only" if retime else f"{trials} trials a kernel"
+    extent = f"{work}, {limit}, seed {console.seed}"
     if model is None:
         kernels, weights = _space_kernels(console, settings, batch or 1, extent)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_tvm.cli.console import Console
+from ofa_tvm.cli.retiming import show_retiming, tune_options
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.workflow.request import SearchOutcome, SearchRequest
 from ofa_tvm.workflow.ship import Shipped
@@ -79,6 +80,7 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
     else:
         console.print(f"measured {cost.measured:.4g} {unit}{name} within {budget}")
     key = unit.lower()
+    again = show_retiming(console, None if shipped is None else shipped.retiming, tune_options(one.target))
     return {
         "target": one.target.name,
         f"predicted_latency_{key}": cost.predicted,
@@ -88,6 +90,7 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
         "artefact": None if shipped is None else str(shipped.artefact.folder),
         "test_accuracy": None if shipped is None else shipped.accuracy,
         "accuracy_change": None if shipped is None else shipped.accuracy_change,
+        "retiming": again,
     }
 
 

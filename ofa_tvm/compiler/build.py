@@ -269,7 +269,8 @@ def _schedule(
             sch = scheduled_by_trace(kernel.mod, record.trace)
         except ValueError:
             continue  # made by another version of the compiler
-        use = KernelUse(kernel.signature, kernel.calls, "tuned", record.cost)
+        machines = frozenset(table.machines.get(kernel.key, ()))
+        use = KernelUse(kernel.signature, kernel.calls, "tuned", record.cost, machines)
         return scheduled_kernel(sch, target), use
     hints = transfer.hints(kernel)
     default = next(templates_of(target).ranked(kernel.mod, hints), None)

@@ -37,12 +37,15 @@ class KernelUse:
         "default": the template's first choice; "none": TVM's plain loops, where no template applies.
     cost
         Recorded cost of one call in the target's unit (ms or Minstr), None without a record.
+    machines
+        Those that timed its recorded schedules (`ofa_tvm.logs.KernelTable.machines`).
     """
 
     signature: Signature
     calls: int
     origin: Origin
     cost: float | None
+    machines: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

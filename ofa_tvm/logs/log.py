@@ -46,12 +46,15 @@ class KernelTable:
     foreign
         Kernels whose records come from another target's log or ship with ofa-tvm: their schedules serve, but
         their times are another device's.
+    machines
+        Those that each kernel's records were timed on, as the headers of their files say it.
     """
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     failures: dict[str, list[Record]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)
+    machines: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Take one record in; of a schedule that was timed more than once the last times stand."""
@@ -78,6 +81,11 @@ class KernelTable:
         return known[0] if known else None
 
 
+def timed_on(device: str, machines: Iterable[str]) -> bool:
+    """Whether a device is among the machines of logs' headers, with whatever number of cores."""
+    return any(machine == device or machine.startswith(f"{device}, ") for machine in machines)
+
+
 def read_folder(folder: Path, target: str | None = None) -> KernelTable:
     """All records of one target's folder; what cannot be read is skipped and named in `problems`.
 
@@ -92,27 +100,30 @@ def read_folder(folder: Path, target: str | None = None) -> KernelTable:
     table = KernelTable()
     for file in sorted(folder.glob("*.jsonl*")):
         if file.suffix in _OPENERS and file.is_file():
-            for record in _read_file(file, target, table.problems):
+            for machine, record in _read_file(file, target, table.problems):
                 table.add(record)
+                if record.succeeded:
+                    table.machines.setdefault(record.kernel, set()).add(machine)
     return table
 
 
-def _read_file(file: Path, target: str | None, problems: list[str]) -> Iterator[Record]:
+def _read_file(file: Path, target: str | None, problems: list[str]) -> Iterator[tuple[str, Record]]:
+    """The records of a file, each with the machine that made it."""
     try:
         with _OPENERS[file.suffix](file, "rb") as handle:  # type: ignore[operator]
             lines = _lines(handle)
             try:
-                header = next(lines, b"")
-                if not header:
+                first = next(lines, b"")
+                if not first:
                     return
-                _header(header, target)
+                machine = _header(first, target).machine
             except ValueError as error:
                 problems.append(f"{file} is left out: {error}")
                 return
             for number, line in enumerate(lines, start=2):
                 if line.strip():
                     try:
-                        yield Record.from_line(line.decode(errors="replace"))
+                        yield machine, Record.from_line(line.decode(errors="replace"))
                     except ValueError as error:
                         problems.append(f"{file}, line {number} is left out: {error}")
     except (OSError, EOFError, lzma.LZMAError, zlib.error, _TooLong) as error:
@@ -140,17 +151,19 @@ def _header(line: bytes, target: str | None) -> Header:
     return header
 
 
-def _takes_records(path: Path, target: str) -> bool:
-    """Whether what is appended to a log will be read again: it is new, or has a header that suits.
+def _takes_records(path: Path, wanted: Header) -> bool:
+    """Whether records of a header may be appended to a log: it is new, or its own header suits.
 
-    A log of an earlier version is left to those who still read it, and gone on with in a file beside it.
+    A log of an earlier version is left to those who still read it, and another machine's log to its times;
+    both are gone on with in a file beside them.
     """
     with path.open("rb") as handle:
         header = handle.readline(_LONGEST_LINE)
     if not header.endswith(b"\n") and torn_json(header):
         return True
     try:
-        return _header(header, target).version == VERSION
+        own = _header(header, wanted.target)
+        return own.version == VERSION and own.machine == wanted.machine
     except ValueError:
         return False
 
@@ -181,6 +194,7 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
             for kernel, records in table.records.items():
                 if kernel not in merged.records:
                     merged.records[kernel] = records
+                    merged.machines[kernel] = table.machines[kernel]
                     if root == shipped or name != log_name(target):
                         merged.foreign.add(kernel)
     return merged
@@ -223,7 +237,7 @@ class LogWriter:
                 file.__enter__()
             except FileBusy:
                 continue
-            if not _takes_records(path, self.folder.name):
+            if not _takes_records(path, self._header):
                 file.close()
                 continue
             self._file = file

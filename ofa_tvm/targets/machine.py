@@ -140,6 +140,11 @@ class Machine:
         return _squeeze(feature) in {_squeeze(flag) for flag in self.flags}
 
     @property
+    def name(self) -> str:
+        """For people and in logs: what a kernel's time on one thread depends on."""
+        return f"{self.model} ({self.cpu or self.level or self.arch})"
+
+    @property
     def peak_gflops(self) -> float:
         """fp32 peak of all cores, from clock, SIMD width and units; 0 if one of them is unknown."""
         return self.cores * self.clock_ghz * self.simd_bits / 32 * 2 * self.fma_units

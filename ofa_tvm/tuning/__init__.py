@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ofa_tvm.tuning.allotment import allot, trials_left
-    from ofa_tvm.tuning.campaign import TuningResult, time_again, tune_kernels
+    from ofa_tvm.tuning.campaign import TuningResult, time_again, timing_device, tune_kernels
     from ofa_tvm.tuning.union import KernelUnion, kernel_union
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "allot",
     "kernel_union",
     "time_again",
+    "timing_device",
     "trials_left",
     "tune_kernels",
 ]

@@ -42,6 +42,14 @@ def by_weight(kernels: Sequence[Kernel], weights: Weights | None) -> list[Kernel
     return sorted(kernels, key=lambda kernel: -_work(kernel, weights))
 
 
+def by_time(kernels: Sequence[Kernel], records: KernelTable, weights: Weights | None) -> list[Kernel]:
+    """Those first that take most of the networks' time by their best records; all have one."""
+    return sorted(kernels, key=lambda kernel: -_calls(kernel, weights) * records.records[kernel.key][0].cost)
+
+
 def _work(kernel: Kernel, weights: Weights | None) -> float:
-    calls = kernel.calls if weights is None else weights.get(kernel.key, 0.0)
-    return calls * kernel.flops
+    return _calls(kernel, weights) * kernel.flops
+
+
+def _calls(kernel: Kernel, weights: Weights | None) -> float:
+    return kernel.calls if weights is None else weights.get(kernel.key, 0.0)

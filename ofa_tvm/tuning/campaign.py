@@ -14,12 +14,12 @@ import tvm
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
-from ofa_tvm.logs import Header, KernelTable, LogWriter, log_name, read_folder
+from ofa_tvm.logs import Header, KernelTable, LogWriter, log_name, read_folder, timed_on
 from ofa_tvm.measurement.devices import device_name
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Machine, Target, detect_machine
 from ofa_tvm.targets.kinds import KINDS
-from ofa_tvm.tuning.allotment import Weights, allot, by_weight, trials_left
+from ofa_tvm.tuning.allotment import Weights, allot, by_time, by_weight, trials_left
 from ofa_tvm.tuning.crew import Crew, Order
 from ofa_tvm.tuning.ledger import Ledger
 
@@ -131,7 +131,8 @@ def time_again(
     """Time the best known schedules of kernels on this machine, without searching.
 
     A log that ships carries another machine's times. Afterwards this machine's log under `root` has times of
-    its own for the same schedules. Kernels that it knows already are left out, so a killed call goes on.
+    its own for the same schedules. Kernels that this machine has timed are left out, so a killed call goes
+    on; those that take the most of the networks' time come first.
 
     Parameters
     ----------
@@ -159,11 +160,16 @@ def time_again(
     start_s = time.monotonic()
     with _open_log(target, root) as log:
         table = read_folder(log.folder, log.folder.name)
-        waiting = [k for k in kernels if table.best(k.key) is None and records.best(k.key) is not None]
+        device = timing_device(target, detect_machine())
+        waiting = [
+            kernel
+            for kernel in kernels
+            if kernel.key in records.records and not timed_on(device, table.machines.get(kernel.key, ()))
+        ]
         with progress.task("timing kernels", len(waiting)) as task:
             ledger = Ledger(log, table, Transfer(table), emulated=target.emulated)
             crew = Crew(Order(target, {}, again=records), ledger, seconds, task, progress)
-            crew.run(by_weight(waiting, weights))
+            crew.run(by_time(waiting, records, weights))
     return _result(kernels, ledger, crew, start_s)
 
 
@@ -188,18 +194,24 @@ def _open_log(target: Target, root: Path) -> LogWriter:
     header = Header(
         target=log_name(target),
         tvm_target=target.tvm_dict(),
-        machine=_device_name(target, machine),
+        machine=_described(target, machine),
         versions={"tvm": tvm.__version__, "ofa-tvm": version("ofa-tvm")},
         date=datetime.now(UTC).date().isoformat(),
     )
     return LogWriter(root, target, header)
 
 
-def _device_name(target: Target, machine: Machine) -> str:
+def timing_device(target: Target, machine: Machine) -> str:
+    """What times a target's kernels, as the headers of its logs say it, without the number of cores."""
     if target.emulated:
         return f"{target.run.emulator} as {target.run.emulator_cpu}: emulated, costs are guest instructions"
     if target.run.where == "rpc":
         return f"{target.hardware.device or target.name}, devices of key {target.run.key}"
     if not KINDS[target.kind].family:
         return device_name(target.kind)
-    return f"{machine.model} ({machine.cpu or machine.level or machine.arch}), {machine.cores} cores"
+    return machine.name
+
+
+def _described(target: Target, machine: Machine) -> str:
+    device = timing_device(target, machine)
+    return f"{device}, {machine.cores} cores" if device == machine.name else device

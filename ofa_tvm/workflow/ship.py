@@ -34,6 +34,7 @@ from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
+from ofa_tvm.workflow.retiming import Retiming, retiming
 
 _PROFILED = 30  # inferences
 _COMPARED = 8  # test images whose outputs are compared with ONNX Runtime's
@@ -52,7 +53,10 @@ class BuiltSubnet:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What was shipped, and what is known of it; the change of accuracy is from float32, if any."""
+    """What was shipped, and what is known of it; the change of accuracy is from float32, if any.
+
+    `retiming` is there if the module's schedules were not timed on this CPU.
+    """
 
     arch: Arch
     artefact: Artefact
@@ -60,6 +64,7 @@ class Shipped:
     difference: Difference
     accuracy: float
     accuracy_change: float | None = None
+    retiming: Retiming | None = None
 
 
 def build_subnet(
@@ -177,6 +182,7 @@ class ReadyToShip:
             self.difference,
             self.accuracy,
             self.accuracy_change,
+            retiming(self.built.compiled.kernels, self.target),
         )
 
 

@@ -159,7 +159,7 @@ def plan_tuning(
     spent = _read_pace(folder)
     return TuningPlan(
         tuple(sorted(kinds, key=lambda kind: -kind.calls)),
-        _workers(target),
+        campaign_workers(target),
         spent[1] / spent[0] if spent else DEFAULT_TRIAL_S,
         spent is not None,
     )
@@ -211,7 +211,8 @@ def tune(
     return result
 
 
-def _workers(target: Target) -> int:
+def campaign_workers(target: Target) -> int:
+    """Processes that a campaign would run at once; 0 if the tracker has no device or cannot be asked."""
     if target.run.where == "local":
         return max(1, len(allowed_cpus()) // target.threads)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_module import SIZE, write_small_onnx
-from verbs import without_torch
+from verbs import Done, without_torch
 
 from ofa_tvm.deploy import load
 
@@ -42,6 +42,30 @@ def test_a_tuned_models_kernels_have_time_shares(folder: Path) -> None:
     assert sum(kernel["share"] for kernel in compiled["kernels"]) == pytest.approx(1.0)
     again = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
     assert again["logged"] == 4 and again["trials_left"] == 0 and again["timed"]
+
+
+@pytest.mark.slow
+def test_schedules_of_another_cpu_are_pointed_out_until_timed_here(folder: Path) -> None:
+    def compiled(*more: str) -> Done:
+        return without_torch(folder, "compile", "small.onnx", "-o", "m.so", *more)
+
+    assert without_torch(folder, "tune", "small.onnx", "--trials", 1).code == 0
+    (log,) = folder.glob("tuning_logs/*/tuning.jsonl")
+    header, *records = log.read_text().splitlines()
+    elsewhere = {**json.loads(header), "machine": "a CPU of somebody else, 2 cores"}
+    log.write_text("\n".join([json.dumps(elsewhere), *records]) + "\n")
+    (line,) = (line for line in compiled().out.splitlines() if "never timed on this CPU" in line)
+    assert "of 4 of 4 kernels" in line and "tune --retime small.onnx --target x86, about" in line
+    plain = compiled("--json")
+    found = json.loads(plain.out)["retiming"]
+    assert found["kernels"] == 4 and found["estimated_seconds"] > 0 and "never timed" not in plain.err
+    retime = found["command"].removeprefix("ofa-tvm ").split()
+    short = json.loads(without_torch(folder, *retime, "--seconds", 0, "--json").out)
+    assert not short["complete"] and short["trials"] == 0, "a limit holds"
+    again = json.loads(without_torch(folder, *retime, "--json").out)
+    assert again["complete"] and again["tuned"] == 4 and again["trials"] >= 4
+    assert json.loads(without_torch(folder, *retime, "--json").out)["trials"] == 0, "nothing is timed twice"
+    assert json.loads(compiled("--json").out)["retiming"] is None
 
 
 def test_compile_refuses_what_it_cannot_do(folder: Path) -> None:

@@ -29,6 +29,7 @@ from ofa_tvm.logs import (
     find_records,
     log_name,
     read_folder,
+    timed_on,
 )
 from ofa_tvm.logs.pack import pack
 from ofa_tvm.targets import Target, get_target, load_target
@@ -413,6 +414,29 @@ def test_times_of_other_devices_are_known_as_such(tmp_path: Path) -> None:
     table = find_records(target, [tmp_path])
     assert set(table.records) >= {"a", "b"}
     assert "b" in table.foreign and "a" not in table.foreign
+
+
+def test_a_log_says_which_machine_timed_a_kernel(tmp_path: Path, target: Target) -> None:
+    """And another machine's records go into a file of their own, so that both stay known."""
+    machines = {"a machine, 2 cores": "ab", "another, 4 cores": "b"}
+    for machine, kernels in machines.items():
+        with LogWriter(tmp_path, target, replace(HEADER, target=log_name(target), machine=machine)) as log:
+            for kernel in kernels:
+                log.append(record(kernel, 1.0))
+            log.append(replace(record("c", 1.0), times_us=(), error="failed"))
+    assert len(list(log.folder.glob("*.jsonl"))) == 2
+    for table in (read_folder(log.folder), find_records(target, [tmp_path])):
+        assert table.machines["a"] == {"a machine, 2 cores"}
+        assert table.machines["b"] == set(machines)
+        assert "c" not in table.machines, "what failed has no times"
+
+
+def test_a_machine_with_other_cores_is_the_same_cpu() -> None:
+    assert timed_on("AMD EPYC (znver4)", {"AMD EPYC (znver4), 64 cores"})
+    assert timed_on("cortex-a76", {"cortex-a76"})
+    assert not timed_on("AMD EPYC (znver4)", {"AMD EPYC (znver5), 64 cores"})
+    assert not timed_on("AMD EPYC", {"AMD EPYC (znver5), 64 cores"})
+    assert not timed_on("AMD EPYC (znver4)", ())
 
 
 def test_a_schedule_timed_again_has_its_last_times() -> None:

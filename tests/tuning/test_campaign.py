@@ -31,6 +31,7 @@ from ofa_tvm.native import has_cuda
 from ofa_tvm.progress import SILENT, Task
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.tuning import allot, crew, time_again, trials_left, tune_kernels
+from ofa_tvm.tuning.allotment import by_time
 from ofa_tvm.workflow.tune import tune
 
 HERE = Path(__file__).resolve().parent
@@ -181,6 +182,17 @@ def test_part_of_the_kernels_tuned(target: Target, tmp_path: Path) -> None:
     origins = {use.name: use.origin for use in compiled.kernels}
     assert origins[pointwise.name] == "tuned"
     assert "default" in origins.values()
+
+
+def test_what_takes_longest_is_timed_first(target: Target) -> None:
+    """By records and calls, not by operations: a depthwise convolution has few and takes long."""
+    found = kernels(target)[:3]
+    known = KernelTable()
+    for kernel, microseconds in zip(found, (5.0, 1.0, 9.0), strict=True):
+        known.add(Record(kernel.key, kernel.signature, [[], []], (microseconds,)))
+    once = dict.fromkeys((kernel.key for kernel in found), 1.0)
+    assert by_time(found, known, once) == [found[2], found[0], found[1]]
+    assert by_time(found, known, {**once, found[1].key: 10.0})[0] == found[1]
 
 
 @pytest.mark.slow

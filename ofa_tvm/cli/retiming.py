@@ -1,0 +1,41 @@
+"""The one line, and the entry for scripts, that say when timing a module's schedules here would help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ofa_tvm.cli.console import Console
+from ofa_tvm.cli.options import duration
+
+if TYPE_CHECKING:
+    from ofa_tvm.targets import Target
+    from ofa_tvm.workflow.retiming import Retiming
+
+
+def tune_options(target: Target, name: str | None = None) -> str:
+    """What `ofa-tvm tune` takes for a target as it was chosen, its threads and number format included."""
+    threads = f" --threads {target.threads}" if target.threads > 1 else ""
+    dtype = f" --dtype {target.dtype}" if target.dtype != "float32" else ""
+    return f"--target {name or target.name}{threads}{dtype}"
+
+
+def show_retiming(console: Console, found: Retiming | None, arguments: str) -> dict[str, Any] | None:
+    """Print what timing again would do, if it would do something; returns it as plain data.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    found
+        What it would do, for one module.
+    arguments
+        Of `ofa-tvm tune --retime`.
+    """
+    if found is None:
+        return None
+    command = f"ofa-tvm tune --retime {arguments}"
+    console.print(
+        f"the schedules of {found.kernels} of {found.of} kernels were never timed on this CPU; the best of "
+        f"those known, and their times here: {command}, about {duration(found.seconds)}"
+    )
+    return {"kernels": found.kernels, "estimated_seconds": round(found.seconds, 1), "command": command}
