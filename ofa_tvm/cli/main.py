@@ -191,8 +191,8 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End the process, also where threads are left behind, as after a second signal.
 
-    At its end the interpreter unwinds daemon threads when they ask for its lock; where that is in the middle of
-    TVM's C++, it aborts the process.
+    At its end the interpreter unwinds daemon threads when they ask for its lock; in the middle of TVM's C++
+    that aborts the process.
     """
     if any(thread.daemon for thread in threading.enumerate()):
         atexit._run_exitfuncs()  # temporary folders, workers
