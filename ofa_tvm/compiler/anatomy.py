@@ -9,6 +9,9 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
+from ofa_tvm.compiler.dots import has_dots
+
+LINES = "ofa_tvm.lines"  # annotation of a reduction: how many lines of its result belong in one tile
 _DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
 
 
@@ -27,6 +30,10 @@ class Anatomy:
         Shape of the padded input, empty without one.
     in_place
         Whether the padded input is to be read where it lies, not copied (`convolutions.padded`).
+    together
+        Lines of the result that are computed together, since they share what they read.
+    in_dots
+        Whether it adds dots of bytes (`dots`).
     """
 
     reduction: str
@@ -36,6 +43,8 @@ class Anatomy:
     reduce: tuple[int, ...]
     padded: tuple[int, ...]
     in_place: bool = False
+    together: int = 1
+    in_dots: bool = False
 
 
 def analyse(sch: Schedule) -> Anatomy | None:
@@ -74,6 +83,8 @@ def analyse(sch: Schedule) -> Anatomy | None:
         reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == REDUCTION),
         padded=padded,
         in_place=in_place,
+        together=int(sch.get(blocks[at]).annotations.get(LINES, 1)),
+        in_dots=has_dots(sch.get(blocks[at]).body),
     )
 
 
@@ -109,7 +120,8 @@ def _pads(sch: Schedule, block: SBlockRV) -> bool:
 def _read_in_place(sch: Schedule, block: SBlockRV) -> bool:
     """Whether the condition of padding is marked as likely."""
     condition = sch.get(block).body.value.args[0]
-    return isinstance(condition, tvm.ir.Call) and condition.op.name.endswith("likely")
+    parts = [condition.a, condition.b] if isinstance(condition, tvm.tirx.And) else [condition]
+    return all(isinstance(part, tvm.ir.Call) and part.op.name.endswith("likely") for part in parts)
 
 
 def iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:

@@ -13,7 +13,7 @@ from tvm.tirx import compilation_pipeline
 from ofa_tvm.compiler import dots
 from ofa_tvm.compiler.toolchain import on_cpu
 
-REVISION = f"stack-1 {dots.REVISION}"  # of what is done here, a part of cached objects' names
+REVISION = f"stack-2 {dots.REVISION}"  # of what is done here, a part of cached objects' names
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack

@@ -70,10 +70,8 @@ def _packs_channels(weight: np.ndarray, lanes: int) -> bool:
     return weight.shape[2] >= _MANY and packs(weight.reshape(-1, weight.shape[3]), lanes)
 
 
-def padded(
-    data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0, outside: int = 0
-) -> te.Tensor:
-    """So many channels of a map (n, h, w, c) from `start` on, with a constant around it.
+def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0) -> te.Tensor:
+    """So many channels of a map (n, h, w, c) from `start` on, with zeros around it.
 
     It is read in place, not copied: TVM is told that most positions lie inside, and makes code of its own for
     the lines and tiles that do.
@@ -84,7 +82,7 @@ def padded(
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
         inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
         element = data[b, y - top, x - left, start + c if start else c]
-        return tirx.if_then_else(tirx.likely(inside), element, tirx.const(outside, data.dtype))
+        return tirx.if_then_else(tirx.likely(inside), element, tirx.const(0, data.dtype))
 
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 

@@ -13,8 +13,10 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
+from ofa_tvm.compiler.anatomy import LINES
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_size, padded
+from ofa_tvm.compiler.convolutions import output_size
+from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.dots import dot4, quads
 from ofa_tvm.compiler.products import of_rows
 
@@ -81,15 +83,30 @@ def integer_depthwise(
     dilation: Sequence[int],
     outside: int,
 ) -> relax.Call:
-    """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`."""
+    """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`.
+
+    Lines that are taken together serve several lines of the result, each with weights of its own.
+    """
     kh, kw, _, channels = weight.shape
-    groups = -(-kh // _DOT)
-    lines = np.zeros((groups * _DOT, kw, channels), np.int8)
-    lines[:kh] = weight[:, :, 0]
-    packed = quads(lines.reshape(groups, _DOT, kw, channels).transpose(0, 2, 3, 1))
+    height = (static_shape(data) or (0, 0))[1]
+    out_height = output_size(height + padding[0] + padding[2], kh, strides[0], dilation[0])
+    lines = _lines_together(kh, strides[0], out_height) if dilation[0] == 1 else 1
+    spread = np.zeros((lines, -(-((lines - 1) * strides[0] + kh) // _DOT) * _DOT, kw, channels), np.int8)
+    for line in range(lines):
+        spread[line, line * strides[0] : line * strides[0] + kh] = weight[:, :, 0]
+    packed = quads(spread.reshape(lines, -1, _DOT, kw, channels).transpose(0, 1, 3, 4, 2))
     window = list(strides), list(padding), list(dilation)
     name = "depthwise_conv2d"
     return bb.call_te(_depthwise, data, constant_of(packed), kh, *window, outside, primfunc_name_hint=name)
+
+
+def _lines_together(taps: int, stride: int, lines: int) -> int:
+    """How many lines of the result the lines that dots take together, four or eight, have all taps of.
+
+    They divide `lines`, so that all tiles are alike.
+    """
+    most = (-taps % _DOT) // stride + 1
+    return max(d for d in range(1, most + 1) if lines % d == 0)
 
 
 def _panels(weight: np.ndarray, lanes: int) -> np.ndarray:
@@ -115,6 +132,24 @@ def _four(value: Callable[[Expr], Expr], number: Expr, dots: int, extent: int, d
     return found
 
 
+def _padded(data: te.Tensor, padding: Sequence[int], outside: int) -> te.Tensor:
+    """A map (n, h, w, c) with a constant around it, read in place (`convolutions.padded`).
+
+    Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
+    a line, the first and last of which reach beyond it.
+    """
+    n, height, width, channels = (int(v) for v in data.shape)
+    top, left, bottom, right = padding
+    constant = tirx.const(outside, data.dtype)
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
+        line = tirx.likely(tirx.all(y >= top, y < top + height))
+        column = tirx.likely(tirx.all(x >= left, x < left + width))
+        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], constant)
+
+    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
+
+
 def _product(left: te.Tensor, right: te.Tensor, width: int) -> te.Tensor:
     panels, dots, panel = (int(extent) for extent in right.shape)
     *lead, height, depth = (int(extent) for extent in left.shape)
@@ -138,7 +173,7 @@ def _dense(
 ) -> te.Tensor:
     _, kh, kw, dots, panel = (int(v) for v in weight.shape)
     channels = int(data.shape[3])
-    source = padded(data, channels, padding, outside=outside)
+    source = _padded(data, padding, outside)
     n, height, length, _ = (int(v) for v in source.shape)
     dy, dx, dc = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (dots, "dc")))
 
@@ -165,23 +200,25 @@ def _depthwise(
     dilation: list[int],
     outside: int,
 ) -> te.Tensor:
-    groups, kw, channels = (int(v) for v in weight.shape)
-    source = padded(data, channels, padding, outside=outside)
+    together, groups, kw, channels = (int(v) for v in weight.shape)
+    source = _padded(data, padding, outside)
     n, height, length, _ = (int(v) for v in source.shape)
     dg, dx = te.reduce_axis((0, groups), "dg"), te.reduce_axis((0, kw), "dx")
+    read = (together - 1) * strides[0] + kh  # lines that have weights
     zero = tirx.const(0, data.dtype)
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
-        column = x * strides[1] + dx * dilation[1]
+        first, column = y // together * (together * strides[0]), x * strides[1] + dx * dilation[1]
 
         def line(i: int) -> Expr:
             dy = _DOT * dg + i
-            found = source[b, y * strides[0] + dy * dilation[0], column, c]
-            if _DOT * (groups - 1) + i < kh:
+            found = source[b, first + dy * dilation[0], column, c]
+            if _DOT * (groups - 1) + i < read:
                 return found
-            return zero if groups == 1 else tirx.if_then_else(dy < kh, found, zero)
+            return zero if groups == 1 else tirx.if_then_else(dy < read, found, zero)
 
-        return te.sum(dot4([line(i) for i in range(_DOT)], weight[dg, dx, c]), axis=[dg, dx])
+        factors = [line(i) for i in range(_DOT)]
+        return te.sum(dot4(factors, weight[y % together, dg, dx, c]), axis=[dg, dx])
 
     shape = (
         n,
@@ -189,4 +226,4 @@ def _depthwise(
         output_size(length, kw, strides[1], dilation[1]),
         channels,
     )
-    return te.compute(shape, value, name="depthwise_conv2d")
+    return te.compute(shape, value, name="depthwise_conv2d", attrs={LINES: together})

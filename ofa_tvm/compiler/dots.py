@@ -69,7 +69,7 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
         What code is made for.
     """
     features = cpu_features(target)
-    if not _has_dots(function.body):
+    if not has_dots(function.body):
         return function
 
     def added(node: tirx.Add) -> Expr:
@@ -88,7 +88,8 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
     return function.with_body(tvm_ffi.structural_map(body, (tvm.ir.Call, alone)))
 
 
-def _has_dots(body: tirx.Stmt) -> bool:
+def has_dots(body: tirx.Stmt) -> bool:
+    """Whether there is a dot in a statement."""
     found: list[bool] = []
     tvm_ffi.structural_walk(body, (tvm.ir.Call, lambda call: found.append(_is_dot(call))))
     return any(found)

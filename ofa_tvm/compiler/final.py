@@ -6,10 +6,13 @@ and their schedules are those of the network.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 import tvm_ffi
 from tvm import tirx
 
+from ofa_tvm.compiler.dots import has_dots
 from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.compiler.toolchain import on_cpu
 
@@ -27,8 +30,19 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     functions = {}
     for var, function in mod.functions.items():
         body = function.body if on_cpu(target) else _with_true_as_one(function.body)
-        functions[var] = function.with_body(keeping_nan(body, target))
+        functions[var] = _with_short_indices(function.with_body(keeping_nan(body, target)))
     return tvm.IRModule(functions)
+
+
+def _with_short_indices(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Indices of kernels of dots as int32, where none is larger.
+
+    TVM's own pass for this comes after the loops' hints have become statements, which then name loops that
+    are no more: such loops are not taken apart.
+    """
+    if not has_dots(function.body) or any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params):
+        return function
+    return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
 
 
 def _with_true_as_one(body: tirx.Stmt) -> tirx.Stmt:

@@ -96,12 +96,17 @@ def _apply_template(
     row0, row1 = sch.split(row, [None, tile])
     channel0, channel1 = sch.split(channel, [None, width])
     band: list[LoopRV] = []
+    lines: list[LoopRV] = []
     copied = anatomy.padding is not None and not anatomy.in_place
     parallel = (
         mach.threads > 1 and 2 * math.prod(anatomy.spatial) * math.prod(anatomy.reduce) >= PARALLEL_FLOPS
     )
     if anatomy.in_place:
         sch.compute_inline(sch.get_sblock(anatomy.padding))
+        if anatomy.together > 1:
+            line0, line1 = sch.split(loops.pop(), [None, anatomy.together])
+            loops.append(line0)
+            lines = [line1]
         if loops and parallel:
             bands = _bands(int(sch.get(loops[-1]).extent), int(sch.get(channel0).extent), mach.threads)
             line0, line1 = sch.split(loops.pop(), [bands, None])
@@ -118,24 +123,27 @@ def _apply_template(
     else:
         outer = [*loops, row0, channel0]
     inner = [loop for loop in (*band, row0) if loop not in outer]
-    sch.reorder(*outer, *inner, row1, channel1)
+    sch.reorder(*outer, *inner, *lines, row1, channel1)
     sch.compute_at(reduction, (outer + inner)[-1], preserve_unit_loops=True)
     if copied and not _copy_lines(sch, anatomy, outer[-1], mach):
         return None  # channels that share an input's channel: what they read depends on where they lie
     if anatomy.in_place:
         for loop in (*(band or loops[-1:]), row0):
-            sch.annotate(loop, _BY_CASES, True)
+            if loop in inner and int(sch.get(loop).extent) == 2:
+                sch.unroll(loop)  # both tiles touch the padding: nothing lies between
+            else:
+                sch.annotate(loop, _BY_CASES, True)
     if parallel:  # before the reduction is decomposed: its parts do not pass TVM's check
         sch.parallel(sch.fuse(*outer))
-    depth = len(sch.get_loops(output)) - 2
+    depth = len(sch.get_loops(output)) - len(lines) - 2
     own = list(sch.get_loops(reduction))[depth:]
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
     sch.reorder(*reduce, *spatial)
     vector = mach.vector(width)
-    unroll_and_vectorize(sch, [row1, channel1], vector)
+    unroll_and_vectorize(sch, [*lines, row1, channel1], vector)
     unroll_and_vectorize(sch, spatial, vector)
     if anatomy.padding is not None:
-        straight = max(option.rows for option in options) * (width // vector)
+        straight = max(option.rows for option in options) * anatomy.together * (width // vector)
         unroll_reduction(sch, reduce, straight)
     initial = sch.decompose_reduction(reduction, reduce[0])
     unroll_and_vectorize(sch, list(sch.get_loops(initial))[depth:], vector)
