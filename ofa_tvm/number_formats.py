@@ -1,4 +1,4 @@
-"""The formats that a network's weights and feature maps may have: names, and how exact each is.
+"""The formats that a network's weights and feature maps may have: names, how exact each is, who has it.
 
 "float16-weights" is float32 but for the weights that are read from memory each time: those of products with a
 single row, as in squeeze-and-excitation and in classifiers.
@@ -9,11 +9,15 @@ What becomes of a network's graph in a format is `compiler/formats.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 DType = Literal["float32", "float16-weights", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
+
+INTEGERS = "int8"
+"""What the products of a quantised model are computed in: the model says so, a target is not told."""
 
 Stage = Literal["export", "kernel", "measure", "ship"]
 """What is compared: "export", the ONNX file with PyTorch's network; "kernel", one kernel by a schedule or on
@@ -49,3 +53,61 @@ EXACTNESS: Mapping[DType, Exactness] = {
 def exactness(dtype: str) -> Exactness:
     """Of a format; other numbers (integers, booleans, doubles) are held to float32's."""
     return next((found for name, found in EXACTNESS.items() if name == dtype), EXACTNESS["float32"])
+
+
+NEEDS = {"float16-weights": "is for CPUs that read float16 (x86-64-v3 and later, ARM)"}
+"""Of formats that not every target has: which have them."""
+
+_PLAIN = "32-bit products"
+
+
+def supported(features: AbstractSet[str] | None) -> dict[str, str]:
+    """What a target computes in, each format with its instructions.
+
+    Parameters
+    ----------
+    features
+        LLVM's, of the target's CPU; None for a GPU.
+
+    Returns
+    -------
+    dict
+        Names from the widest to the narrowest, and how each is computed; "" where nothing is known of that.
+    """
+    if features is None:
+        return {"float32": "", "float16": "on devices that have it", INTEGERS: _PLAIN}
+    found = {"float32": _vectors(features)}
+    if reads_half(features):
+        found["float16-weights"] = "F16C" if "f16c" in features else "NEON"
+    found["float16"] = "fullfp16" if computes_in_half(features) else "storage"
+    found[INTEGERS] = byte_products(features)
+    return found
+
+
+def described(formats: Mapping[str, str]) -> str:
+    """For people."""
+    return ", ".join(f"{name} ({how})" if how else name for name, how in formats.items())
+
+
+def computes_in_half(features: AbstractSet[str]) -> bool:
+    """Whether a CPU multiplies and adds float16 vectors: ARM v8.2 and later."""
+    return "fullfp16" in features
+
+
+def reads_half(features: AbstractSet[str]) -> bool:
+    """Whether a CPU has an instruction that widens float16: F16C on x86, all of ARM's 64-bit CPUs."""
+    return "f16c" in features or "neon" in features
+
+
+def byte_products(features: AbstractSet[str]) -> str:
+    """What multiplies and adds bytes in full vectors; `compiler/dots.py` makes it."""
+    if "sse2" not in features:
+        return "sdot" if "dotprod" in features else _PLAIN
+    if "avx512vnni" in features or ("avxvnni" in features and "avx512f" not in features):
+        return "vpdpbusd"
+    return "vpmaddwd" if "avx2" in features else "pmaddwd"
+
+
+def _vectors(features: AbstractSet[str]) -> str:
+    names = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse2": "SSE2", "neon": "NEON"}
+    return next((name for feature, name in names.items() if feature in features), "")

@@ -9,6 +9,7 @@ import click
 
 from ofa_tvm import __version__
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.number_formats import described
 from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import detect_machine, list_targets
 from ofa_tvm.targets.readiness import Readiness, examine
@@ -35,6 +36,7 @@ def _versions() -> dict[str, str | None]:
 def _cells(readiness: Readiness) -> list[str]:
     cells = [readiness.target.name, "yes" if readiness.ready else "no"]
     cells += [check.found for _, check in readiness.checks]
+    cells.append(described(readiness.dtypes))
     installs = [check.install for _, check in readiness.checks if not check.ok and check.install]
     return [*cells, "; ".join(dict.fromkeys(installs))]
 
@@ -57,7 +59,7 @@ def command(console: Console) -> None:
         *([] if machine.huge_pages in ("always", "madvise") else [_NO_HUGE_PAGES]),
         "",
     )
-    columns = ("target", "ready", "compiler", "linker", "device", "to do")
+    columns = ("target", "ready", "compiler", "linker", "device", "number formats", "to do")
     console.table(columns, [_cells(readiness) for readiness in report])
     console.result(
         {
@@ -69,6 +71,7 @@ def command(console: Console) -> None:
                     "name": readiness.target.name,
                     "kind": readiness.target.kind,
                     "ready": readiness.ready,
+                    "dtypes": readiness.dtypes,
                     **{name: dataclasses.asdict(check) for name, check in readiness.checks},
                 }
                 for readiness in report

@@ -11,6 +11,8 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import OUTPUT_PATH
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.number_formats import described
+from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
 from ofa_tvm.targets.load import PROBED, probe_arm, probe_x86
 from ofa_tvm.temporaries import scratch_folder
@@ -50,10 +52,12 @@ def _where(target: Target, here: bool) -> str:
 @click.argument("target")
 @common_options
 def show_command(console: Console, target: str) -> None:
-    """Print TARGET (a name or a YAML file), checked, as YAML."""
+    """Print TARGET (a name or a YAML file), checked, as YAML; and the number formats that it has."""
+    leave_torch_out()
     found = get_target(target)
-    console.print(write_yaml(found.to_descriptor()).rstrip())
-    console.result(found.to_json())
+    dtypes = found.dtypes
+    console.print(write_yaml(found.to_descriptor()).rstrip(), f"# number formats: {described(dtypes)}")
+    console.result({**found.to_json(), "dtypes": dtypes})
 
 
 @command.command("probe")

@@ -80,6 +80,7 @@ def lower_onnx(
         If the model has an operator that cannot be compiled (the sentence names the operator and its node),
         or if the target cannot compute in its number format.
     """
+    target.check_dtype()
     sizes = graph.input_shapes(model, shapes)
     try:
         prepared = graph.prepare(half.widened(graph.normalized(model, sizes, known_operators())))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import tvm
 
+from ofa_tvm.number_formats import computes_in_half
+from ofa_tvm.targets.tvm_target import cpu_features
+
 
 @dataclass(frozen=True)
 class CpuModel:
@@ -35,22 +38,6 @@ class CpuModel:
         return math.gcd(width, self.lanes)
 
 
-def cpu_features(target: tvm.target.Target) -> frozenset[str]:
-    """LLVM's features of a CPU target."""
-    return frozenset(str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target))
-
-
-def computes_in_half(target: tvm.target.Target) -> bool:
-    """Whether a CPU target multiplies and adds float16 vectors: ARM v8.2 and later."""
-    return "fullfp16" in cpu_features(target)
-
-
-def reads_half(target: tvm.target.Target) -> bool:
-    """Whether a CPU target has an instruction that widens float16: F16C on x86, all of ARM's 64-bit CPUs."""
-    features = cpu_features(target)
-    return "f16c" in features or "neon" in features
-
-
 def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     """Vector unit for values of `dtype`, by LLVM's features, and threads of a CPU target."""
     # llvm_get_vector_width is no help: it says 512 for any x86.
@@ -60,5 +47,5 @@ def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
         return CpuModel(lanes=16, registers=32, threads=threads)
     if "avx" in features:
         return CpuModel(lanes=8, registers=16, threads=threads)
-    lanes = 8 if dtype == "float16" and computes_in_half(target) else 4
+    lanes = 8 if dtype == "float16" and computes_in_half(features) else 4
     return CpuModel(lanes=lanes, registers=32 if "neon" in features else 16, threads=threads)

@@ -19,11 +19,12 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
-from ofa_tvm.compiler.cpu_model import CpuModel, computes_in_half, cpu_features, cpu_model, reads_half
+from ofa_tvm.compiler.cpu_model import CpuModel, cpu_model
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
-from ofa_tvm.errors import UserError
+from ofa_tvm.number_formats import computes_in_half
+from ofa_tvm.targets.tvm_target import cpu_features
 
 
 class Templates(ABC):
@@ -58,29 +59,13 @@ class Templates(ABC):
         """Whether float16 networks also add in float16: where that doubles the values in a register."""
 
     @property
-    @abstractmethod
-    def reads_half(self) -> bool:
-        """Whether weights in float16 can be read into float32 vectors."""
-
-    @property
     def signed_bytes(self) -> bool:
         """Whether the target multiplies signed bytes only."""
         return False
 
     def products(self, dtype: str) -> ProductForm:
-        """How products of a network in `dtype` are computed.
-
-        Raises
-        ------
-        UserError
-            If the target cannot compute in it.
-        """
+        """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
-        if half_weights and not self.reads_half:
-            raise UserError(
-                "float16-weights is for CPUs that read float16 (x86-64-v3 and later, ARM); "
-                "leave --dtype out here, or take float16"
-            )
         return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, self.signed_bytes)
 
     @abstractmethod
@@ -121,12 +106,7 @@ class CpuTemplates(Templates):
     @property
     def sums_in_half(self) -> bool:
         """Whether the CPU computes in float16."""
-        return computes_in_half(self.target)
-
-    @property
-    def reads_half(self) -> bool:
-        """All but old x86."""
-        return reads_half(self.target)
+        return computes_in_half(cpu_features(self.target))
 
     @property
     def signed_bytes(self) -> bool:
@@ -178,11 +158,6 @@ class GpuTemplates(Templates):
     @property
     def sums_in_half(self) -> bool:
         """No: a device's float16 units differ."""
-        return False
-
-    @property
-    def reads_half(self) -> bool:
-        """No: maps in float16 are the faster form there."""
         return False
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:

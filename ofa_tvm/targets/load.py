@@ -10,13 +10,14 @@ from pathlib import Path
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.kinds import KINDS
-from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine
+from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine, needed_flags
 from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
 from ofa_tvm.targets.target import Hardware, Link, Target
 from ofa_tvm.yamlfile import read_yaml
 
 PROBED = "x86"  # the one name that has no file: it is this machine
 TRACKER = "OFA_TVM_TRACKER"  # host:port; the targets of boards that ship run on its devices then
+_WITH_VNNI = {"x86-64-v4": "cascadelake", "x86-64-v3": "alderlake"}  # the first CPU of a level that has it
 ALIASES = {"arm": "cortex-a72", "cuda": "cuda-sm90"}  # the short names stand for the device that most have
 
 
@@ -62,7 +63,7 @@ def get_target(name_or_path: str | os.PathLike[str]) -> Target:
 
 
 def probe_x86(machine: Machine) -> Target:
-    """Target of an x86 machine: its CPU by LLVM's name if known, else its instruction-set level.
+    """Target of an x86 machine: its CPU by LLVM's name, else one that it includes, else its level.
 
     Raises
     ------
@@ -71,9 +72,7 @@ def probe_x86(machine: Machine) -> Target:
     """
     if machine.arch != "x86_64":
         raise UserError(f"target x86 is an x86-64 machine, but this is {machine.arch}; name another target")
-    levels = list(X86_LEVELS)
-    below = tuple(levels[levels.index(machine.level) :]) if machine.level in levels else ()
-    mcpu = machine.cpu or machine.level
+    mcpu = machine.cpu or _with_vnni(machine) or machine.level
     needed = {"x86-64-v4": ("avx512f", "avx512vl"), "x86-64-v3": ("avx2", "fma")}.get(machine.level, ())
     return Target(
         name=PROBED,
@@ -82,10 +81,27 @@ def probe_x86(machine: Machine) -> Target:
         tvm={"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu},
         link=Link(("g++", "c++", "clang++", "gcc", "zig cc"), "apt-get install g++ (or pip install ziglang)"),
         features=needed,
-        compatible=((machine.cpu, *below) if machine.cpu else below),
+        compatible=_logs_for(machine),
         hardware=_hardware(machine),
         probed=True,
     )
+
+
+def _logs_for(machine: Machine) -> tuple[str, ...]:
+    """Targets whose logs serve an x86 machine, most specific first."""
+    own = (machine.cpu,) if machine.cpu else ()
+    if machine.cpu in target_names():
+        return (*own, *load_target(data_dir("targets") / f"{machine.cpu}.yaml").compatible)
+    levels = list(X86_LEVELS)
+    below = levels[levels.index(machine.level) :] if machine.level in levels else []
+    vnni = _with_vnni(machine)
+    return (*own, *([vnni] if vnni else []), *below)
+
+
+def _with_vnni(machine: Machine) -> str:
+    """The CPU with VNNI of which an x86 machine has everything, though it may be another; "" without."""
+    cpu = _WITH_VNNI.get(machine.level, "")
+    return cpu if cpu and needed_flags(cpu) <= machine.flags else ""
 
 
 def probe_arm(machine: Machine) -> Target:

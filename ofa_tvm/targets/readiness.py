@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,23 @@ class Check:
 
 @dataclass(frozen=True)
 class Readiness:
-    """What `doctor` says of one target."""
+    """What `doctor` says of one target.
+
+    Attributes
+    ----------
+    target
+        The target.
+    compiler, linker, device
+        What it needs here.
+    dtypes
+        The number formats that it has (`Target.dtypes`); none if nothing compiles for it.
+    """
 
     target: Target
     compiler: Check
     linker: Check
     device: Check
+    dtypes: Mapping[str, str]
 
     @property
     def checks(self) -> tuple[tuple[str, Check], ...]:
@@ -58,7 +69,9 @@ def examine(target: Target, machine: Machine) -> Readiness:
         "cuda": _cuda_device,
         "opencl": _opencl_device,
     }[target.kind]
-    return Readiness(target, _compiler(target), _linker(target), device(target, machine))
+    compiler = _compiler(target)
+    dtypes = target.dtypes if compiler.ok else {}
+    return Readiness(target, compiler, _linker(target), device(target, machine), dtypes)
 
 
 def _compiler(target: Target) -> Check:

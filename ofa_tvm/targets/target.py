@@ -10,12 +10,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.number_formats import DType
+from ofa_tvm.number_formats import NEEDS, DType, described, supported
 from ofa_tvm.process import installed_command
 from ofa_tvm.targets.kinds import KINDS, Kind
-from ofa_tvm.targets.machine import Machine
+from ofa_tvm.targets.machine import X86_LEVELS, Machine, needed_flags
 from ofa_tvm.targets.schema import MOST_THREADS
-from ofa_tvm.targets.tvm_target import make_tvm_target
+from ofa_tvm.targets.tvm_target import cpu_features, make_tvm_target
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
@@ -211,7 +211,38 @@ class Target:
         if machine.arch != family:
             return f"this machine is {machine.arch}, not {family}"
         missing = [feature for feature in self.features if not machine.has(feature)]
+        missing = missing or sorted(flag for flag in needed_flags(self.mcpu) if not machine.has(flag))
         return f"this machine lacks {', '.join(missing)}" if missing else ""
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The number formats that it has, and how each is computed ("" if that is not known).
+
+        "int8" is what the products of quantised models are computed in.
+
+        Raises
+        ------
+        UserError
+            If LLVM does not know the CPU, as in `tvm_target`.
+        """
+        made = self.tvm_target()
+        return supported(cpu_features(made) if made.kind.name == "llvm" else None)
+
+    def check_dtype(self) -> None:
+        """Refuse a number format that it has not.
+
+        Raises
+        ------
+        UserError
+            The sentence says which targets have it, and which formats this one has.
+        """
+        formats = self.dtypes
+        if self.dtype not in formats:
+            needs = NEEDS.get(self.dtype, "is for other targets")
+            raise UserError(
+                f"target {self.name}: {self.dtype} {needs}; here choose another --dtype or leave it out: "
+                f"{described(formats)}"
+            )
 
     def tvm_target(self) -> TvmTarget:
         """TVM's own object for this target, with its CPU name and features really in force.
@@ -224,7 +255,7 @@ class Target:
         UserError
             If LLVM does not know the CPU or a required feature is off.
         """
-        fallbacks = self.compatible if self.probed else ()
+        fallbacks = [name for name in self.compatible if name in X86_LEVELS] if self.probed else []
         return make_tvm_target(self.name, self.tvm_dict(), self.features, fallbacks, self.source)
 
     def to_json(self) -> dict[str, Any]:

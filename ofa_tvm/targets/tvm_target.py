@@ -57,6 +57,13 @@ def make_tvm_target(
     return made
 
 
+def cpu_features(cpu: tvm.target.Target) -> frozenset[str]:
+    """LLVM's features of a CPU's target."""
+    from tvm.target import codegen
+
+    return frozenset(str(name) for name in codegen.llvm_get_cpu_features(cpu))
+
+
 def _choose_cpu(name: str, cpu: dict[str, Any], fallbacks: Sequence[str], descriptor: str) -> None:
     from tvm.target import codegen
 

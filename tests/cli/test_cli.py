@@ -93,6 +93,7 @@ def test_doctor_has_a_line_for_every_target() -> None:
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert " yes " in lines["x86"]
+    assert "int8 (vpmaddwd)" in lines["x86-64-v4"] and "int8 (vpdpbusd)" in lines["znver4"]
     assert {"x86-64-v2", "x86-64-v3", "x86-64-v4", "cortex-a72", "opencl", "cuda-sm90"} <= set(lines)
 
 
@@ -108,16 +109,19 @@ def test_doctor_names_what_to_install(tmp_path: Path) -> None:
         assert linker["found"] == "no g++" and "apt-get install g++" in linker["install"]
         assert "aarch64" in report["cortex-a72"]["linker"]["install"]
     assert report["cortex-a72"]["compiler"]["ok"] is True
+    assert report["cortex-a76"]["dtypes"]["int8"] == "sdot"
 
 
 def test_targets(tmp_path: Path) -> None:
     names = [target["name"] for target in json.loads(ofa("targets", "list", "--json").stdout)["targets"]]
     assert "x86" in names and "cortex-a72" in names
-    assert "mcpu: cortex-a72" in ofa("targets", "show", "cortex-a72").stdout
+    text = ofa("targets", "show", "cortex-a72").stdout
+    assert "mcpu: cortex-a72" in text and "# number formats: float32 (NEON), " in text
     mine = tmp_path / "my-server.yaml"
     assert ofa("targets", "probe", "-o", mine).returncode == 0
     shown = json.loads(ofa("targets", "show", mine, "--json").stdout)
     assert shown["name"] == "my-server" and shown["hardware"]["cores"] >= 1
+    assert set(shown["dtypes"]) >= {"float32", "int8"}
     assert "always means the machine at hand" in plain_error(
         ofa("targets", "probe", "-o", tmp_path / "x86.yaml"), 2
     )

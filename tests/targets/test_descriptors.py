@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from emulated import arm_target
-from opencl_device import skip_without_opencl
+from places import skip_unless_it_runs_here, skipped_without_compiler
 from small_module import SIZE, build_small_module, write_small_onnx
 
 import ofa_tvm
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.native import has_cuda
 from ofa_tvm.runtime import elf_arch
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets, load_target, target_names
 from ofa_tvm.targets.load import TRACKER
@@ -98,22 +96,10 @@ def test_doctor_finds_the_cuda_compiler_that_compiles(name: str) -> None:
 @pytest.fixture(scope="module")
 def built(target: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small network as ONNX and as a module for the target."""
-    if target.kind == "cuda":
-        arch = str(target.tvm["arch"])
-        if nvrtc.find_nvrtc(arch) is None and nvrtc.find_nvcc() is None:
-            pytest.skip(f"no compiler for {arch}: {nvrtc.install_hint(arch)}")
-    try:
-        target.link.find()
-    except UserError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp(target.name)
     onnx_path = write_small_onnx(folder / "m.onnx")
-    try:
+    with skipped_without_compiler(target):
         return onnx_path, build_small_module(onnx_path, folder / "m.so", target)
-    except UserError as error:
-        if "Unsupported gpu architecture" not in str(error):
-            raise
-        pytest.skip(str(error).splitlines()[0])  # by an nvcc that is newer than the GPU
 
 
 def test_the_product_is_code_for_the_target(target: Target, built: tuple[Path, Path]) -> None:
@@ -139,14 +125,7 @@ def _compute_capabilities(content: bytes) -> set[int]:
 
 def test_a_small_network_runs_and_matches_onnxruntime(target: Target, built: tuple[Path, Path]) -> None:
     onnx_path, so = built
-    if target.emulated:
-        arm_target(target.name)
-    elif reason := target.runs_on(detect_machine()):
-        pytest.skip(reason)
-    elif target.kind == "opencl":
-        skip_without_opencl()
-    elif target.kind == "cuda" and not has_cuda():
-        pytest.skip("no NVIDIA GPU and driver here")
+    skip_unless_it_runs_here(target)
     x = np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     expected = onnxruntime.InferenceSession(str(onnx_path)).run(None, {"input": x})[0]
     np.testing.assert_allclose(ofa_tvm.load(so, target)(x), expected, rtol=1e-4, atol=1e-5)
