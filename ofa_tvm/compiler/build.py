@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering
+from ofa_tvm.compiler.byte_tables import with_tables
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.formats import PASSES
 from ofa_tvm.compiler.importer import import_onnx, known_operators
@@ -100,6 +101,8 @@ def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tv
     mod = relax.transform.DecomposeOpsForInference()(mod)
     mod = integer_sums(mod, signed=form.signed_bytes)
     mod = layout.channels_last(mod, form)
+    if form.byte_tables:
+        mod = with_tables(mod)
     finished = PASSES[target.dtype].finish(mod, form.in_half)
     lowered = lowering.lower(finished, target.tvm_target(), target.dtype)
     if not _is_static(lowered):

@@ -10,10 +10,12 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
-from ofa_tvm.compiler import dots
+from ofa_tvm.compiler import byte_tables, dots
 from ofa_tvm.compiler.toolchain import on_cpu
 
-REVISION = f"stack-2 {dots.REVISION}"  # of what is done here, a part of cached objects' names
+REVISION = (
+    f"stack-2 {dots.REVISION} {byte_tables.REVISION}"  # of what is done here, a part of cached objects' names
+)
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
@@ -62,8 +64,9 @@ def _on_stack(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tir
 
 @tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Dots")
 def _dots(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
-    """Instructions for sums of products of bytes."""
-    return dots.with_dots(function, function.attrs["target"])
+    """Instructions for sums of products of bytes, and for tables of them."""
+    target = function.attrs["target"]
+    return byte_tables.with_lookups(dots.with_dots(function, target), target)
 
 
 compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _cpu_pipeline

@@ -41,12 +41,15 @@ class ProductForm:
         Whether weights that few rows are multiplied with are stored as float16.
     signed_bytes
         Whether quantised maps are stored as int8, not uint8.
+    byte_tables
+        Whether functions of quantised maps are looked up.
     """
 
     lanes: int | None = 1
     in_half: bool = False
     half_weights: bool = False
     signed_bytes: bool = False
+    byte_tables: bool = False
 
 
 PLAIN = ProductForm()

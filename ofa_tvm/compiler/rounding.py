@@ -58,6 +58,15 @@ def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return bb.call_te(quantize, call.args[0], *parameters, primfunc_name_hint="quantize")
 
 
+def quantized(data: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: str) -> np.ndarray:
+    """Float32 values as `legal_quantize` makes them, by one scale and zero point."""
+    limits, zero = np.iinfo(dtype), zero.astype(np.float32)
+    low, high = np.float32(limits.min) - zero, np.float32(limits.max) - zero
+    real = data / scale
+    clipped = np.minimum(np.where(real > low, real, low), high)
+    return (np.rint(clipped) + zero).astype(dtype)
+
+
 def _scalar(expr: relax.Expr) -> float | None:
     """Value of a constant of rank 0, which becomes part of the kernel."""
     if not isinstance(expr, tvm.ir.GenericConst) or expr.value.numpy().ndim:

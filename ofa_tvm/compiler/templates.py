@@ -19,6 +19,7 @@ from ofa_tvm.compiler import (
     row_schedules,
     schedules,
 )
+from ofa_tvm.compiler.byte_tables import has_lookups
 from ofa_tvm.compiler.cpu_model import CpuModel, cpu_model
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
@@ -63,10 +64,16 @@ class Templates(ABC):
         """Whether the target multiplies signed bytes only."""
         return False
 
+    @property
+    def byte_tables(self) -> bool:
+        """Whether functions of single bytes are looked up in tables."""
+        return False
+
     def products(self, dtype: str) -> ProductForm:
         """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
-        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, self.signed_bytes)
+        bytes_ = self.signed_bytes, self.byte_tables
+        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_)
 
     @abstractmethod
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
@@ -112,6 +119,11 @@ class CpuTemplates(Templates):
     def signed_bytes(self) -> bool:
         """On ARM, whose first byte products (`sdot`, `smull`) are of two signed factors."""
         return "sse2" not in cpu_features(self.target)
+
+    @property
+    def byte_tables(self) -> bool:
+        """Where one instruction looks up a vector of them."""
+        return has_lookups(self.target)
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""

@@ -1,0 +1,204 @@
+"""Functions of a quantised map's bytes as tables of their 256 values.
+
+A hard-swish between a QuantizeLinear and the next is a dozen operators in float, though its argument is one
+byte: it is computed once for each of them here, and looked up in the kernel. AVX512-VBMI has an instruction
+for half of such a table, `vpermi2b` (Intel, Architectures Software Developer's Manual, volume 2); elsewhere
+the operators cost less than loads of single bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import relax, te, tirx
+from tvm.ir import Expr
+
+from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.rounding import quantized
+from ofa_tvm.targets.tvm_target import cpu_features
+
+REVISION = "tables-1"
+"""Part of a cached object file's key: to be raised with every change of the code that this module makes."""
+
+_QUANTIZE = "relax.quantize"
+_VALUES = 256
+_TABLE = "ofa_tvm.table"  # attribute of a function that looks up
+_ELEMENTWISE = 0  # relax's OpPatternKind
+_BYTES = 64  # in the registers that the instruction takes
+_INSTRUCTION = "llvm.x86.avx512.vpermi2var.qi.512"
+
+_FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
+    "relax.add": np.add,
+    "relax.subtract": np.subtract,
+    "relax.multiply": np.multiply,
+    "relax.divide": np.divide,
+    "relax.maximum": np.maximum,
+    "relax.minimum": np.minimum,
+    "relax.clip": np.clip,
+    "relax.abs": np.abs,
+    "relax.negative": np.negative,
+    "relax.exp": np.exp,
+    "relax.sqrt": np.sqrt,
+    "relax.tanh": np.tanh,
+    "relax.sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relax.nn.relu": lambda x: np.maximum(x, np.float32(0)),
+}
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A map of floats that is a function of a map of uint8: its value for each."""
+
+    of: relax.Var
+    values: np.ndarray
+
+
+def with_tables(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with functions of single bytes, from conversion to float to quantisation, as tables.
+
+    Parameters
+    ----------
+    mod
+        After layout. One without quantisation is returned as it is.
+    """
+    if not any(_name(binding.value) == _QUANTIZE for binding in bindings(mod["main"])):
+        return mod
+    tables = _Tables(mod)
+    main = tables.visit_expr(mod["main"])
+    result = tables.builder_.get()
+    result["main"] = main
+    return relax.transform.DeadCodeElimination(["main"])(result)
+
+
+@relax.expr_functor.mutator
+class _Tables(relax.PyExprMutator):
+    """Follows what each variable is a function of."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.functions: dict[relax.Var, _Function] = {}
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        value = binding.value
+        found = self._function(value)
+        if found is not None and _name(value) == _QUANTIZE:
+            table, source = constant_of(found.values), self.visit_expr(found.of)
+            value = self.builder_.call_te(
+                _looked_up, source, table, primfunc_name_hint="lookup", primfunc_attrs={_TABLE: True}
+            )
+            binding = relax.VarBinding(binding.var, value)
+        elif found is not None:
+            self.functions[binding.var] = found
+        super().visit_var_binding_(binding)
+
+    def _function(self, value: relax.Expr) -> _Function | None:
+        """What a call makes, as a function of one map of bytes."""
+        name = _name(value)
+        if name == "relax.astype" and _dtype(value.args[0]) == "uint8" and _dtype(value) == "float32":
+            source = value.args[0]
+            made = _Function(source, np.arange(_VALUES, dtype=np.float32))
+            return made if isinstance(source, relax.Var) else None
+        if name not in _FUNCTIONS and name != _QUANTIZE:
+            return None
+        known = [self.functions[argument] for argument in value.args if argument in self.functions]
+        if not known or not all(other.of.same_as(known[0].of) for other in known):
+            return None
+        if static_shape(value) != static_shape(known[0].of):
+            return None
+        arrays = []
+        for argument in value.args:
+            array = self.functions[argument].values if argument in self.functions else _scalar(argument)
+            if array is None:
+                return None
+            arrays.append(array)
+        with np.errstate(all="ignore"):
+            if name == _QUANTIZE:
+                data, scale, zero = arrays
+                return _Function(known[0].of, quantized(data, scale, zero, str(value.attrs.out_dtype)))
+            return _Function(known[0].of, _FUNCTIONS[name](*arrays).astype(np.float32))
+
+
+def _name(value: relax.Expr) -> str:
+    return value.op.name if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) else ""
+
+
+def _dtype(expr: relax.Expr) -> str:
+    return str(getattr(expr.ty, "dtype", ""))
+
+
+def _scalar(expr: relax.Expr) -> np.ndarray | None:
+    """A constant of one value."""
+    if isinstance(expr, tirx.IntImm | tirx.FloatImm):
+        return np.asarray(expr.value, np.float32)
+    values = expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else np.empty(0)
+    return values.reshape(()) if values.size == 1 else None
+
+
+def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
+    return te.compute(data.shape, lambda *at: table[data(*at).astype("int32")], name="looked_up")
+
+
+@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.LookupsAreElementwise")
+def lookups_are_elementwise(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Let lookups be fused like any elementwise operator: TVM's own analysis does not see that they are."""
+    lookups = {
+        name: function.with_attr("op_pattern", _ELEMENTWISE)
+        for name, function in mod.functions.items()
+        if isinstance(function, tirx.PrimFunc) and _TABLE in (function.attrs or {})
+    }
+    mod.update(tvm.IRModule(lookups))
+    return mod
+
+
+def has_lookups(target: tvm.target.Target) -> bool:
+    """Whether a CPU has instructions that look bytes up."""
+    return {"avx512vbmi", "avx512bw"} <= cpu_features(target)
+
+
+def with_lookups(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
+    """A vectorized function for a CPU that looks bytes up by its instructions, where it has some.
+
+    Parameters
+    ----------
+    function
+        After vectorization.
+    target
+        What code is made for.
+    """
+    if not has_lookups(target):
+        return function
+
+    def looked_up(load: tvm.ir.TensorLoad) -> Expr:
+        index = load.indices[0]
+        lanes = tvm.DataType(str(index.ty.dtype)).lanes
+        shape = [int(size) if isinstance(size, tirx.IntImm) else 0 for size in load.source.shape]
+        bytes_ = str(load.source.dtype) in ("uint8", "int8")
+        if not bytes_ or shape != [_VALUES] or isinstance(index, tirx.Ramp | tirx.Broadcast):
+            return load
+        return _by_permutation(load.source, index, lanes) if 1 < lanes <= _BYTES else load
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.TensorLoad, looked_up)))
+
+
+def _by_permutation(table: tirx.Buffer, index: Expr, lanes: int) -> Expr:
+    """Both halves of the table permuted by the indices, and of these the half in which each index lies."""
+    given = tirx.Cast(f"uint8x{lanes}", index)
+    zeros = tirx.Broadcast(tirx.const(0, "uint8"), lanes)
+    filled = tirx.Shuffle([given] + [zeros] * (_BYTES // lanes - 1), list(range(_BYTES)))
+    step = tirx.const(1, "int32")
+    quarters = [
+        tirx.reinterpret(f"int8x{_BYTES}", tirx.BufferLoad(table, [tirx.Ramp(start, step, _BYTES)]))
+        for start in range(0, _VALUES, _BYTES)
+    ]
+    at = tirx.reinterpret(f"int8x{_BYTES}", filled)
+    low, high = (
+        tirx.call_llvm_pure_intrin(f"int8x{_BYTES}", _INSTRUCTION, first, at, second)
+        for first, second in (quarters[:2], quarters[2:])
+    )
+    found = tirx.Select(at < tirx.Broadcast(tirx.const(0, "int8"), _BYTES), high, low)
+    return tirx.reinterpret(f"{table.dtype}x{lanes}", tirx.Shuffle([found], list(range(lanes))))
