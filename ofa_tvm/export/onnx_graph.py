@@ -1,4 +1,8 @@
-"""Writing a network's ONNX graph directly: milliseconds instead of a trace, and batch norms folded away."""
+"""Writing a network's ONNX graph directly: milliseconds instead of a trace, and batch norms folded away.
+
+A quantised network becomes QDQ. QuantizeLinear and DequantizeLinear stand where its maps are stored, nowhere
+between a convolution and the activation or the sum behind it, so that each kernel rounds once.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,15 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.spaces.network import Activation
 from ofa_tvm.supernet import Network
-from ofa_tvm.supernet.layers import BottleneckBlock, ConvLayer, MBConvBlock, Residual, SqueezeExcite
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, WeightQuantizer, rescaled, weight_codes
+from ofa_tvm.supernet.layers import BottleneckBlock, ConvLayer, Linear, MBConvBlock, Residual, SqueezeExcite
 
 # HardSwish needs 14; IR 10 belongs to this opset and is read by every runtime since ONNX Runtime 1.18.
 OPSET = 21
 IR_VERSION = 10
 
 INPUT, OUTPUT = "input", "logits"
+_INTEGERS = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int8): TensorProto.INT8}
 
 
 class _Graph:
@@ -42,14 +48,49 @@ class _Graph:
         return out
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """A float32 weight, written into place at once: copying weights is most of an export's time."""
+        """A constant, integers of 8 bits or else in float32.
+
+        It is written into place at once: copying weights is most of an export's time.
+        """
         if name not in self._constants:
             self._constants.add(name)
             tensor = self.proto.initializer.add()
-            tensor.name, tensor.data_type = name, TensorProto.FLOAT
+            if value.dtype not in _INTEGERS:
+                value = value.astype(np.float32, copy=False)
+            tensor.name, tensor.data_type = name, _INTEGERS.get(value.dtype, TensorProto.FLOAT)
             tensor.dims.extend(value.shape)
-            tensor.raw_data = value.astype(np.float32, copy=False).tobytes()
+            tensor.raw_data = value.tobytes()
         return name
+
+    def quantized(self, name: str, x: str, quantizer: nn.Module | None) -> str:
+        """A map as it is stored."""
+        if not isinstance(quantizer, MapQuantizer) or not quantizer.enabled:
+            return x
+        scale, zero = quantizer.scheme()
+        scheme = (
+            self.constant(f"{name}.scale", np.asarray(scale)),
+            self.constant(f"{name}.zero_point", np.asarray(zero)),
+        )
+        return self.op("DequantizeLinear", name, self.op("QuantizeLinear", name, x, *scheme), *scheme)
+
+    def weight(
+        self, name: str, weight: Tensor, quantizer: WeightQuantizer, factors: np.ndarray | None = None
+    ) -> str:
+        """A weight, times a factor for each output channel."""
+        if not quantizer.enabled:
+            value = _array(weight)
+            if factors is not None:
+                value = value * factors.astype(value.dtype)[:, None, None, None]
+            return self.constant(f"{name}.weight", value)
+        codes, scales = weight_codes(weight)
+        if factors is not None:
+            codes, scales = rescaled(codes, scales, factors)
+        stored = (
+            self.constant(f"{name}.weight", codes),
+            self.constant(f"{name}.weight.scale", scales),
+            self.constant(f"{name}.weight.zero_point", np.zeros(len(scales), np.int8)),
+        )
+        return self.op("DequantizeLinear", f"{name}.weight", *stored, axis=0)
 
     def activation(self, name: str, x: str, activation: Activation) -> str:
         match activation:
@@ -66,10 +107,10 @@ class _Graph:
                 return x
 
     def conv(
-        self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, group: int = 1
-    ) -> str:
-        kernel = weight.shape[2]
-        inputs = [x, self.constant(f"{name}.weight", weight)]
+        self, name: str, x: str, weight: str, bias: np.ndarray | None, kernel: int = 1, stride: int = 1,
+        group: int = 1,
+    ) -> str:  # fmt: skip
+        inputs = [x, weight]
         if bias is not None:
             inputs.append(self.constant(f"{name}.bias", bias))
         return self.op(
@@ -82,14 +123,12 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _folded(layer: ConvLayer) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight and bias of a convolution with its batch norm, whose scale is computed in float64."""
-    weight, bn = _array(layer.conv.weight), layer.bn
+def _of_norm(bn: nn.BatchNorm2d | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Factor and bias of each channel that a batch norm gives the convolution before it, in float64."""
     if bn is None or bn.running_mean is None or bn.running_var is None:
-        return weight, None
-    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var).astype(np.float64) + bn.eps)
-    bias = _array(bn.bias) - _array(bn.running_mean) * scale
-    return weight * scale.astype(weight.dtype)[:, None, None, None], bias
+        return None, None
+    factors = _array(bn.weight) / np.sqrt(_array(bn.running_var).astype(np.float64) + bn.eps)
+    return factors, _array(bn.bias) - _array(bn.running_mean) * factors
 
 
 @singledispatch
@@ -100,25 +139,31 @@ def _emit(module: nn.Module, graph: _Graph, name: str, x: str) -> str:
 @_emit.register
 def _(module: ConvLayer, graph: _Graph, name: str, x: str) -> str:
     conv = module.conv
-    x = graph.conv(name, x, *_folded(module), stride=conv.stride[0], group=conv.groups)
-    x = graph.activation(name, x, module.activation)
+    factors, bias = _of_norm(module.bn)
+    weight = graph.weight(name, conv.weight, cast(WeightQuantizer, conv.quantize_weight), factors)
+    x = graph.conv(name, x, weight, bias, conv.kernel_size[0], conv.stride[0], conv.groups)
+    x = graph.quantized(name, graph.activation(name, x, module.activation), module.quantize)
     return x if module.se is None else _emit(module.se, graph, f"{name}.se", x)
 
 
 @_emit.register
 def _(module: SqueezeExcite, graph: _Graph, name: str, x: str) -> str:
-    gate = graph.op("GlobalAveragePool", name, x)
+    gate = graph.quantized(f"{name}.pooled", graph.op("GlobalAveragePool", name, x), module.quantize_pooled)
     convs: tuple[tuple[str, Activation], ...] = (("reduce", "relu"), ("expand", "h_sigmoid"))
     for part, activation in convs:
         where, conv = f"{name}.fc.{part}", getattr(module.fc, part)
-        gate = graph.conv(where, gate, _array(conv.weight), _array(conv.bias))
+        weight = graph.weight(where, conv.weight, module.quantize_weight)
+        gate = graph.conv(where, gate, weight, _array(conv.bias))
         gate = graph.activation(where, gate, activation)
-    return graph.op("Mul", name, x, gate)
+        if part == "reduce":
+            gate = graph.quantized(where, gate, module.quantize_reduced)
+    return graph.quantized(name, graph.op("Mul", name, x, gate), module.quantize)
 
 
 @_emit.register
 def _(module: Residual, graph: _Graph, name: str, x: str) -> str:
-    return graph.op("Add", name, _emit(module.conv, graph, f"{name}.conv", x), x)
+    total = graph.op("Add", name, _emit(module.conv, graph, f"{name}.conv", x), x)
+    return graph.quantized(name, total, module.quantize)
 
 
 @_emit.register
@@ -126,7 +171,7 @@ def _(module: MBConvBlock, graph: _Graph, name: str, x: str) -> str:
     y = x
     for part, layer in module.conv.named_children():
         y = _emit(layer, graph, f"{name}.conv.{part}", y)
-    return graph.op("Add", name, y, x) if module.residual else y
+    return graph.quantized(name, graph.op("Add", name, y, x) if module.residual else y, module.quantize)
 
 
 @_emit.register
@@ -142,13 +187,16 @@ def _(module: BottleneckBlock, graph: _Graph, name: str, x: str) -> str:
             x = graph.op(
                 "AveragePool", where, x, kernel_shape=sides, strides=sides, ceil_mode=1, count_include_pad=0
             )
+            x = graph.quantized(f"{where}.pooled", x, module.quantize_pooled)
         x = _emit(module.downsample, graph, where, x)
-    return graph.op("Relu", name, graph.op("Add", name, y, x))
+    total = graph.op("Relu", name, graph.op("Add", name, y, x))
+    return graph.quantized(name, total, module.quantize)
 
 
 @_emit.register
 def _(module: Network, graph: _Graph, name: str, x: str) -> str:
     spec = module.spec
+    x = graph.quantized("input", x, module.quantize_input)
     for conv, layer in zip(spec.stem, module.stem, strict=True):
         x = _emit(layer, graph, conv.name.removesuffix(".conv"), x)
     if spec.max_pool:
@@ -157,12 +205,12 @@ def _(module: Network, graph: _Graph, name: str, x: str) -> str:
         x = _emit(block, graph, f"blocks.{index}", x)
     for conv in spec.before_pool:
         x = _emit(getattr(module, conv.name), graph, conv.name, x)
-    x = graph.op("GlobalAveragePool", "pool", x)
+    x = graph.quantized("pool", graph.op("GlobalAveragePool", "pool", x), module.quantize_pooled)
     for conv in spec.after_pool:
         x = _emit(getattr(module, conv.name), graph, conv.name, x)
     x = graph.op("Flatten", "classifier", x)
-    linear = cast(nn.Linear, module.classifier.linear)
-    weight = graph.constant("classifier.weight", _array(linear.weight))
+    linear = cast(Linear, module.classifier.linear)
+    weight = graph.weight("classifier", linear.weight, linear.quantize_weight)
     bias = graph.constant("classifier.bias", _array(linear.bias))
     return graph.op("Gemm", "classifier", x, weight, bias, output=OUTPUT, transB=1)
 

@@ -1,4 +1,4 @@
-"""Re-estimating batch-norm statistics: a subnet's own differ from those seen in training."""
+"""Re-estimating batch-norm statistics, and ranges of maps: a subnet's own differ from those in training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.supernet.fake_quantization import MapQuantizer
 
 
 def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace running statistics by the mean over `batches` (each (n, 3, r, r), weighted by n).
 
+    Those of a quantised network include the ranges of its maps: means of each batch's least and largest.
     `module` is a subnet, or a supernet whose active path is re-estimated. It keeps its mode and its weights.
     Once-for-All, section 4.1: 2,000 training images are enough.
 
@@ -21,7 +23,7 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     UserError
         If there is no batch.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | MapQuantizer)]
     device = next(module.parameters()).device
     modes = {m: m.training for m in module.modules()}
     momenta = {norm: norm.momentum for norm in norms}

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ofa_tvm.errors import UserError
 from ofa_tvm.native import load_weight_gradient
 from ofa_tvm.native.depthwise import WeightGradient
+from ofa_tvm.supernet.fake_quantization import WeightQuantizer
 
 _SLOW_KERNEL = 5  # smallest kernel whose weight gradient PyTorch leaves slow
 
@@ -43,9 +44,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+        self.quantize_weight = WeightQuantizer()
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv2d(x, self.weight, self.stride[0])
+        return depthwise_conv2d(x, self.quantize_weight(self.weight), self.stride[0])
 
 
 @cache

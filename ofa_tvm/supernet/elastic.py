@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.spaces import BottleneckSpec, MBConvSpec
-from ofa_tvm.spaces.network import Activation, se_channels
+from ofa_tvm.spaces.network import Activation
 from ofa_tvm.supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
-from ofa_tvm.supernet.layers import SqueezeExcite, activate, shortcut_pool
+from ofa_tvm.supernet.fake_quantization import MapQuantizer
+from ofa_tvm.supernet.layers import Conv2d, Linear, SqueezeExcite, activate, shortcut_pool
+from ofa_tvm.supernet.sorting import importance_order, l1_norm, sort_squeeze_excite, take, take_norm
 
 State = dict[str, Tensor]
 
@@ -26,7 +28,7 @@ class ElasticConv2d(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.conv = Conv2d(c_in, c_out, kernel, stride)
 
     def weight(self, c_in: int, c_out: int) -> Tensor:
         weight = self.conv.weight
@@ -35,7 +37,7 @@ class ElasticConv2d(nn.Module):
         return weight[:c_out, :c_in]
 
     def forward(self, x: Tensor, c_out: int) -> Tensor:
-        weight = self.weight(x.shape[1], c_out)
+        weight = self.conv.quantize_weight(self.weight(x.shape[1], c_out))
         return F.conv2d(x, weight, None, self.conv.stride, self.conv.padding)
 
 
@@ -68,7 +70,8 @@ class ElasticDepthwise(nn.Module):
         return weight
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
-        return depthwise_conv2d(x, self.weight(x.shape[1], kernel), self.conv.stride[0])
+        weight = self.conv.quantize_weight(self.weight(x.shape[1], kernel))
+        return depthwise_conv2d(x, weight, self.conv.stride[0])
 
 
 class ElasticBatchNorm(nn.Module):
@@ -103,7 +106,10 @@ class ElasticBatchNorm(nn.Module):
 
 
 class ElasticConvLayer(nn.Module):
-    """Convolution, batch norm, activation; all of elastic width."""
+    """Convolution, batch norm, activation; all of elastic width.
+
+    What is `summed` with something is not quantised before.
+    """
 
     def __init__(
         self,
@@ -113,6 +119,7 @@ class ElasticConvLayer(nn.Module):
         stride: int = 1,
         activation: Activation = "none",
         *,
+        summed: bool = False,
         eps: float,
         momentum: float,
     ) -> None:
@@ -120,13 +127,19 @@ class ElasticConvLayer(nn.Module):
         self.activation: Activation = activation
         self.conv = ElasticConv2d(c_in, c_out, kernel, stride)
         self.bn = ElasticBatchNorm(c_out, eps, momentum)
+        self.quantize = None if summed else MapQuantizer()
 
     def state(self, c_in: int, c_out: int) -> State:
         """State dict of the fixed layer of this size."""
-        return {"conv.weight": self.conv.weight(c_in, c_out), **_under("bn", self.bn.state(c_out))}
+        return {
+            "conv.weight": self.conv.weight(c_in, c_out),
+            **_under("bn", self.bn.state(c_out)),
+            **_range_of(self.quantize),
+        }
 
     def forward(self, x: Tensor, c_out: int) -> Tensor:
-        return activate(self.bn(self.conv(x, c_out)), self.activation)
+        x = activate(self.bn(self.conv(x, c_out)), self.activation)
+        return x if self.quantize is None else self.quantize(x)
 
 
 class ElasticDepthwiseLayer(nn.Module):
@@ -147,16 +160,21 @@ class ElasticDepthwiseLayer(nn.Module):
         self.activation: Activation = activation
         self.conv = ElasticDepthwise(channels, kernels, stride)
         self.bn = ElasticBatchNorm(channels, eps, momentum)
+        self.quantize = MapQuantizer()
         self.se = SqueezeExcite(channels) if se else None
 
     def state(self, channels: int, kernel: int) -> State:
-        state = {"conv.weight": self.conv.weight(channels, kernel), **_under("bn", self.bn.state(channels))}
+        state = {
+            "conv.weight": self.conv.weight(channels, kernel),
+            **_under("bn", self.bn.state(channels)),
+            **_range_of(self.quantize),
+        }
         if self.se is not None:
-            state |= _under("se.fc", self.se.weights(channels))
+            state |= _under("se", self.se.state(channels))
         return state
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
-        x = activate(self.bn(self.conv(x, kernel)), self.activation)
+        x = self.quantize(activate(self.bn(self.conv(x, kernel)), self.activation))
         return x if self.se is None else self.se(x)
 
 
@@ -166,12 +184,13 @@ class ElasticResidual(nn.Module):
     def __init__(self, conv: ElasticConvLayer) -> None:
         super().__init__()
         self.conv = conv
+        self.quantize = MapQuantizer()
 
     def state(self, c_in: int, c_out: int) -> State:
-        return _under("conv", self.conv.state(c_in, c_out))
+        return {**_under("conv", self.conv.state(c_in, c_out)), **_range_of(self.quantize)}
 
     def forward(self, x: Tensor, c_out: int) -> Tensor:
-        return self.conv(x, c_out) + x
+        return self.quantize(self.conv(x, c_out) + x)
 
 
 class _MBConvLayers(nn.Module):
@@ -182,7 +201,7 @@ class _MBConvLayers(nn.Module):
         self.depth_conv = ElasticDepthwiseLayer(
             mid, kernels, largest.stride, act, se=largest.se, eps=eps, momentum=momentum
         )
-        self.point_linear = ElasticConvLayer(mid, largest.c_out, eps=eps, momentum=momentum)
+        self.point_linear = ElasticConvLayer(mid, largest.c_out, summed=True, eps=eps, momentum=momentum)
 
 
 class ElasticMBConv(nn.Module):
@@ -191,6 +210,7 @@ class ElasticMBConv(nn.Module):
     def __init__(self, largest: MBConvSpec, kernels: Sequence[int], eps: float, momentum: float) -> None:
         super().__init__()
         self.conv = _MBConvLayers(largest, kernels, eps, momentum)
+        self.quantize = MapQuantizer()
 
     def state(self, spec: MBConvSpec) -> State:
         conv, mid = self.conv, spec.c_mid
@@ -198,13 +218,14 @@ class ElasticMBConv(nn.Module):
             **_under("conv.inverted_bottleneck", conv.inverted_bottleneck.state(spec.c_in, mid)),
             **_under("conv.depth_conv", conv.depth_conv.state(mid, spec.kernel)),
             **_under("conv.point_linear", conv.point_linear.state(mid, spec.c_out)),
+            **_range_of(self.quantize),
         }
 
     def forward(self, x: Tensor, spec: MBConvSpec) -> Tensor:
         y = self.conv.inverted_bottleneck(x, spec.c_mid)
         y = self.conv.depth_conv(y, spec.kernel)
         y = self.conv.point_linear(y, spec.c_out)
-        return y.add_(x) if spec.residual else y
+        return self.quantize(y.add_(x) if spec.residual else y)
 
     def sort_channels(self, bands: Sequence[int]) -> None:
         expand, depth, project = (
@@ -231,10 +252,12 @@ class ElasticBottleneck(nn.Module):
         self.stride = largest.stride
         self.conv1 = ElasticConvLayer(c_in, mid, activation="relu", eps=eps, momentum=momentum)
         self.conv2 = ElasticConvLayer(mid, mid, 3, largest.stride, "relu", eps=eps, momentum=momentum)
-        self.conv3 = ElasticConvLayer(mid, c_out, eps=eps, momentum=momentum)
+        self.conv3 = ElasticConvLayer(mid, c_out, summed=True, eps=eps, momentum=momentum)
         self.downsample = (
             ElasticConvLayer(c_in, c_out, eps=eps, momentum=momentum) if largest.project else None
         )
+        self.quantize_pooled = MapQuantizer() if largest.project and largest.stride > 1 else None
+        self.quantize = MapQuantizer()
 
     def state(self, spec: BottleneckSpec) -> State:
         c_in, mid, c_out = spec.c_in, spec.c_mid, spec.c_out
@@ -245,13 +268,18 @@ class ElasticBottleneck(nn.Module):
         }
         if self.downsample is not None:
             state |= _under("downsample", self.downsample.state(c_in, c_out))
-        return state
+        return {
+            **state,
+            **_range_of(self.quantize_pooled, "quantize_pooled"),
+            **_range_of(self.quantize),
+        }
 
     def forward(self, x: Tensor, spec: BottleneckSpec) -> Tensor:
         y = self.conv3(self.conv2(self.conv1(x, spec.c_mid), spec.c_mid), spec.c_out)
         if self.downsample is not None:
-            x = self.downsample(shortcut_pool(x, self.stride), spec.c_out)
-        return F.relu(y.add_(x), inplace=True)
+            x = shortcut_pool(x, self.stride)
+            x = self.downsample(x if self.quantize_pooled is None else self.quantize_pooled(x), spec.c_out)
+        return self.quantize(F.relu(y.add_(x), inplace=True))
 
     def sort_channels(self, bands: Sequence[int]) -> None:
         # Two middle dimensions: what conv3 reads, then what conv2 reads.
@@ -267,66 +295,19 @@ class ElasticLinear(nn.Module):
 
     def __init__(self, features: int, n_classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(features, n_classes)
+        self.linear = Linear(features, n_classes)
 
     def state(self, features: int) -> State:
         return {"weight": self.linear.weight[:, :features], "bias": self.linear.bias}
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.linear.weight[:, : x.shape[1]], self.linear.bias)
+        weight = self.linear.quantize_weight(self.linear.weight[:, : x.shape[1]])
+        return F.linear(x, weight, self.linear.bias)
 
 
 def _under(prefix: str, state: State) -> State:
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
-# ---- importance sorting (Once-for-All, section 3.3) ----
-
-
-def l1_norm(weight: Tensor, dim: int) -> Tensor:
-    """Sum of absolute weights that belong to each channel of dimension `dim`."""
-    return weight.detach().abs().sum([d for d in range(weight.ndim) if d != dim])
-
-
-def importance_order(importance: Tensor, bands: Sequence[int] = ()) -> Tensor:
-    """Channel indices by falling importance, shape (channels,).
-
-    `bands` are widths whose subnets are trained already: channels are sorted between two neighbouring ones
-    only, so that each of those subnets keeps its set of channels.
-    """
-    edges = [0, *sorted({band for band in bands if 0 < band < len(importance)}), len(importance)]
-    return torch.cat(
-        [
-            left + importance[left:right].argsort(descending=True, stable=True)
-            for left, right in pairwise(edges)
-        ]
-    )
-
-
-def take(tensor: Tensor, dim: int, order: Tensor) -> None:
-    """Reorder `tensor` in place along `dim`."""
-    with torch.no_grad():
-        tensor.copy_(tensor.index_select(dim, order))
-
-
-def take_bias(conv: nn.Conv2d, order: Tensor) -> None:
-    if conv.bias is not None:
-        take(conv.bias, 0, order)
-
-
-def take_norm(bn: nn.BatchNorm2d, order: Tensor) -> None:
-    for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
-        if tensor is not None:
-            take(tensor, 0, order)
-
-
-def sort_squeeze_excite(se: SqueezeExcite, order: Tensor, bands: Sequence[int]) -> None:
-    """Follow the order of the channels it acts on, then sort its own middle, bands likewise."""
-    reduce, expand = se.fc.reduce, se.fc.expand
-    take(reduce.weight, 1, order)
-    take(expand.weight, 0, order)
-    take_bias(expand, order)
-    middle = importance_order(l1_norm(expand.weight, 1), [se_channels(band) for band in bands])
-    take(expand.weight, 1, middle)
-    take(reduce.weight, 0, middle)
-    take_bias(reduce, middle)
+def _range_of(quantizer: MapQuantizer | None, name: str = "quantize") -> State:
+    return {} if quantizer is None else _under(name, quantizer.state_dict())

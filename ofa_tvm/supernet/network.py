@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ofa_tvm.errors import UserError
 from ofa_tvm.spaces import Arch, MBConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from ofa_tvm.supernet.layers import BottleneckBlock, Classifier, ConvLayer, MBConvBlock, Residual
+from ofa_tvm.supernet.fake_quantization import MapQuantizer
+from ofa_tvm.supernet.layers import BottleneckBlock, Classifier, ConvLayer, Linear, MBConvBlock, Residual
 
 
 class Network(nn.Module):
@@ -47,7 +48,9 @@ class Network(nn.Module):
         )
         for conv in (*spec.before_pool, *spec.after_pool):
             self.add_module(conv.name, ConvLayer.of(conv, *bn))
-        self.classifier = Classifier(nn.Linear(spec.n_features, spec.n_classes))
+        self.classifier = Classifier(Linear(spec.n_features, spec.n_classes))
+        self.quantize_input = MapQuantizer()
+        self.quantize_pooled = MapQuantizer()
 
     @property
     def stem(self) -> list[nn.Module]:
@@ -56,7 +59,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, n_classes) of images (n, 3, r, r)."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.quantize_input(x.contiguous(memory_format=torch.channels_last))
         for layer in self.stem:
             x = layer(x)
         if self.spec.max_pool:
@@ -65,7 +68,7 @@ class Network(nn.Module):
             x = block(x)
         for conv in self.spec.before_pool:
             x = getattr(self, conv.name)(x)
-        x = x.mean((2, 3), keepdim=True)
+        x = self.quantize_pooled(x.mean((2, 3), keepdim=True))
         for conv in self.spec.after_pool:
             x = getattr(self, conv.name)(x)
         return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))

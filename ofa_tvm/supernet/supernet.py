@@ -23,7 +23,8 @@ from ofa_tvm.supernet.elastic import (
     ElasticMBConv,
     ElasticResidual,
 )
-from ofa_tvm.supernet.layers import Classifier, ConvLayer, MBConvBlock
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, enable_quantization, is_quantized
+from ofa_tvm.supernet.layers import Classifier, ConvLayer, Linear, MBConvBlock
 from ofa_tvm.supernet.network import Network
 
 
@@ -59,8 +60,10 @@ class Supernet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         for conv in (*largest.before_pool, *largest.after_pool):
             self.add_module(conv.name, ConvLayer.of(conv, *bn))
-        linear = (ElasticLinear if space.elastic_width else nn.Linear)(largest.n_features, n_classes)
+        linear = (ElasticLinear if space.elastic_width else Linear)(largest.n_features, n_classes)
         self.classifier = Classifier(linear)
+        self.quantize_input = MapQuantizer()
+        self.quantize_pooled = MapQuantizer()
         self._arch, self._spec = space.max_arch(), largest
         initialise(self)
 
@@ -85,7 +88,7 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, n_classes) of images (n, 3, r, r) by the active subnet."""
         spec = self._spec
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.quantize_input(x.contiguous(memory_format=torch.channels_last))
         if self.space.family == "mbconv":
             x = self.first_conv(x)
         else:
@@ -96,7 +99,7 @@ class Supernet(nn.Module):
             x = self._elastic(block)(x, block) if block.block >= 0 else self.blocks[0](x)
         for conv in spec.before_pool:
             x = getattr(self, conv.name)(x)
-        x = x.mean((2, 3), keepdim=True)
+        x = self.quantize_pooled(x.mean((2, 3), keepdim=True))
         for conv in spec.after_pool:
             x = getattr(self, conv.name)(x)
         return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))
@@ -125,6 +128,8 @@ class Supernet(nn.Module):
         spec = self.space.network(arch, self.n_classes)
         with torch.device("meta"):  # shapes only: the weights come from here
             network = Network(spec, dropout=self.dropout, arch=arch, space_name=self.space.name)
+            if is_quantized(self):
+                enable_quantization(network)
         state: dict[str, Tensor] = {}
 
         def put(prefix: str, part: dict[str, Tensor]) -> None:
@@ -142,6 +147,8 @@ class Supernet(nn.Module):
         for conv in (*spec.before_pool, *spec.after_pool):
             put(conv.name, getattr(self, conv.name).state_dict())
         linear = self.classifier.linear
+        put("quantize_input", self.quantize_input.state_dict())
+        put("quantize_pooled", self.quantize_pooled.state_dict())
         put(
             "classifier.linear",
             linear.state(spec.n_features) if isinstance(linear, ElasticLinear) else linear.state_dict(),

@@ -1,0 +1,148 @@
+"""Integers of 8 bits in float arithmetic: what training and evaluation compute, and what export writes.
+
+Feature maps lie on a grid of 256 values that the whole tensor shares (uint8, a scale and a zero point),
+weights on one of 255 values around zero for each output channel (int8, a scale each). Layers say where their
+maps are quantised by holding a `MapQuantizer` there, which does nothing until the network is quantised.
+
+Subnets share no scales, only how they come about: a weight's follow from the part of it that the subnet uses;
+a map's from its values, in training those of the batch itself (as in BatchQuant, arXiv 2105.08952), later
+those of the images that batch statistics are estimated on. Gradients pass as if nothing were rounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+STEPS = 255  # of a map's grid
+LARGEST = 127  # of a weight; -128 is left out, so that a channel can change its sign
+_LEAST = 1e-12  # a scale, for channels and maps that are all zeros
+
+
+class _OnGrid(torch.autograd.Function):
+    """Multiples of a scale, between two of them: divided, rounded to even and clipped as ONNX does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, least: float, most: float) -> Tensor:
+        return torch.div(x, scale).round_().clamp_(least, most).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient, None, None, None
+
+
+class WeightQuantizer(nn.Module):
+    """Puts a weight (c_out, ...) on its channels' grids, once `enabled`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = False
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.enabled:
+            return weight
+        return _on_grid(weight, _channel_scales(weight), -LARGEST, LARGEST)
+
+
+class MapQuantizer(nn.Module):
+    """Puts feature maps on one grid, once it is enabled.
+
+    In training mode the grid spans the batch's values, and the range `low` to `high` follows them by
+    `momentum`, as the statistics of a batch norm do; in evaluation mode it spans that range.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = False
+        self.momentum: float | None = 0.1
+
+    def enable(self, device: torch.device | None = None) -> None:
+        """Quantise from now on; the range is yet to be estimated."""
+        if not self.enabled:
+            self.enabled = True
+            for name in ("low", "high"):
+                self.register_buffer(name, torch.zeros((), device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
+        low, high = self.low, self.high
+        if self.training:
+            low, high = _range(x)
+            if self.momentum:
+                self.low.lerp_(low, self.momentum)
+                self.high.lerp_(high, self.momentum)
+        scale, zero = _scheme(low, high)
+        point = float(zero)
+        return _on_grid(x, scale, -point, STEPS - point)
+
+    def scheme(self) -> tuple[np.float32, np.uint8]:
+        """Scale and zero point of the estimated range, as ONNX has them."""
+        scale, zero = _scheme(self.low, self.high)
+        return np.float32(scale.item()), np.uint8(zero.item())
+
+
+def weight_codes(weight: Tensor) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """The integers of a weight (c_out, ...), and the scale of each channel, (c_out,)."""
+    scales = _channel_scales(weight)
+    codes = torch.div(weight.detach(), scales).round_().clamp_(-LARGEST, LARGEST)
+    return codes.to(torch.int8).cpu().numpy(), scales.flatten().cpu().numpy()
+
+
+def rescaled(
+    codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], factors: npt.NDArray[np.floating[Any]]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Integers and scales of a weight whose channels are multiplied by `factors`, (c_out,)."""
+    scaled = (scales * np.abs(factors)).astype(np.float32)
+    lost = scaled < np.finfo(np.float32).tiny  # a scale of 0 means nothing to those who read it
+    signs = np.where(lost, 0, np.sign(factors)).astype(np.int8)
+    return codes * signs.reshape(-1, *[1] * (codes.ndim - 1)), np.where(lost, np.float32(1), scaled)
+
+
+def _on_grid(x: Tensor, scale: Tensor, least: float, most: float) -> Tensor:
+    """In float32, whatever the precision of the training."""
+    on_grid: Tensor = _OnGrid.apply(x.float(), scale, least, most)
+    return on_grid.to(x.dtype)
+
+
+def _channel_scales(weight: Tensor) -> Tensor:
+    """Shaped to be broadcast over the weight."""
+    largest = weight.detach().float().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+    return largest.div_(LARGEST).clamp_min_(_LEAST)
+
+
+def _range(x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach()
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)  # as it lies in memory: six times as fast
+    low, high = torch.aminmax(x)
+    return low.float(), high.float()
+
+
+def _scheme(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of a grid that spans a range and zero."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = torch.div(high - low, STEPS).clamp_min_(_LEAST)
+    return scale, torch.div(-low, scale).round_().clamp_(0, STEPS)
+
+
+def enable_quantization(module: nn.Module) -> None:
+    """Quantise a network from now on; its ranges are yet to be estimated (`batchnorm.calibrate`)."""
+    device = next(module.parameters()).device
+    for part in module.modules():
+        if isinstance(part, MapQuantizer):
+            part.enable(device)
+        elif isinstance(part, WeightQuantizer):
+            part.enabled = True
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a network computes with integers of 8 bits."""
+    return any(isinstance(part, MapQuantizer) and part.enabled for part in module.modules())
