@@ -11,6 +11,7 @@ import click
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.networks import (
     Images,
+    arithmetic_option,
     check_classes,
     checkpoint_option,
     chosen_project,
@@ -22,9 +23,12 @@ from ofa_tvm.cli.options import OUTPUT_PATH, space_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from ofa_tvm.supernet import Network
+    from ofa_tvm.supernet import Arithmetic, Network
     from ofa_tvm.training import ImageData
     from ofa_tvm.workflow.project import Project
+
+_COUNTED = 500  # validation images that say what int8 costs
+_NOISE = 16  # inputs that give random weights their ranges
 
 
 @click.command(short_help="Write a subnet as ONNX, checked against PyTorch.")
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 @space_option
 @click.option("--resolution", type=click.IntRange(min=1), help="Input side; by default the subnet's own.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a call.")
+@arithmetic_option
 @data_options
 @click.option(
     "--calibration-images", type=click.IntRange(min=1),
@@ -56,6 +61,7 @@ def command(
     space: str | None,
     resolution: int | None,
     batch: int,
+    dtype: Arithmetic,
     images: Images,
     calibration_images: int | None,
 ) -> None:
@@ -65,7 +71,13 @@ def command(
     With images (--data, or the nearest ofa-tvm.yaml's) its batch statistics are estimated on them, and class
     names and preprocessing go into the file's metadata. Without a checkpoint the weights are random, which is
     enough to measure a latency.
+
+    With --dtype int8 the file is QDQ, which `compile` makes integer kernels of; the images give the ranges of
+    its feature maps as well.
     """
+    from ofa_tvm.export import check_onnx, export_onnx
+    from ofa_tvm.supernet import dtype_of
+
     project = chosen_project(space)
     calibration = calibration_images or project.calibration_images
     data = images.load(project, console.progress)
@@ -78,14 +90,21 @@ def command(
             "images that it was trained on"
         )
     calibrated = data is not None and origin is not None
+    trained = dtype_of(network)
+    if dtype == "int8" and trained != "int8" and origin is not None and data is None:
+        raise UsageError(
+            f"{origin} was not trained for int8, so there are no ranges of its feature maps: name images "
+            "to estimate them on (--data)"
+        )
     console.say(
-        f"{subnet} at {side} x {side}, batch {batch}, {classes} classes, "
+        f"{subnet} at {side} x {side}, batch {batch}, {classes} classes, {dtype}, "
         f"{_weights(origin, data, calibration)}, into {output}"
     )
-    from ofa_tvm.export import check_onnx, export_onnx
-
+    accuracies: dict[str, float] = {}
     if calibrated and data is not None:
-        _calibrate(network, data, side, calibration, console.seed)
+        accuracies = _calibrate(network, data, side, calibration, console.seed, dtype)
+    else:
+        _without_images(network, dtype, side, origin is None, console.seed)
     network.eval()
     start = time.perf_counter()
     export_onnx(
@@ -99,6 +118,8 @@ def command(
     seconds = time.perf_counter() - start
     difference = check_onnx(output, network, seed=console.seed)
     arch = network.arch
+    if accuracies:
+        _say_cost(console, accuracies, trained, origin)
     console.print(
         f"{output}: {output.stat().st_size / 1e6:.1f} MB in {1e3 * seconds:.0f} ms; ONNX Runtime differs "
         f"from PyTorch by {difference:.1e} of the largest output"
@@ -110,6 +131,9 @@ def command(
             "space": network.space_name or None,
             "resolution": side,
             "batch": batch,
+            "dtype": dtype,
+            "trained_dtype": trained,
+            "accuracies": accuracies,
             "classes": classes,
             "weights": None if origin is None else str(origin),
             "calibrated": calibrated,
@@ -165,7 +189,7 @@ def _network(
         if weights is None:
             net = build_supernet(space, data.n_classes if data is not None else 1000)
             return net.extract(arch), arch.r, None
-    net = load_supernet(space, weights)
+    net = load_supernet(space, weights, dtype=None)
     if data is not None:
         check_classes(net, weights, data)
     return net.extract(arch), arch.r, weights
@@ -179,10 +203,45 @@ def _side(network: Network, side: int) -> int:
     return side
 
 
-def _calibrate(network: Network, data: ImageData, side: int, images: int, seed: int) -> None:
+def _calibrate(
+    network: Network, data: ImageData, side: int, images: int, seed: int, dtype: Arithmetic
+) -> dict[str, float]:
+    """Estimate statistics in a dtype; for int8 also what it costs: accuracies by dtype."""
     import torch
 
-    from ofa_tvm.supernet import calibrate
-    from ofa_tvm.training.validation import calibration_batches
+    from ofa_tvm.supernet import calibrate, set_dtype
+    from ofa_tvm.training.validation import accuracy, calibration_batches
 
-    calibrate(network, calibration_batches(data, side, images, seed, torch.device("cpu")))
+    accuracies: dict[str, float] = {}
+    each: Arithmetic
+    for each in ("float32", dtype) if dtype != "float32" else (dtype,):
+        set_dtype(network, each)
+        calibrate(network, calibration_batches(data, side, images, seed, torch.device("cpu")))
+        if dtype != "float32":
+            accuracies[each] = accuracy(network, data, "val", side, _COUNTED)
+    return accuracies
+
+
+def _without_images(network: Network, dtype: Arithmetic, side: int, random: bool, seed: int) -> None:
+    """Statistics stay as they are; random weights get ranges of noise."""
+    import torch
+
+    from ofa_tvm.supernet import calibrate, set_dtype
+
+    set_dtype(network, dtype)
+    if dtype == "int8" and random:
+        generator = torch.Generator().manual_seed(seed)
+        calibrate(network, [torch.randn(_NOISE, network.spec.stem[0].c_in, side, side, generator=generator)])
+
+
+def _say_cost(
+    console: Console, accuracies: dict[str, float], trained: Arithmetic, origin: Path | None
+) -> None:
+    before, after = accuracies["float32"], accuracies["int8"]
+    console.print(f"validation accuracy {after:.2%} in int8, {before:.2%} in float32")
+    if trained != "int8":
+        console.say(
+            f"{origin} was not trained for int8: this is post-training quantisation, which costs "
+            f"{100 * (before - after):.2f} points here. To train it: ofa-tvm train --init {origin} --phases "
+            "quantize"
+        )

@@ -16,7 +16,7 @@ from ofa_tvm.workflow.project import Project, find_project
 
 if TYPE_CHECKING:
     from ofa_tvm.spaces import Arch, Space
-    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.supernet import Arithmetic, Supernet
     from ofa_tvm.training import ImageData
 
 R = TypeVar("R")
@@ -25,6 +25,13 @@ checkpoint_option = click.option(
     "--checkpoint",
     type=INPUT_PATH,
     help="Trained supernet, own or official; by default the nearest ofa-tvm.yaml's.",
+)
+arithmetic_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="What subnets compute in; int8 costs least if the supernet was trained for it (phase quantize).",
 )
 
 
@@ -99,19 +106,26 @@ def chosen_project(space: str | None) -> Project:
     return Project(project.folder, space=space)
 
 
-def load_supernet(space: Space, checkpoint: Path) -> Supernet:
+def load_supernet(space: Space, checkpoint: Path, dtype: Arithmetic | None = "float32") -> Supernet:
     """A supernet with the weights of a checkpoint and as many classes as it has, in evaluation mode.
+
+    Parameters
+    ----------
+    dtype
+        What it is to compute in, whatever it was trained for; None leaves it at that.
 
     Raises
     ------
     UserError
         If the file cannot be read or is of another space.
     """
-    from ofa_tvm.supernet import build_supernet
+    from ofa_tvm.supernet import build_supernet, set_dtype
     from ofa_tvm.supernet.checkpoint import n_classes
 
     net = build_supernet(space, n_classes(checkpoint))
     net.load_checkpoint(checkpoint)
+    if dtype is not None:
+        set_dtype(net, dtype)
     return net.eval()
 
 

@@ -11,15 +11,20 @@ those of the images that batch statistics are estimated on. Gradients pass as if
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ofa_tvm.errors import UserError, shown
+
+Arithmetic = Literal["float32", "int8"]
 STEPS = 255  # of a map's grid
 LARGEST = 127  # of a weight; -128 is left out, so that a channel can change its sign
+_RANGES = (".low", ".high")  # in state dicts
 _LEAST = 1e-12  # a scale, for channels and maps that are all zeros
 
 
@@ -69,6 +74,12 @@ class MapQuantizer(nn.Module):
             self.enabled = True
             for name in ("low", "high"):
                 self.register_buffer(name, torch.zeros((), device=device))
+
+    def disable(self) -> None:
+        """Leave maps as they are, and forget their range."""
+        if self.enabled:
+            self.enabled = False
+            del self.low, self.high
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
@@ -133,16 +144,68 @@ def _scheme(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, torch.div(-low, scale).round_().clamp_(0, STEPS)
 
 
-def enable_quantization(module: nn.Module) -> None:
-    """Quantise a network from now on; its ranges are yet to be estimated (`batchnorm.calibrate`)."""
+def set_dtype(module: nn.Module, dtype: Arithmetic) -> None:
+    """Let a network compute in float32, or from now on with integers of 8 bits.
+
+    The ranges of its maps are then yet to be estimated (`batchnorm.calibrate`).
+
+    Raises
+    ------
+    UserError
+        If it has no layers that can be quantised, as a plugin's may.
+    """
     device = next(module.parameters()).device
+    if dtype == "int8" and not any(isinstance(part, MapQuantizer) for part in module.modules()):
+        raise UserError(
+            f"a {type(module).__name__} cannot be quantised: none of its layers has a MapQuantizer "
+            "(ofa_tvm/supernet/fake_quantization.py); build it of the layers that ship, or stay at float32"
+        )
     for part in module.modules():
         if isinstance(part, MapQuantizer):
-            part.enable(device)
+            part.enable(device) if dtype == "int8" else part.disable()
         elif isinstance(part, WeightQuantizer):
-            part.enabled = True
+            part.enabled = dtype == "int8"
 
 
-def is_quantized(module: nn.Module) -> bool:
-    """Whether a network computes with integers of 8 bits."""
-    return any(isinstance(part, MapQuantizer) and part.enabled for part in module.modules())
+def dtype_of(module: nn.Module) -> Arithmetic:
+    """What a network computes with."""
+    quantized = any(isinstance(part, MapQuantizer) and part.enabled for part in module.modules())
+    return "int8" if quantized else "float32"
+
+
+def load_ranges(module: nn.Module, state: Mapping[str, Tensor], dtype: str | None, source: object) -> None:
+    """Make a network compute as a checkpoint's did, and have places for the ranges in its state dict.
+
+    Parameters
+    ----------
+    dtype
+        What the file says; None, as in files of float32 and others' wrappers, leaves it to the names.
+
+    Raises
+    ------
+    UserError
+        If the dtype is unknown, or ranges are missing or mean nothing.
+    """
+    stored = {
+        name: float(value) for name, value in state.items() if name.endswith(_RANGES) and not value.ndim
+    }
+    dtype = dtype or ("int8" if stored else "float32")
+    if dtype not in get_args(Arithmetic):
+        raise UserError(f"{source} is of dtype {shown(dtype)}, which this version does not know")
+    set_dtype(module, cast("Arithmetic", dtype))
+    if dtype == "float32":
+        return
+    needed = [name for name in module.state_dict() if name.endswith(_RANGES)]
+    if missing := [name for name in needed if name not in stored]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{source} says that it was trained for int8, but lacks the ranges of feature maps "
+            f"({missing[0]}{more}); take the file as training wrote it, or quantise the float32 supernet "
+            "again: ofa-tvm train --init SUPERNET --phases quantize"
+        )
+    for name in needed:
+        if name.endswith("low") and not stored[name] <= stored[name.removesuffix("low") + "high"]:
+            raise UserError(
+                f"{source} has a range that ends before it begins ({name}): the file is damaged, or that "
+                "training diverged; take an earlier one"
+            )

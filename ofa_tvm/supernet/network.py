@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ofa_tvm.errors import UserError
 from ofa_tvm.spaces import Arch, MBConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from ofa_tvm.supernet.fake_quantization import MapQuantizer
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, dtype_of, load_ranges
 from ofa_tvm.supernet.layers import BottleneckBlock, Classifier, ConvLayer, Linear, MBConvBlock, Residual
 
 
@@ -87,6 +87,7 @@ class Network(nn.Module):
             "space": self.space_name,
             "n_classes": self.spec.n_classes,
             "arch": self.arch.to_json(),
+            "dtype": dtype_of(self),
             "state_dict": self.state_dict(),
         }
         write_checkpoint(content, path)
@@ -112,5 +113,6 @@ def load_subnet(path: str | Path, space: Space | None = None) -> Network:
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no checkpoint of a single subnet (it lacks {error})") from error
     network = Network(own.network(arch, n_classes), arch=arch, space_name=own.name)
+    load_ranges(network, state, extra.get("dtype"), path)
     load_weights(network, state, path)
     return network.eval()

@@ -23,7 +23,7 @@ from ofa_tvm.supernet.elastic import (
     ElasticMBConv,
     ElasticResidual,
 )
-from ofa_tvm.supernet.fake_quantization import MapQuantizer, enable_quantization, is_quantized
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, dtype_of, load_ranges, set_dtype
 from ofa_tvm.supernet.layers import Classifier, ConvLayer, Linear, MBConvBlock
 from ofa_tvm.supernet.network import Network
 
@@ -128,8 +128,7 @@ class Supernet(nn.Module):
         spec = self.space.network(arch, self.n_classes)
         with torch.device("meta"):  # shapes only: the weights come from here
             network = Network(spec, dropout=self.dropout, arch=arch, space_name=self.space.name)
-            if is_quantized(self):
-                enable_quantization(network)
+            set_dtype(network, dtype_of(self))
         state: dict[str, Tensor] = {}
 
         def put(prefix: str, part: dict[str, Tensor]) -> None:
@@ -180,7 +179,7 @@ class Supernet(nn.Module):
             self._elastic(block).sort_channels([expanded(base, ratio) for ratio in trained])
 
     def load_checkpoint(self, path: str | Path) -> None:
-        """Load an own or an official checkpoint.
+        """Load an own or an official checkpoint, and compute in its dtype from then on.
 
         Raises
         ------
@@ -192,17 +191,23 @@ class Supernet(nn.Module):
             raise UserError(
                 f"{path} was trained with n_classes {extra['n_classes']}, this supernet has {self.n_classes}"
             )
+        load_ranges(self, state, extra.get("dtype"), path)
         load_weights(self, state, path)
 
     def save_checkpoint(self, path: str | Path) -> None:
-        """Write the weights with the space's name and the number of classes, whole or not at all.
+        """Write the weights with the space's name, the number of classes and the dtype, whole or not at all.
 
         Raises
         ------
         UserError
             If the file cannot be written.
         """
-        content = {"space": self.space.name, "n_classes": self.n_classes, "state_dict": self.state_dict()}
+        content = {
+            "space": self.space.name,
+            "n_classes": self.n_classes,
+            "dtype": dtype_of(self),
+            "state_dict": self.state_dict(),
+        }
         write_checkpoint(content, path)
 
 

@@ -36,13 +36,21 @@ def calibrated_subnet(net: Supernet, arch: Arch, data: ImageData, images: int, s
 
 
 @torch.inference_mode()
-def accuracy(module: nn.Module, data: ImageData, split: Split, resolution: int) -> float:
-    """Share of a split's images that a network classifies correctly, 0..1."""
+def accuracy(
+    module: nn.Module, data: ImageData, split: Split, resolution: int, most: int | None = None
+) -> float:
+    """Share of a split's images that a network classifies correctly, 0..1.
+
+    With `most`, of so many images at most: always the same ones, from all over the split.
+    """
     module.eval()
     device = next(module.parameters()).device
     targets = data.targets(split)
+    chosen = np.arange(len(targets))
+    if most is not None and most < len(targets):
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
     correct = 0
-    for indices in np.array_split(np.arange(len(targets)), -(-len(targets) // BATCH)):
+    for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
         logits = module(data.batch(split, indices, resolution).to(device))
         correct += int((logits.argmax(dim=1).cpu().numpy() == targets[indices]).sum())
-    return correct / len(targets)
+    return correct / len(chosen)

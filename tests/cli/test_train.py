@@ -240,6 +240,29 @@ def test_export_without_a_project_says_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 0 and "not estimated for this subnet" in done.stderr
 
 
+def test_export_in_int8_says_what_it_costs(project: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, _ = project
+    output = tmp_path / "m.onnx"
+    done = ofa("export", "max", "--dtype", "int8", "-o", output, "--resolution", 32, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["dtype"], result["trained_dtype"]) == ("int8", "float32")
+    assert result["accuracies"].keys() == {"float32", "int8"}
+    assert "was not trained for int8" in done.stderr
+    assert "train --init" in done.stderr
+    kinds = {node.op_type for node in onnx.load(output).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_export_in_int8_without_images(tmp_path: Path) -> None:
+    """Random weights, for a latency, get ranges of noise; trained ones need images."""
+    common = ("export", "min", "--space", "ofa_digits", "--dtype", "int8")
+    assert ofa(*common, cwd=tmp_path).returncode == 0
+    build_supernet("ofa_digits", 10).save_checkpoint(tmp_path / "s.pt")
+    refused = error(ofa(*common, "--checkpoint", "s.pt", cwd=tmp_path), 2)
+    assert "s.pt was not trained for int8" in refused and "--data" in refused
+
+
 def test_export_of_a_published_network(shared_data: Path, tmp_path: Path) -> None:
     folder = sorted((shared_data / "ofa_specialized").iterdir())[0]
     done = ofa("export", folder, "-o", "m.onnx", "--json", cwd=tmp_path)
