@@ -3,8 +3,8 @@
 - `widened`: a model that is itself in float16 (transformers are often exported so) becomes one in float32;
   what it is computed in is the target's business, not the exporter's.
 - `to_float16`: what is heavy and harmless runs in half precision (`_IN_HALF`), all else in float32:
-  reductions, normalisations, softmax, powers, and the arithmetic that only feeds such or is only fed by
-  such. The squares of a layer normalisation spelled out would overflow at 256.
+  reductions, normalisations, softmax, powers, what is quantised, and the arithmetic that only feeds such or
+  is only fed by such. The squares of a layer normalisation spelled out would overflow at 256.
 - `with_float32_sums`: products and convolutions of half-precision values add up in float32.
 """
 
@@ -62,30 +62,36 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _join(graph: onnx.GraphProto) -> None:
-    """Let float32 pass between nodes that are both computed in it: casts there and back are left out."""
-    narrowed: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type == "Cast" and ("graph_input_cast" in node.name or "_output_cast" in node.name):
-            narrowed[node.output[0]] = node.input[0]
+    """Let float32 pass between nodes that are both computed in it: casts there and back are left out.
+
+    No other node casts to float16, since `widened` leaves none, and the converter's may have any names.
+    """
+    narrowed = {n.output[0]: n.input[0] for n in graph.node if _casts(n, TensorProto.FLOAT16)}
     wide: dict[str, str] = {}
     results = {value.name for value in graph.output}
-    kept = []
+    kept: dict[str, onnx.NodeProto] = {}  # by its first output: the converter may cast a value twice
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = wide.get(name, name)
-        back = any(part in node.name for part in ("_input_cast", "graph_output_cast"))
-        if node.op_type == "Cast" and back and node.input[0] in narrowed:
+        if _casts(node, TensorProto.FLOAT) and node.input[0] in narrowed:
             if node.output[0] not in results:
                 wide[node.output[0]] = narrowed[node.input[0]]
                 continue
             node.op_type, node.input[0] = "Identity", narrowed[node.input[0]]
             del node.attribute[:]
-        kept.append(node)
-    read = {name for node in kept for name in node.input} | results
-    kept = [node for node in kept if node.output[0] in read or node.output[0] not in narrowed]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        kept[node.output[0]] = node
+    read = {name for node in kept.values() for name in node.input} | results
+    copies = [
+        onnx.NodeProto.FromString(node.SerializeToString())
+        for name, node in kept.items()
+        if name in read or name not in narrowed
+    ]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def _casts(node: onnx.NodeProto, dtype: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == dtype for a in node.attribute)
 
 
 def _in_float32(graph: onnx.GraphProto) -> list[bool]:
@@ -103,7 +109,8 @@ def _in_float32(graph: onnx.GraphProto) -> list[bool]:
         if graph.node[number].op_type in _ARITHMETIC and readers[number] and number not in outputs:
             keeps[number] |= all(keeps[reader] for reader in readers[number])
     for number, node in enumerate(graph.node):  # what is only fed by it
-        if node.op_type not in _ANCHORS:
+        made_of = [graph.node[makers[name]].op_type for name in node.input if name in makers]
+        if node.op_type not in _ANCHORS or set(made_of) == {"DequantizeLinear"}:  # products in integers
             fed = [keeps[makers[name]] for name in node.input if name in makers]
             from_outside = any(name and name not in makers and name not in constants for name in node.input)
             keeps[number] |= bool(fed) and all(fed) and not from_outside

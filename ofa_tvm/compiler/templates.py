@@ -14,8 +14,10 @@ import tvm
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import (
+    dots,  # noqa: F401  (tells TVM of an operator that kernels have)
     elementary,  # noqa: F401  (tells TVM how to lower exp and the like)
     gpu_schedules,
+    rounding,  # noqa: F401  (as dots)
     row_schedules,
     schedules,
 )

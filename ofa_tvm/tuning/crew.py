@@ -176,9 +176,11 @@ class Crew:
                     try:
                         self._tune(worker, kernel)
                         break
-                    except (WorkerDied, WorkerHung):
+                    except (WorkerDied, WorkerHung) as death:
                         self._discard(worker)
                         worker, crashes = None, crashes + 1
+                        if crashes == _MOST_CRASHES and not self._stop.is_set():
+                            self._progress.say(f"{kernel.signature.kind}: left as it is, its worker {death}")
                     except _NoDevice as error:
                         self._jobs.put(kernel)
                         self._no_device = error

@@ -113,6 +113,19 @@ def test_sums_are_those_of_float32(name: str, tmp_path: Path) -> None:
         assert_close_in_half(model, [x], target, tmp_path / "m.so")
 
 
+def test_squares_beyond_float16_pass_between_float32_operators(tmp_path: Path) -> None:
+    """A layer normalisation spelled out behind a product: 300 squared is more than float16 holds."""
+    g = Graph()
+    y = g.op("MatMul", g.input("x", 6, 16), g.constant(np.eye(16) * 300))
+    last = g.constant([1], "int64")
+    centred = g.op("Sub", y, g.op("ReduceMean", y, last))
+    variance = g.op("ReduceMean", g.op("Pow", centred, g.constant(2.0)), last)
+    normal = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, g.constant(1e-5))))
+    model = g.model(normal, g.op("MatMul", normal, g.constant(np.eye(16))), variance)
+    x = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
+    assert_close_in_half(model, [x], get_target("x86"), tmp_path / "m.so")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86", "cortex-a72", "cortex-a76"])
 def test_long_products(name: str, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from places import skip_unless_it_runs_here, skipped_without_compiler
 from small_module import SIZE, write_small_onnx
 
 import ofa_tvm
+from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.errors import UserError
-from ofa_tvm.number_formats import DTYPES, INTEGERS, described
+from ofa_tvm.number_formats import DTYPES, INTEGERS, DType, described
 from ofa_tvm.targets import Target, get_target, target_names
 
 BYTES = {  # what multiplies bytes
@@ -83,13 +84,24 @@ def _quantised(folder: Path) -> Path:
     )
 
 
+def assert_integers(module: CompiledModule) -> None:
+    products = [use.signature for use in module.kernels if use.signature.has_product]
+    assert len(products) == 2 and all(signature.in_integers for signature in products)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "float32"])
+def test_a_number_format_is_that_of_what_is_not_quantised(
+    dtype: DType, quantised: Path, tmp_path: Path
+) -> None:
+    assert_integers(ofa_tvm.compile(quantised, get_target("x86"), tmp_path / "m.so", dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_a_quantised_network_runs_in_integers(name: str, quantised: Path, tmp_path: Path) -> None:
     target: Target = get_target(name)
     with skipped_without_compiler(target):
         module = ofa_tvm.compile(quantised, target, tmp_path / "m.so")
-    products = [use.signature for use in module.kernels if use.signature.has_product]
-    assert len(products) == 2 and all(signature.in_integers for signature in products)
+    assert_integers(module)
     skip_unless_it_runs_here(target)
     x = np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     options = onnxruntime.SessionOptions()

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from small_module import SIZE, write_small_onnx
 
 import ofa_tvm
 from ofa_tvm.compiler.graph import Shapes
@@ -114,3 +115,11 @@ def test_a_graph_built_by_hand(tmp_path: Path) -> None:
         "b": rng.standard_normal((3, 12)).astype(np.float32),
     }
     tuned_equals_onnx_runtime(tmp_path / "g.onnx", inputs, tmp_path)
+
+
+def test_a_quantised_network(tmp_path: Path) -> None:
+    """Workers know the operators that integer kernels are made of."""
+    path = write_small_onnx(tmp_path / "float.onnx")
+    images = np.random.default_rng(0).standard_normal((8, 3, SIZE, SIZE)).astype(np.float32)
+    quantised = ofa_tvm.quantize(path, images, tmp_path / "int8.onnx").path
+    tuned_equals_onnx_runtime(quantised, {"input": images[:1]}, tmp_path)
