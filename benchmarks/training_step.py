@@ -25,7 +25,7 @@ from provenance import save
 from torch import Tensor
 
 from ofa_tvm.spaces import get_space
-from ofa_tvm.supernet import build_supernet
+from ofa_tvm.supernet import Arithmetic, build_supernet, set_dtype
 from ofa_tvm.targets.machine import detect_machine
 from ofa_tvm.training import paper_config
 from ofa_tvm.training.memory import keep_freed_memory
@@ -37,7 +37,13 @@ OFFICIAL_S = 5.5  # the official implementation on one Zen 4 core, as issue 3 st
 
 
 def make_step(
-    *, subnets: int = 4, resolution: int = 128, teacher: bool = False, seed: int = 0, **settings: Any
+    *,
+    subnets: int = 4,
+    resolution: int = 128,
+    teacher: bool = False,
+    dtype: Arithmetic = "float32",
+    seed: int = 0,
+    **settings: Any,
 ) -> Step:
     """A step of (images (n, 3, r, r), targets (n,)) that returns its loss; the same subnets in every call."""
     space = get_space("ofa_mbv3_w1.0")
@@ -47,6 +53,7 @@ def make_step(
     net = build_supernet(space, dropout=config.dropout).to(device).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     full = net.extract(space.max_arch()).train().requires_grad_(False) if teacher else None
+    set_dtype(net, dtype)
     optimiser = build_optimiser(net, config.momentum, config.weight_decay)
     set_learning_rate(optimiser, 1e-3)
     rng = np.random.default_rng(seed)
@@ -96,6 +103,7 @@ def main() -> None:
     steps: dict[str, Step] = {
         "4 subnets": make_step(resolution=options.resolution),
         "4 subnets, teacher": make_step(resolution=options.resolution, teacher=True),
+        "4 subnets, teacher, int8": make_step(resolution=options.resolution, teacher=True, dtype="int8"),
         "4 subnets, bfloat16": make_step(resolution=options.resolution, precision="bfloat16"),
     }
     if options.peer:

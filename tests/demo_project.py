@@ -23,7 +23,8 @@ class DemoProject:
 
 def tiny_settings() -> QuickstartSettings:
     """One epoch at two resolutions, and a handful of everything else."""
-    from ofa_tvm.training.config import Phase, digits_config
+    from ofa_tvm.training.config import Phase
+    from ofa_tvm.training.defaults import digits_config
     from ofa_tvm.workflow.quickstart import QuickstartSettings
 
     training = digits_config().replace(

@@ -55,6 +55,11 @@ _SHOWN = 10
     help="One setting: batch_size=256, phases.full.epochs=10, resolutions='[128, 160]', ...; repeatable.",
 )  # fmt: skip
 @click.option(
+    "--phases", metavar="NAME,NAME,..",
+    help="Some of the phases only; quantize, which is left out otherwise, trains on with integers of 8 bits: "
+    "--init supernet.pt --phases quantize.",
+)  # fmt: skip
+@click.option(
     "--epochs-scale",
     type=click.FloatRange(min=0, min_open=True),
     help="Makes all phases so many times as long.",
@@ -73,6 +78,7 @@ def command(
     out: Path,
     config: Path | None,
     assignments: tuple[str, ...],
+    phases: str | None,
     epochs_scale: float | None,
     init: Path | None,
     finetune: str | None,
@@ -105,11 +111,13 @@ def command(
         )
 
     from ofa_tvm.spaces import get_space
-    from ofa_tvm.training import TrainingConfig, default_config, finetune_config
+    from ofa_tvm.training import TrainingConfig, default_config, finetune_config, with_phases
 
     found = get_space(project.space)
     base = default_config(found) if finetune is None else finetune_config(found, int(epochs or 25))
     settings = TrainingConfig.from_dict({**base.to_dict(), **given, "space": found.name})
+    if phases is not None:
+        settings = with_phases(settings, [name.strip() for name in phases.split(",")])
     if epochs_scale is not None:
         settings = settings.with_epochs(epochs_scale)
     settings = settings.with_settings(assignments)

@@ -173,6 +173,11 @@ def dtype_of(module: nn.Module) -> Arithmetic:
     return "int8" if quantized else "float32"
 
 
+def without_ranges(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the same network in float32."""
+    return {name: value for name, value in state.items() if not name.endswith(_RANGES)}
+
+
 def load_ranges(module: nn.Module, state: Mapping[str, Tensor], dtype: str | None, source: object) -> None:
     """Make a network compute as a checkpoint's did, and have places for the ranges in its state dict.
 

@@ -1,14 +1,14 @@
 """Progressive shrinking of supernets: data, phases, distillation, resumable training."""
 
-from ofa_tvm.training.config import (
-    Phase,
-    TrainingConfig,
+from ofa_tvm.training.config import Phase, TrainingConfig
+from ofa_tvm.training.data import ArrayData, ImageData, digits
+from ofa_tvm.training.defaults import (
     default_config,
     digits_config,
     finetune_config,
     paper_config,
+    with_phases,
 )
-from ofa_tvm.training.data import ArrayData, ImageData, digits
 from ofa_tvm.training.finetune import finetune
 from ofa_tvm.training.job import PhaseResult, TrainingResult
 from ofa_tvm.training.shrinking import train
@@ -29,4 +29,5 @@ __all__ = [
     "load_data",
     "paper_config",
     "train",
+    "with_phases",
 ]

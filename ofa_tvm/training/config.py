@@ -1,4 +1,4 @@
-"""What a training run does, as frozen data; the defaults are those of the Once-for-All paper (1908.09791)."""
+"""What a training run does, as frozen data."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ PHASE_SCHEMA: dict[str, Any] = {
         "learning_rate": {"type": "number", "maximum": _MOST},
         "subnets": _WHOLE,
         "sort_channels": {"type": "boolean"},
+        "quantize": {"type": "boolean"},
     },
 }
 
@@ -83,6 +84,8 @@ class Phase:
         Subnets a step, their gradients added up.
     sort_channels
         Order channels by importance first, which shrinking the width relies on.
+    quantize
+        Compute with integers of 8 bits from here on.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Phase:
     learning_rate: float = 3e-2
     subnets: int = 1
     sort_channels: bool = False
+    quantize: bool = False
 
     @property
     def total_epochs(self) -> int:
@@ -171,6 +175,13 @@ class TrainingConfig:
                     f"phase {phase.name}: epochs, subnets and learning_rate must be positive, "
                     "warmup_epochs not negative"
                 )
+        quantized = [phase.quantize for phase in self.phases]
+        if quantized != sorted(quantized):
+            after = self.phases[quantized.index(True) + 1 :]
+            name = next(phase.name for phase in after if not phase.quantize)
+            raise UsageError(
+                f"phase {name} comes after one that quantises; give it quantize: true, or let it come before"
+            )
         micro = self.micro_batch_size
         if self.batch_size < 1 or (micro is not None and micro < 1):
             raise UsageError("batch_size and micro_batch_size must be positive")
@@ -284,58 +295,3 @@ def _refuse_unknown(settings: Mapping[str, Any], kind: type, what: str) -> None:
 def dimensions(space: Space) -> tuple[str, ...]:
     """Elastic dimensions of a space other than resolution, of "ks", "d", "e" and "w"."""
     return tuple(field for field in ("ks", "d", "e", "w") if len(space.gene_names[space.columns(field)]))
-
-
-def paper_config(space: Space) -> TrainingConfig:
-    """Progressive shrinking with the paper's settings: kernel, then depth, then width."""
-    has = dimensions(space)
-    opened: dict[str, int] = {}
-    phases = [Phase("full", {}, epochs=180, learning_rate=2.6 * PER_IMAGES / 2048)]
-    if "ks" in has:
-        opened = {**opened, "ks": 0}
-        phases.append(Phase("kernel", opened, 120, 5, 3e-2, 1))
-    phases.append(Phase("depth1", {**opened, "d": 2}, 25, 0, 2.5e-3, 2))
-    opened = {**opened, "d": 0}
-    phases.append(Phase("depth2", opened, 120, 5, 7.5e-3, 2))
-    phases.append(Phase("expand1", {**opened, "e": 2}, 25, 0, 2.5e-3, 4, sort_channels=True))
-    opened = {**opened, "e": 0}
-    phases.append(Phase("expand2", opened, 120, 5, 7.5e-3, 4, sort_channels=True))
-    if "w" in has:
-        phases.append(Phase("width1", {**opened, "w": 2}, 25, 0, 2.5e-3, 4, sort_channels=True))
-        phases.append(Phase("width2", {**opened, "w": 0}, 120, 5, 7.5e-3, 4, sort_channels=True))
-    return TrainingConfig(space.name, tuple(phases))
-
-
-def finetune_config(space: Space, epochs: int = 25) -> TrainingConfig:
-    """One subnet trained further, for the paper's 25 or 75 epochs.
-
-    The paper gives no learning rates for it: these are those of its phases of 25 and of 120 epochs.
-    """
-    short = epochs <= 25
-    phase = Phase("finetune", {}, epochs, 0 if short else 5, 2.5e-3 if short else 7.5e-3)
-    return default_config(space).replace(phases=(phase,), distillation=0.0, resolutions=None)
-
-
-def default_config(space: Space) -> TrainingConfig:
-    """What a space is trained with unless told otherwise."""
-    return digits_config() if space.name == "ofa_digits" else paper_config(space)
-
-
-def digits_config() -> TrainingConfig:
-    """The paper's phases sized to the quickstart: `ofa_digits` on 1,197 scans."""
-    return TrainingConfig(
-        "ofa_digits",
-        (
-            Phase("full", {}, 14, 1, 5e-2),
-            Phase("kernel", {"ks": 0}, 3, 1, 3e-2),
-            Phase("depth1", {"ks": 0, "d": 2}, 2, 0, 2e-2, 2),
-            Phase("depth2", {"ks": 0, "d": 0}, 4, 0, 2e-2, 2),
-            Phase("expand1", {"ks": 0, "d": 0, "e": 2}, 2, 0, 2e-2, 2, sort_channels=True),
-            Phase("expand2", {"ks": 0, "d": 0, "e": 0}, 6, 1, 3e-2, 2, sort_channels=True),
-        ),
-        batch_size=64,
-        micro_batch_size=None,
-        dropout=0.0,
-        calibration_images=256,
-        checkpoint_every_s=5.0,
-    )

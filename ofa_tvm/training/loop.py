@@ -20,6 +20,7 @@ from ofa_tvm.progress import Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet.checkpoint import read_checkpoint
 from ofa_tvm.supernet.depthwise import weight_gradient
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, load_ranges, set_dtype
 from ofa_tvm.training.batches import Batches
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
@@ -92,6 +93,9 @@ class TrainingLoop(ABC):
         settings = config.to_dict()
         for free in ("device", "threads", "compile", "checkpoint_every_s"):
             del settings[free]
+        for phase in settings["phases"]:
+            if not phase["quantize"]:
+                del phase["quantize"]  # trainings that began before there was such a setting go on
         self.identity = json.dumps(
             {
                 "config": settings,
@@ -195,6 +199,7 @@ class TrainingLoop(ABC):
                 "choose another folder or delete it"
             )
         phase, step = int(state["phase"]), int(state["step"])
+        load_ranges(self.net, state["net"], None, self.checkpoints.folder)
         self.net.load_state_dict(state["net"])
         self.results = [PhaseResult(name, dict(accuracies)) for name, accuracies in state["results"]]
         self.metrics.keep(phase, step)
@@ -233,6 +238,8 @@ class TrainingLoop(ABC):
 
     def _run_phase(self, index: int, first_step: int, state: dict[str, Any] | None) -> None:
         config, phase = self.config, self.config.phases[index]
+        if phase.quantize:
+            set_dtype(self.net, "int8")
         self.begin_phase(index, first_step)
         teacher = self._compiled(self.teacher(index) if config.distillation else None)
         forward = self._compiled(self.net) if self.is_fixed(phase) else None
@@ -361,9 +368,9 @@ def _dead_workers_explained() -> Iterator[None]:
 def _frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Keep running statistics out of training: every subnet would mix its own into them.
 
-    Batches are normalised by their own statistics; a subnet's are estimated when it is evaluated.
+    Batches are normalised and quantised by their own; a subnet's are estimated when it is evaluated.
     """
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | MapQuantizer)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -372,5 +379,5 @@ def _frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
+            if not isinstance(norm, MapQuantizer) and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.zero_()  # it counts forward passes, which processes share

@@ -14,6 +14,7 @@ from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.supernet.batchnorm import calibrate
 from ofa_tvm.supernet.checkpoint import load_weights
+from ofa_tvm.supernet.fake_quantization import without_ranges
 from ofa_tvm.supernet.supernet import read_supernet
 from ofa_tvm.training import sampling
 from ofa_tvm.training.config import Phase, TrainingConfig
@@ -89,6 +90,11 @@ class _Shrinking(TrainingLoop):
                 )
         for phase in config.phases:
             sampling.gene_ranges(space, phase)
+        if config.phases[0].quantize and init is None:
+            raise UsageError(
+                f"phase {config.phases[0].name} quantises a trained supernet: name one (init), or let the "
+                "phases that train it come before"
+            )
         self.init = init
         self._teacher: nn.Module | None = None
         super().__init__(setting, space, {} if init is None else {"init": files.sha256(init)})
@@ -106,14 +112,17 @@ class _Shrinking(TrainingLoop):
         return self.placed(net)
 
     def _start_from(self, net: Supernet, path: Path) -> None:
+        """Its weights, in float32 whatever it was trained for."""
         state, _ = read_supernet(path, self.space)
+        state = without_ranges(state)
         classifier = [name for name in net.state_dict() if name.startswith("classifier.")]
         theirs = next((len(t) for name, t in state.items() if name.endswith(classifier[0])), net.n_classes)
         if theirs != net.n_classes:
-            if self.config.phases[0].open and self.config.distillation:
+            first = self.config.phases[0]
+            if (first.open or first.quantize) and self.config.distillation:
                 raise UsageError(
                     f"{path} has {theirs} classes and {self.data.name} has {net.n_classes}: it cannot teach "
-                    f"phase {self.config.phases[0].name}; begin with a phase that opens nothing, or set "
+                    f"phase {first.name}; begin with a phase that opens nothing, or set "
                     "distillation=0"
                 )
             self.progress.say(
@@ -151,9 +160,10 @@ class _Shrinking(TrainingLoop):
         It normalises by each batch, as in the paper's code.
         """
         first = self.config.phases[0]
-        if self._teacher is None and (index > 0 or (first.open and self.init is not None)):
+        given = self.init is not None and bool(first.open or first.quantize)
+        if self._teacher is None and (index > 0 or given):
             full = self._fresh(dropout=0.0)
-            if first.open and self.init is not None:
+            if given and self.init is not None:
                 self._start_from(full, self.init)
             else:
                 full.load_checkpoint(self.phase_path(first))

@@ -23,8 +23,9 @@ from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.targets import Target, Variant
-from ofa_tvm.training.config import TrainingConfig, digits_config
+from ofa_tvm.training.config import TrainingConfig
 from ofa_tvm.training.data import ImageData, digits
+from ofa_tvm.training.defaults import digits_config
 from ofa_tvm.training.shrinking import train
 from ofa_tvm.tuning import TuningResult
 from ofa_tvm.workflow.comparison import Row, compare

@@ -176,6 +176,21 @@ def test_init_starts_from_a_supernet_and_replaces_a_classifier_that_does_not_fit
     assert "seven.pt was trained with space ofa_digits, this supernet has ofa_mbv3_w1.0" in message
 
 
+def test_a_trained_supernet_is_quantised(project: tuple[Path, dict], tmp_path: Path) -> None:
+    """The phase is there without a word of it in the file of settings, and opens what the last one does."""
+    init, config = project[0] / "training" / "supernet.pt", project[0] / "quick.yaml"
+    done = ofa(
+        "train", "--data", "digits", "--config", config, "--init", init, "--phases", "quantize",
+        "--set", "phases.quantize.epochs=1", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (phase,) = json.loads(done.stdout)["phases"]
+    assert phase["name"] == "quantize" and "ks=min d=max e=min @32" in phase["accuracies"]
+    done = ofa("export", "median", "--dtype", "int8", "--resolution", 32, "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["trained_dtype"] == "int8"
+    assert "was not trained for int8" not in done.stderr
+
+
 def test_finetune_trains_one_subnet_and_its_file_is_exported(project: tuple[Path, dict]) -> None:
     folder, _ = project
     arch = get_space("ofa_digits").min_arch(32)
@@ -290,6 +305,8 @@ def test_bad_requests_in_plain_words(project: tuple[Path, dict], tmp_path: Path)
         (("--epochs", 75), "--epochs is of --finetune"),
         (("--checkpoint", "x.pt"), "give it as --init"),
         (("--seed", 2**32), "is not in the range"),
+        (("--phases", "full,int8"), "there is no phase 'int8'; there are full, kernel"),
+        (("--phases", "quantize"), "phase quantize quantises a trained supernet"),
     ):
         assert message in error(ofa("train", "--data", "digits", *words, cwd=tmp_path), 2)
     (tmp_path / "bad.yaml").write_text("batch_size: 64\ndropout: 0\nbatch_size: 32\n")

@@ -107,7 +107,8 @@ def _project(folder: Path) -> Subject:
 
 @_format
 def _training_settings(folder: Path) -> Subject:
-    from ofa_tvm.training.config import CONFIG_SCHEMA, TrainingConfig, digits_config
+    from ofa_tvm.training.config import CONFIG_SCHEMA, TrainingConfig
+    from ofa_tvm.training.defaults import digits_config
     from ofa_tvm.yamlfile import read_yaml, write_yaml
 
     def read(path: Path) -> None:
@@ -120,7 +121,7 @@ def _training_settings(folder: Path) -> Subject:
 
 @_format
 def _assignments(folder: Path) -> Subject:
-    from ofa_tvm.training.config import digits_config
+    from ofa_tvm.training.defaults import digits_config
 
     base = digits_config()
     seeds = [b"batch_size=256", b"phases.full.epochs=10", b"resolutions=[32, 40]", b"mixed_precision=true"]

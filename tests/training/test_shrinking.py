@@ -16,7 +16,7 @@ import torch
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.spaces import get_space
-from ofa_tvm.supernet import build_supernet
+from ofa_tvm.supernet import build_supernet, dtype_of
 from ofa_tvm.supernet.depthwise import weight_gradient
 from ofa_tvm.training import Phase, TrainingResult, digits, train
 from ofa_tvm.training.checkpoint import CheckpointFolder
@@ -53,19 +53,23 @@ def test_a_finished_training_leaves_what_it_promises(
 ) -> None:
     out, result = unbroken
     assert result.checkpoint == out / "supernet.pt" and result.checkpoint.is_file()
-    assert [phase.name for phase in result.phases] == ["full", "all"]
+    assert [phase.name for phase in result.phases] == ["full", "all", "quantize"]
     assert set(result.phases[0].accuracies) == {"max @32"} and len(result.phases[1].accuracies) == 8
-    assert sorted(p.name for p in (out / "phases").iterdir()) == ["all.pt", "full.pt"]
+    assert sorted(p.name for p in (out / "phases").iterdir()) == ["all.pt", "full.pt", "quantize.pt"]
     assert len(list((out / "checkpoints").iterdir())) == 2
     epochs = [(r["phase"], r["epoch"]) for r in records(out) if "loss" in r]
-    assert epochs == [(p, e) for p in ("full", "all") for e in (1, 2, 3)]
+    assert epochs == [*((p, e) for p in ("full", "all") for e in (1, 2, 3)), ("quantize", 1)]
     net = build_supernet("ofa_digits", n_classes=10)
     net.load_checkpoint(result.checkpoint)
+    assert dtype_of(net) == "int8"
+    net.load_checkpoint(out / "phases" / "all.pt")
+    assert dtype_of(net) == "float32"
 
 
-# In the first phase, in the second, at a phase's last step, and where no checkpoint of the phase exists yet.
+# In the first phase, the second and the third, at a phase's last step, and where no checkpoint of the phase
+# exists yet.
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (13, 0.0), (9, 0.0), (14, 1e9)])
+@pytest.mark.parametrize(("steps", "every_s"), [(4, 0.0), (13, 0.0), (20, 0.0), (9, 0.0), (14, 1e9)])
 def test_a_killed_training_continues_as_if_unbroken(
     tmp_path: Path, unbroken: tuple[Path, TrainingResult], steps: int, every_s: float
 ) -> None:
@@ -197,6 +201,23 @@ def test_weights_that_are_not_finite_after_the_last_step_are_no_result(tmp_path:
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_a_trained_supernet_is_quantised_and_its_full_net_teaches(
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult]
+) -> None:
+    """From a file of float32, and from a quantised one, whose ranges do not matter."""
+    before = unbroken[0] / "phases" / "all.pt"
+    alone = tiny.CONFIG.replace(phases=tiny.CONFIG.phases[2:])
+    result = train(alone, tiny.tiny_digits(), tmp_path / "alone", init=before)
+    net = build_supernet("ofa_digits", n_classes=10)
+    net.load_checkpoint(result.checkpoint)
+    assert dtype_of(net) == "int8"
+    first, again = (r["loss"] for r in (records(tmp_path / "alone")[0], records(unbroken[0])[-2]))
+    assert first == pytest.approx(again, rel=0.3)
+    untaught = train(alone.replace(distillation=0), tiny.tiny_digits(), tmp_path / "untaught", init=before)
+    assert not same(untaught.checkpoint, result.checkpoint)
+    train(alone, tiny.tiny_digits(), tmp_path / "again", init=result.checkpoint)
+
+
 def test_a_result_without_its_checkpoints_is_not_trained_over(
     unbroken: tuple[Path, TrainingResult], tmp_path: Path
 ) -> None:
@@ -253,6 +274,10 @@ def test_requests_that_do_not_fit(tmp_path: Path) -> None:
         train(tiny.CONFIG.replace(resolutions=(33,)), data, tmp_path)
     with pytest.raises(UsageError, match="opens 'w'"):
         train(tiny.CONFIG.replace(phases=(Phase("x", {"w": 0}),)), data, tmp_path)
+    with pytest.raises(UsageError, match="phase quantize quantises a trained supernet: name one"):
+        train(tiny.CONFIG.replace(phases=tiny.CONFIG.phases[2:]), data, tmp_path)
+    with pytest.raises(UsageError, match="phase all comes after one that quantises"):
+        tiny.CONFIG.replace(phases=tiny.CONFIG.phases[::-1])
     with pytest.raises(UsageError, match="unknown device 'gpu9'"):
         train(tiny.CONFIG.replace(device="gpu9"), data, tmp_path)
     with pytest.raises(UsageError, match="device 'meta' cannot be trained on"):

@@ -1,4 +1,4 @@
-"""A training small enough to run whole in a test: 96 digits at 32 pixels, two phases."""
+"""A training small enough to run whole in a test: 96 digits at 32 pixels, three phases."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ CONFIG = TrainingConfig(
     (
         Phase("full", {}, 2, 1, 5e-2),
         Phase("all", {"ks": 0, "d": 0, "e": 0}, 2, 1, 3e-2, subnets=2, sort_channels=True),
+        Phase("quantize", {"ks": 0, "d": 0, "e": 0}, 1, 0, 1e-2, subnets=2, quantize=True),
     ),
     batch_size=32,
     micro_batch_size=16,
