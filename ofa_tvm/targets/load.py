@@ -17,7 +17,8 @@ from ofa_tvm.yamlfile import read_yaml
 
 PROBED = "x86"  # the one name that has no file: it is this machine
 TRACKER = "OFA_TVM_TRACKER"  # host:port; the targets of boards that ship run on its devices then
-_WITH_VNNI = {"x86-64-v4": "cascadelake", "x86-64-v3": "alderlake"}  # the first CPU of a level that has it
+# Of each level the first CPU that has it; Ice Lake also has VBMI, which looks up bytes.
+_WITH_VNNI = {"x86-64-v4": ("icelake-server", "cascadelake"), "x86-64-v3": ("alderlake",)}
 ALIASES = {"arm": "cortex-a72", "cuda": "cuda-sm90"}  # the short names stand for the device that most have
 
 
@@ -90,18 +91,18 @@ def probe_x86(machine: Machine) -> Target:
 def _logs_for(machine: Machine) -> tuple[str, ...]:
     """Targets whose logs serve an x86 machine, most specific first."""
     own = (machine.cpu,) if machine.cpu else ()
-    if machine.cpu in target_names():
-        return (*own, *load_target(data_dir("targets") / f"{machine.cpu}.yaml").compatible)
+    known = machine.cpu if machine.cpu in target_names() else _with_vnni(machine)
+    if known:
+        below = (known, *load_target(data_dir("targets") / f"{known}.yaml").compatible)
+        return tuple(dict.fromkeys((*own, *below)))
     levels = list(X86_LEVELS)
-    below = levels[levels.index(machine.level) :] if machine.level in levels else []
-    vnni = _with_vnni(machine)
-    return (*own, *([vnni] if vnni else []), *below)
+    return (*own, *(levels[levels.index(machine.level) :] if machine.level in levels else ()))
 
 
 def _with_vnni(machine: Machine) -> str:
     """The CPU with VNNI of which an x86 machine has everything, though it may be another; "" without."""
-    cpu = _WITH_VNNI.get(machine.level, "")
-    return cpu if cpu and needed_flags(cpu) <= machine.flags else ""
+    cpus = _WITH_VNNI.get(machine.level, ())
+    return next((cpu for cpu in cpus if needed_flags(cpu) <= machine.flags), "")
 
 
 def probe_arm(machine: Machine) -> Target:

@@ -111,7 +111,8 @@ def test_probed_target_lists_what_its_logs_may_come_from(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("flags", "cpu", "compatible"),
     [
-        (ICELAKE + " avx512_bf16", "cascadelake", ("cascadelake", "x86-64-v4", "x86-64-v3", "x86-64-v2")),
+        (ICELAKE, "icelake-server", ("icelake-server", "cascadelake", "x86-64-v4", "x86-64-v3", "x86-64-v2")),
+        (V4 + " avx512_vnni", "cascadelake", ("cascadelake", "x86-64-v4", "x86-64-v3", "x86-64-v2")),
         (V3 + " avx_vnni gfni vaes", "alderlake", ("alderlake", "x86-64-v3", "x86-64-v2")),
         (V3 + " avx_vnni", "x86-64-v3", ("x86-64-v3", "x86-64-v2")),  # what LLVM may also use is hidden
     ],
