@@ -1,7 +1,7 @@
 """Number formats against each other and other runtimes': `python benchmarks/precision.py`.
 
-Random subnets that nobody tuned for are quantised (every layer, by MinMax: time does not depend on ranges) and
-compiled in float32, with float16 weights, and in int8. All are timed on one image beside ONNX Runtime in
+Random subnets that nobody tuned for are quantised (every layer, by MinMax: time does not depend on ranges)
+and compiled in float32, with float16 weights, and in int8. All are timed on one image beside ONNX Runtime in
 float32 and on the same quantised file, in interleaved rounds in this process, pinned, with the same number of
 threads; ratios are paired by round. `--rivals openvino` adds OpenVINO in float32, in bfloat16 and on the
 quantised file.
