@@ -15,7 +15,7 @@ from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.lines import append_line
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch
-from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
@@ -34,9 +34,9 @@ def evaluate_subnets(
 ) -> npt.NDArray[np.float64]:
     """Accuracy (0..1) of every subnet at its own resolution, (n,).
 
-    Each subnet is extracted and its batch-norm statistics are estimated on training images, so the supernet
-    stays as it was. The sample of images depends on `seed` alone: an architecture's accuracy does not depend
-    on which others are evaluated with it.
+    Each subnet is extracted and its batch-norm statistics are estimated on training images (and the ranges of
+    its maps where the supernet computes in int8), so the supernet stays as it was. The sample of images
+    depends on `seed` alone: an architecture's accuracy does not depend on which others are evaluated with it.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_imag
     preprocessing = json.dumps(data.preprocessing.to_dict(), sort_keys=True)
     parts = [net.space.name, weights_hash(net), data.fingerprint, preprocessing, split]
     parts += [str(min(calibration_images, data.size("train"))), str(seed)]
+    if (dtype := dtype_of(net)) != "float32":
+        parts.append(dtype)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
 

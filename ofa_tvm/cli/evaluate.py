@@ -12,6 +12,7 @@ import numpy as np
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.networks import (
     Images,
+    arithmetic_option,
     check_classes,
     checkpoint_option,
     chosen_project,
@@ -24,6 +25,7 @@ from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.spaces import Arch, Space
+    from ofa_tvm.supernet import Arithmetic, Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.project import Project
 
@@ -35,6 +37,7 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
 @click.argument("subnets", nargs=-1, metavar="[SUBNET]...")
 @checkpoint_option
 @space_option
+@arithmetic_option
 @data_options
 @click.option(
     "-n",
@@ -75,6 +78,11 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
     show_default=True,
     help="Of --fit: a Gaussian process, the paper's 3x400 network, or the former up to 3,000 subnets.",
 )
+@click.option(
+    "--compiled",
+    metavar="TARGET",
+    help="Compile the first subnet for this target, and compare its answers too.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @common_options
 def command(
@@ -82,6 +90,7 @@ def command(
     subnets: tuple[str, ...],
     checkpoint: Path | None,
     space: str | None,
+    dtype: Arithmetic,
     images: Images,
     count: int | None,
     resolutions: tuple[int, ...] | None,
@@ -90,12 +99,14 @@ def command(
     cache: Path | None,
     predictor_file: Path | None,
     model: str,
+    compiled: str | None,
     device: str,
 ) -> None:
     """Measure the accuracy of SUBNETs: min, median, max, architectures as JSON or in files, or published
     net.config files, whose architecture is evaluated with the supernet's weights; and of N random ones.
 
-    Every accuracy is kept in the cache, so a killed run goes on where it was.
+    Every accuracy is kept in the cache, so a killed run goes on where it was. With --dtype int8 the ranges of
+    each subnet's feature maps are estimated with its batch statistics.
     """
     from ofa_tvm.spaces import get_space
     from ofa_tvm.training.data import split_name
@@ -110,13 +121,17 @@ def command(
     archs += _random(found, n, sides, console.seed)
     calibration = calibration_images or project.calibration_images
     cache = cache or _default_cache(project, weights)
+    from ofa_tvm.supernet import dtype_of, set_dtype
     from ofa_tvm.training.distributed import choose_device
 
-    net = load_supernet(found, weights).to(choose_device(device))
+    net = load_supernet(found, weights, dtype=None)
+    trained = dtype_of(net)
+    set_dtype(net, dtype)
+    net.to(choose_device(device))
     check_classes(net, weights, data)
     console.say(
-        f"{weights} ({found.name}), {len(archs)} subnets on the {data.size(split_name(split))} {split} "
-        f"images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
+        f"{weights} ({found.name}), {len(archs)} subnets in {dtype} on the {data.size(split_name(split))} "
+        f"{split} images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
         f"cache {cache}, seed {console.seed}"
     )
     from ofa_tvm.accuracy.evaluate import evaluate_subnets
@@ -131,6 +146,11 @@ def command(
         for name, arch, accuracy in zip(names, archs, accuracies, strict=True)
     ]
     _show(console, rows, archs, split, cache)
+    if dtype == "int8" and trained != "int8" and archs:
+        _say_cost(console, net, archs[0], data, split, calibration, cache, weights, float(accuracies[0]))
+    checked = None
+    if compiled is not None and archs:
+        checked = _check(console, net, archs[0], data, split, compiled, calibration)
     fitted = None
     if predictor_file is not None:
         fitted = _fit(console, found, archs, accuracies, model, predictor_file)
@@ -139,6 +159,9 @@ def command(
             "checkpoint": str(weights),
             "data": data.name,
             "split": split,
+            "dtype": dtype,
+            "trained_dtype": trained,
+            "compiled": checked,
             "cache": str(cache),
             "subnets": rows,
             "predictor": fitted,
@@ -182,6 +205,50 @@ def _show(
     )  # fmt: skip
     if len(rows) > _SHOWN:
         console.print(f"... and {len(rows) - _SHOWN} more, all in {cache}")
+
+
+def _say_cost(
+    console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, calibration: int, cache: Path,
+    weights: Path, in_int8: float,
+) -> None:  # fmt: skip
+    """That these are accuracies after training, and what that costs the first subnet."""
+    from ofa_tvm.accuracy.evaluate import evaluate_subnets
+    from ofa_tvm.supernet import set_dtype
+
+    set_dtype(net, "float32")
+    (in_float32,) = evaluate_subnets(
+        net, [arch], data, split, calibration_images=calibration, cache_path=cache, seed=console.seed
+    )
+    set_dtype(net, "int8")
+    console.say(
+        f"{weights} was not trained for int8: this is post-training quantisation, which costs the first "
+        f"subnet {100 * (in_float32 - in_int8):.2f} points ({in_float32:.2%} in float32). To train it: "
+        f"ofa-tvm train --init {weights} --phases quantize"
+    )
+
+
+def _check(
+    console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, target: str, calibration: int
+) -> dict[str, Any]:
+    from ofa_tvm.targets import get_target
+    from ofa_tvm.training.data import split_name
+    from ofa_tvm.workflow.compiled_check import check_compiled
+
+    found = check_compiled(
+        net, arch, data, split_name(split), get_target(target), calibration_images=calibration,
+        seed=console.seed,
+    )  # fmt: skip
+    console.print(
+        f"compiled for {target}, the first subnet has {found.compiled:.2%} of {found.images} images right, "
+        f"{found.pytorch:.2%} by PyTorch; {found.same:.2%} of the answers are the same"
+    )
+    return {
+        "target": target,
+        "images": found.images,
+        "accuracy": found.compiled,
+        "pytorch": found.pytorch,
+        "same": found.same,
+    }
 
 
 def _default_count(data: ImageData) -> int:

@@ -232,6 +232,38 @@ def test_evaluate_prints_accuracies_and_remembers_them(project: tuple[Path, dict
     assert len((folder / "seen.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
+def test_evaluate_in_int8_says_what_it_costs_and_checks_a_module(
+    project: tuple[Path, dict], tmp_path: Path
+) -> None:
+    folder, _ = project
+    common = (
+        "evaluate",
+        "max",
+        "min",
+        "--cache",
+        tmp_path / "cache.jsonl",
+        "--calibration-images",
+        100,
+        "--json",
+    )
+    done = ofa(*common, "--dtype", "int8", "--compiled", "x86", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["dtype"], result["trained_dtype"]) == ("int8", "float32")
+    assert "was not trained for int8" in done.stderr and "--phases quantize" in done.stderr
+    checked = result["compiled"]
+    assert checked["images"] == 300 and checked["same"] > 0.97
+    assert checked["pytorch"] == pytest.approx(result["subnets"][0]["accuracy"], abs=0.01)
+    assert checked["accuracy"] == pytest.approx(checked["pytorch"], abs=0.03)
+    # Accuracies of both dtypes are kept apart: min was evaluated in both, max in one.
+    again = json.loads(ofa(*common, "--dtype", "int8", cwd=folder).stdout)
+    assert again["subnets"] == result["subnets"]
+    in_float32 = json.loads(ofa(*common, cwd=folder).stdout)["subnets"]
+    assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == 4
+    assert in_float32[0]["accuracy"] == pytest.approx(result["subnets"][0]["accuracy"], abs=0.05)
+
+
 def test_export_writes_labels_and_preprocessing(project: tuple[Path, dict]) -> None:
     folder, _ = project
     done = ofa("export", "max", "--resolution", 40, "--batch", 3, "--calibration-images", 50, "-o", "m.onnx",
