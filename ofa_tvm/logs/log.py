@@ -8,6 +8,7 @@ import lzma
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -19,6 +20,7 @@ from ofa_tvm.logs.record import VERSION, Header, Record
 from ofa_tvm.targets import Target, Variant
 
 _OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
+_PACKED = (".gz", ".xz")
 _MOST_FILES = 64
 _SHOWN_PROBLEMS = 3
 _LONGEST_LINE = 1 << 22
@@ -100,11 +102,30 @@ def read_folder(folder: Path, target: str | None = None) -> KernelTable:
     table = KernelTable()
     for file in sorted(folder.glob("*.jsonl*")):
         if file.suffix in _OPENERS and file.is_file():
-            for machine, record in _read_file(file, target, table.problems):
+            read = _packed if file.suffix in _PACKED else _content
+            try:
+                found, problems = read(file, target, file.stat().st_mtime_ns)
+            except OSError as error:
+                found, problems = (), (f"{file} cannot be read: {error.strerror}",)
+            table.problems += problems
+            for machine, record in found:
                 table.add(record)
                 if record.succeeded:
                     table.machines.setdefault(record.kernel, set()).add(machine)
     return table
+
+
+_Content = tuple[tuple[tuple[str, Record], ...], tuple[str, ...]]
+
+
+def _content(file: Path, target: str | None, _changed_ns: int) -> _Content:
+    """The records of a file, each with the machine that made it; and what is wrong with it."""
+    problems: list[str] = []
+    return tuple(_read_file(file, target, problems)), tuple(problems)
+
+
+_packed = lru_cache(maxsize=4)(_content)
+"""Of logs that ship, which a process may want for each of a thousand subnets."""
 
 
 def _read_file(file: Path, target: str | None, problems: list[str]) -> Iterator[tuple[str, Record]]:

@@ -281,6 +281,27 @@ def test_damaged_compressed_logs(suffix: str, tmp_path: Path) -> None:
         assert any(f"{name}.jsonl{suffix}" in problem for problem in table.problems)
 
 
+def test_a_packed_log_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that compiles a thousand subnets reads what ships once; what it adds is in its own table."""
+    file = tmp_path / "tuning.jsonl.xz"
+
+    def pack_times(time_us: float) -> None:
+        text = "\n".join([HEADER.to_line(), record("a", time_us).to_line(), "{torn"])
+        file.write_bytes(lzma.compress(text.encode()))
+
+    pack_times(5.0)
+    first = read_folder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "from_line", lambda _line: pytest.fail("it is read again"))
+        first.add(record("a", 1.0, trace=["other"]))
+        second = read_folder(tmp_path)
+    assert [one.time_us for one in second.records["a"]] == [5.0]
+    assert second.problems == first.problems and len(second.problems) == 1
+    pack_times(7.0)
+    os.utime(file, ns=(0, 1))
+    assert [one.time_us for one in read_folder(tmp_path).records["a"]] == [7.0]
+
+
 def test_two_writers_use_two_files(tmp_path: Path, target: Target) -> None:
     with LogWriter(tmp_path, target, HEADER) as first, LogWriter(tmp_path, target, HEADER) as second:
         for number in range(5):
