@@ -38,3 +38,28 @@ def learn_error(space: Space, model: Predictor, archs: Sequence[Arch], accuracie
         return lambda population: model(population) + level
     error = AccuracyPredictor(space).fit(genes, errors)
     return lambda population: model(population) + error(population)
+
+
+def transferred(
+    model: AccuracyPredictor, archs: Sequence[Arch], accuracies: np.ndarray, dtype: str
+) -> AccuracyPredictor:
+    """A predictor for another dtype, of few subnets that were evaluated in it.
+
+    The rows that `model` was fitted to are moved by the error that it makes on those subnets.
+
+    Parameters
+    ----------
+    accuracies : (n,) array
+        Of the n subnets in `dtype`.
+
+    Raises
+    ------
+    UserError
+        If an accuracy is not finite.
+    """
+    moved = learn_error(model.space, model, archs, accuracies)
+    rows = model.accuracy_ + (moved(model.genes_) - model(model.genes_))
+    genes = np.concatenate([model.space.encode(archs), model.genes_])
+    values = np.concatenate([accuracies, rows])
+    _, first = np.unique(model.space.canonical(genes), axis=0, return_index=True)
+    return model.clone(dtype=dtype).fit(genes[first], values[first])

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ofa_tvm.accuracy.correction import learn_error
 from ofa_tvm.accuracy.official import feed_forward
-from ofa_tvm.accuracy.predictor import check_accuracies
+from ofa_tvm.accuracy.predictor import check_accuracies, dtype_entry, dtype_in
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
 from ofa_tvm.estimators.contract import Function, LeftOut, as_genes
@@ -39,6 +39,8 @@ class MLPAccuracyPredictor(SubnetEstimator):
     space : Space
     seed : int
         Of the first weights, the order of rows and the held-out ones.
+    dtype : str
+        What the subnets compute in.
 
     Attributes
     ----------
@@ -59,9 +61,10 @@ class MLPAccuracyPredictor(SubnetEstimator):
     unit = ""
     space: Space
 
-    def __init__(self, space: Space, *, seed: int = 0) -> None:
+    def __init__(self, space: Space, *, seed: int = 0, dtype: str = "float32") -> None:
         self.space = space
         self.seed = seed
+        self.dtype = dtype
 
     def encode(self, genes: np.ndarray) -> np.ndarray:
         """(n, n_genes) -> (n, sum of choices) float32."""
@@ -140,6 +143,7 @@ class MLPAccuracyPredictor(SubnetEstimator):
         header = {
             "space": self.space.name,
             "seed": self.seed,
+            **dtype_entry(self.dtype),
             "mean": self._mean,
             "scale": self._scale,
             "validation": self.validation_,
@@ -150,7 +154,7 @@ class MLPAccuracyPredictor(SubnetEstimator):
 
     @classmethod
     def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
-        model = cls(space_of(path, header, get_space), seed=header["seed"])
+        model = cls(space_of(path, header, get_space), seed=header["seed"], dtype=dtype_in(path, header))
         layers = range(len(_LAYERS) + 1)
         model.weights_ = tuple(arrays[f"weight{i}"] for i in layers)
         model.biases_ = tuple(arrays[f"bias{i}"] for i in layers)

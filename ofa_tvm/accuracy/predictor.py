@@ -15,13 +15,14 @@ from typing import ClassVar, Self
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, shown
 from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
 from ofa_tvm.estimators.contract import Function, LeftOut, UncertainSubnetModel, as_genes
 from ofa_tvm.estimators.files import (
     FLAG,
     SCORES,
     TEXT,
+    damaged,
     data_sha256,
     genes_array,
     learned_arrays,
@@ -32,6 +33,7 @@ from ofa_tvm.estimators.files import (
 from ofa_tvm.estimators.gaussian import Posterior, fit
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.estimators.scales import Learned
+from ofa_tvm.number_formats import DTYPES, INTEGERS
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
@@ -127,6 +129,8 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
     space : Space
     robust : bool
         Weigh down rows that the others contradict.
+    dtype : str
+        What the subnets compute in.
 
     Attributes
     ----------
@@ -147,9 +151,10 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
     unit = ""
     space: Space
 
-    def __init__(self, space: Space, *, robust: bool = True) -> None:
+    def __init__(self, space: Space, *, robust: bool = True, dtype: str = "float32") -> None:
         self.space = space
         self.robust = robust
+        self.dtype = dtype
 
     def fit(self, archs: Sequence[Arch] | np.ndarray, accuracy: np.ndarray) -> Self:
         """Fit to measured accuracies, in any unit.
@@ -254,6 +259,7 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
         header = {
             "space": self.space.name,
             "robust": self.robust,
+            **dtype_entry(self.dtype),
             "data_sha256": data_sha256(self.genes_, self.accuracy_),
             "validation": self.validation_,
         }
@@ -262,13 +268,33 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
 
     @classmethod
     def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
-        model = cls(space_of(path, header, get_space), robust=header["robust"])
+        space = space_of(path, header, get_space)
+        model = cls(space, robust=header["robust"], dtype=dtype_in(path, header))
         model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
         learned = learned_of(path, header, arrays, model.genes_, model.accuracy_, len(cls.FEATURES))
         model.validation_ = header["validation"]
         with rebuilding(path):
             model._condition(learned)
         return model
+
+
+def dtype_entry(dtype: str) -> Header:
+    """What a header says of the subnets' dtype: nothing of float32, as before there were others."""
+    return {} if dtype == "float32" else {"dtype": dtype}
+
+
+def dtype_in(path: str | os.PathLike[str], header: Header) -> str:
+    """What the subnets of a file's model compute in.
+
+    Raises
+    ------
+    UserError
+        If there is no such dtype.
+    """
+    dtype = header.get("dtype", "float32")
+    if dtype not in (*DTYPES, INTEGERS):
+        raise damaged(path, f"there is no dtype {shown(dtype, 40)}")
+    return str(dtype)
 
 
 def check_accuracies(genes: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from ofa_tvm.cli.networks import (
     load_supernet,
     parse_arch,
 )
-from ofa_tvm.cli.options import OUTPUT_PATH, resolutions_option, space_option
+from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, space_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
     help="Fit an accuracy predictor to the subnets and write it here.",
 )
 @click.option(
+    "--from",
+    "earlier",
+    type=INPUT_PATH,
+    help="Of --fit: a predictor of another --dtype, which the subnets only correct; a dozen will do.",
+)
+@click.option(
     "--model",
     type=click.Choice(["auto", "gp", "mlp"]),
     default="auto",
@@ -98,6 +104,7 @@ def command(
     calibration_images: int | None,
     cache: Path | None,
     predictor_file: Path | None,
+    earlier: Path | None,
     model: str,
     compiled: str | None,
     device: str,
@@ -111,6 +118,8 @@ def command(
     from ofa_tvm.spaces import get_space
     from ofa_tvm.training.data import split_name
 
+    if earlier is not None and predictor_file is None:
+        raise UsageError("--from is corrected and written to --fit FILE; name that file")
     project = chosen_project(space)
     found = get_space(project.space)
     weights = _weights(project, checkpoint)
@@ -153,7 +162,7 @@ def command(
         checked = _check(console, net, archs[0], data, split, compiled, calibration)
     fitted = None
     if predictor_file is not None:
-        fitted = _fit(console, found, archs, accuracies, model, predictor_file)
+        fitted = _fit(console, found, archs, accuracies, model, dtype, earlier, predictor_file)
     console.result(
         {
             "checkpoint": str(weights),
@@ -265,13 +274,21 @@ def _default_cache(project: Project, weights: Path) -> Path:
 
 
 def _fit(
-    console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str, path: Path
-) -> dict[str, Any]:
+    console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str,
+    dtype: Arithmetic, earlier: Path | None, path: Path,
+) -> dict[str, Any]:  # fmt: skip
+    from ofa_tvm.accuracy.correction import transferred
+    from ofa_tvm.accuracy.predictor import AccuracyPredictor
     from ofa_tvm.workflow.models import fit_accuracy
 
     # Of a subnet that was named twice one row counts.
     first = dict(zip(archs, accuracies.tolist(), strict=True))
-    fitted = fit_accuracy(space, list(first), np.array(list(first.values())), kind=kind, seed=console.seed)
+    rows, values = list(first), np.array(list(first.values()))
+    fitted = (
+        fit_accuracy(space, rows, values, kind=kind, seed=console.seed, dtype=dtype)
+        if earlier is None
+        else transferred(AccuracyPredictor.load(earlier, space), rows, values, dtype)
+    )
     fitted.save(path)
     name, v = fitted.METHOD, fitted.validation_
     console.print(

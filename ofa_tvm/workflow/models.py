@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -35,7 +36,13 @@ class KnownLatency:
 
 
 def fit_accuracy(
-    space: Space, archs: Sequence[Arch], accuracies: np.ndarray, *, kind: str = "auto", seed: int = 0
+    space: Space,
+    archs: Sequence[Arch],
+    accuracies: np.ndarray,
+    *,
+    kind: str = "auto",
+    seed: int = 0,
+    dtype: str = "float32",
 ) -> AccuracyPredictor | MLPAccuracyPredictor:
     """A predictor of measured accuracies.
 
@@ -46,6 +53,8 @@ def fit_accuracy(
         subnets, beyond which its cost, the cube of their number, is no longer worth it.
     seed
         Of the network's weights.
+    dtype
+        What the subnets were evaluated in.
 
     Raises
     ------
@@ -57,25 +66,43 @@ def fit_accuracy(
     if kind not in ("auto", "gp", "mlp"):
         raise UsageError(f"unknown kind {shown(kind)} of accuracy predictor; use auto, gp or mlp")
     if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
-        return MLPAccuracyPredictor(space, seed=seed).fit(archs, accuracies)
-    return AccuracyPredictor(space).fit(archs, accuracies)
+        return MLPAccuracyPredictor(space, seed=seed, dtype=dtype).fit(archs, accuracies)
+    return AccuracyPredictor(space, dtype=dtype).fit(archs, accuracies)
 
 
-def load_accuracy(path: Path, space: Space) -> AccuracyModel:
-    """An own accuracy predictor, or a published one of Once-for-All.
+def load_accuracy(path: Path, space: Space, dtype: str = "float32") -> AccuracyModel:
+    """An own accuracy predictor, or a published one of Once-for-All, which is of float32.
+
+    Parameters
+    ----------
+    dtype
+        What the subnets compute in whose accuracy is wanted.
 
     Raises
     ------
     UsageError
-        If it was made for another space.
+        If it was made for another space or dtype.
     UserError
         If the file is missing or neither.
     """
     if not path.is_file():
         raise UserError(f"there is no accuracy predictor {path}")
-    if not _is_own_model(path):
-        return load_official(path, space)
-    return kind_among(path, _ACCURACY).load(path, space)
+    if _is_own_model(path):
+        own = kind_among(path, _ACCURACY).load(path, space)
+        model, of = cast("AccuracyModel", own), own.dtype
+    else:
+        model, of = load_official(path, space), "float32"
+    if of != dtype:
+        how = (
+            f"--dtype {dtype} -n 12 --fit NEW --from {path}"
+            if of == "float32"
+            else f"--dtype {dtype} --fit NEW"
+        )
+        raise UsageError(
+            f"the accuracy predictor {path} is of subnets in {of}, not in {dtype}; make one that is: ofa-tvm "
+            f"evaluate {how}"
+        )
+    return model
 
 
 def _is_own_model(path: Path) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from ofa_tvm.accuracy.correction import transferred
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.spaces import Arch, get_space, list_spaces
 from ofa_tvm.spaces.space import Space
@@ -41,6 +42,30 @@ def test_far_from_the_samples_it_is_less_certain(rng: np.random.Generator) -> No
     near[:, space.columns("d")] = 0
     far = space.encode([space.max_arch()])
     assert model.predict(far, return_std=True)[1][0] > 2 * model.predict(near, return_std=True)[1].max()
+
+
+def test_a_dozen_subnets_in_int8_move_a_predictor_of_float32(tmp_path: Path) -> None:
+    """What quantising costs varies smoothly with the subnet, and less than accuracy itself."""
+    space, rng = get_space("ofa_mbv3_w1.0"), np.random.default_rng(0)
+    train, few, test = (space.sample_genes(rng, n) for n in (80, 12, 400))
+
+    def in_int8(genes: np.ndarray, noise: float) -> np.ndarray:
+        macs = space.macs_batch(genes) / space.macs(space.max_arch())
+        clean = np.random.default_rng(1)
+        truth = 70 + 8 * (1 - np.exp(-3 * macs)) + 2 * space.active_blocks(genes).mean(axis=1)
+        return truth - 1.5 + macs + noise * clean.standard_normal(len(genes))
+
+    model = AccuracyPredictor(space).fit(train, made_up(space, train, rng))
+    moved = transferred(model, space.decode(few), in_int8(few, 0.2), "int8")
+    alone = AccuracyPredictor(space).fit(few, in_int8(few, 0.2))
+    errors = {
+        name: np.sqrt(np.mean((m(test) - in_int8(test, 0)) ** 2))
+        for name, m in (("moved", moved), ("alone", alone), ("float32", model))
+    }
+    assert errors["moved"] < errors["alone"] and errors["moved"] < 0.3 * errors["float32"]
+    moved.save(tmp_path / "int8.model")
+    assert AccuracyPredictor.load(tmp_path / "int8.model").dtype == moved.dtype == "int8"
+    assert model.dtype == "float32"
 
 
 def imagenet(shared_data: Path) -> tuple[np.ndarray, np.ndarray]:

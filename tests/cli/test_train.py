@@ -461,6 +461,11 @@ def test_evaluate_keeps_what_it_measured_and_fits_a_predictor(project: tuple[Pat
     assert again["subnets"] == report["subnets"]
     assert (folder / "accuracy.jsonl").read_text() == before
     assert "at least 20" in error(ofa(*command, "--model", "mlp", cwd=folder), 1)
+    corrected = ("--dtype", "int8", "--from", "fitted.model", "--fit", "int8.model")
+    done = ofa("evaluate", "min", "--calibration-images", 20, *corrected, "--json", cwd=folder)
+    assert json.loads(done.stdout)["predictor"]["held_out"] == 7
+    assert AccuracyPredictor.load(folder / "int8.model").dtype == "int8"
+    assert "name that file" in error(ofa("evaluate", "--from", "fitted.model", cwd=folder), 2)
     assert "unknown device" in error(ofa(*command, "--device", "abacus", cwd=folder), 2)
 
 

@@ -102,6 +102,8 @@ def test_predictors_of_another_space_are_refused(tmp_path: Path) -> None:
     assert isinstance(load_accuracy(tmp_path / "accuracy.model", SPACE), AccuracyPredictor)
     with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
         load_accuracy(tmp_path / "accuracy.model", other)
+    with pytest.raises(UsageError, match=r"is of subnets in float32, not in int8; .* -n 12 --fit NEW --from"):
+        load_accuracy(tmp_path / "accuracy.model", SPACE, "int8")
     with pytest.raises(UsageError, match=r"is for ofa_digits, not ofa_mbv3_w1\.0"):
         load_latency(tmp_path / "latency.model", other)
     with pytest.raises(UserError, match="there is no accuracy predictor"):
