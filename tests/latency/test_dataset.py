@@ -229,3 +229,16 @@ def test_fbnets_table_says_its_space(tmp_path: Path, shared_data: Path) -> None:
     path = write(tmp_path / "ops.csv", [('["k3_e1"]', "1")], "ops,x86_ms")
     with pytest.raises(UserError, match=r"row 2.*22 blocks"):
         read_table(path)
+
+
+@pytest.mark.parametrize(("note", "classes"), [({}, 1000), ({"n_classes": 10}, 10)])
+def test_the_classes_of_the_networks_are_those_of_the_notes(
+    note: dict[str, int], classes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "lat.csv"
+    LatencyWriter(path, SPACE, Column("x86")).append(SPACE.min_arch(), 1.0)
+    meta = tmp_path / "lat.meta.jsonl"
+    (entry,) = (json.loads(line) for line in meta.read_text().splitlines())
+    entry.pop("n_classes", None)
+    meta.write_text(json.dumps(entry | note) + "\n")
+    assert read_table(path).n_classes == classes

@@ -12,6 +12,7 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.metrics import errors
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.features import kernel_class
+from ofa_tvm.latency.groups import GROUPS, context_matrices, incidence
 from ofa_tvm.latency.kernel_sum import KernelSum
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import Layer, get_space
@@ -95,6 +96,26 @@ def test_kernel_sum_recovers_factor_and_overhead(device: BlockTables) -> None:
     np.testing.assert_allclose(kernel_sum.predict(genes), truth, rtol=0.01)
     one = KernelSum(SPACE, device_ms, n_classes=10).fit(genes[:1], truth[:1])
     np.testing.assert_allclose(one.predict(genes[:1]), truth[:1], rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_kernel_sum_recovers_what_a_kernel_costs_on_top(device: BlockTables, scale: float) -> None:
+    """In the unit of the latencies, whatever their level."""
+    kernel_sum = KernelSum(SPACE, lambda layers: scale * device_ms(layers), n_classes=10)
+    genes = SPACE.sample_genes(np.random.default_rng(0), 200)
+    kernels = block_structure(SPACE, 10).tables(lambda layers: float(len(layers)))(genes)
+    overhead = 0.3 * float(np.median(kernel_sum.sum(genes)) / kernels.mean())
+    kernel_sum.fit(genes, kernel_sum.sum(genes) + overhead * kernels)
+    assert kernel_sum.per_kernel_ == pytest.approx(overhead, rel=0.3)
+    assert kernel_sum.factor_ == pytest.approx(1.0, abs=0.1)
+
+
+def test_each_group_of_features_has_the_variance_of_its_share() -> None:
+    """Over random subnets, whatever the features' own scale."""
+    structure = block_structure(SPACE, 10)
+    sample = incidence(structure, SPACE.sample_genes(np.random.default_rng(0), 512))
+    for name, group in zip(GROUPS, context_matrices(structure), strict=True):
+        assert (sample @ group).toarray().var(axis=0).sum() == pytest.approx(1.0), name
 
 
 @pytest.mark.parametrize("n", [50, 900])  # fewer and more rows than features

@@ -99,3 +99,15 @@ def test_what_costs_no_number_is_not_proposed(
         holed = FunctionCost(space, lambda g, hole=hole: np.where(g[:, -1] == largest, hole, latency(g)))
         archs, _ = run(space, accuracy, holed, 40.0, 0, None)
         assert len(archs) and 224 not in {arch.r for arch in archs}
+
+
+def test_a_search_says_how_many_subnets_it_looked_at(
+    space: Space, accuracy: Function, cost: FunctionCost
+) -> None:
+    """A population to begin with and one a generation; and the cheapest, or both ends."""
+    one = search(space, accuracy, cost, 1e9, settings=QUICK)
+    assert one.evaluations == QUICK.population * (QUICK.generations + 1) + 1
+    objectives = make_objectives(["latency", "accuracy"], space, accuracy=accuracy, latency={"x": cost})
+    front = pareto_search(space, objectives, settings=QUICK)
+    extremes = 2 * len(space.default_resolutions)
+    assert front.evaluations == QUICK.population * (QUICK.generations + 1) + extremes
