@@ -231,7 +231,8 @@ def _finetune(
     if rank:
         return
     _show(console, result)
-    console.print(f"{result.checkpoint}; to export it: ofa-tvm export {result.checkpoint} -o m.onnx")
+    dtype = " --dtype int8" if settings.phases[-1].quantize else ""
+    console.print(f"{result.checkpoint}; to export it: ofa-tvm export {result.checkpoint}{dtype} -o m.onnx")
     console.result({**_plain(result), "arch": arch.to_json()})
 
 

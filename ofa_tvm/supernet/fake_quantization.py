@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ofa_tvm.errors import UserError, shown
 
 Arithmetic = Literal["float32", "int8"]
+Bound = float | Tensor
 STEPS = 255  # of a map's grid
 LARGEST = 127  # of a weight; -128 is left out, so that a channel can change its sign
 _RANGES = (".low", ".high")  # in state dicts
@@ -32,7 +33,7 @@ class _OnGrid(torch.autograd.Function):
     """Multiples of a scale, between two of them: divided, rounded to even and clipped as ONNX does."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, least: float, most: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, least: Any, most: Any) -> Tensor:
         return torch.div(x, scale).round_().clamp_(least, most).mul_(scale)
 
     @staticmethod
@@ -91,7 +92,9 @@ class MapQuantizer(nn.Module):
                 self.low.lerp_(low, self.momentum)
                 self.high.lerp_(high, self.momentum)
         scale, zero = _scheme(low, high)
-        point = float(zero)
+        point = (
+            zero if x.is_cuda else float(zero)
+        )  # a GPU would wait for a number, a CPU is slow with tensors
         return _on_grid(x, scale, -point, STEPS - point)
 
     def scheme(self) -> tuple[np.float32, np.uint8]:
@@ -117,7 +120,7 @@ def rescaled(
     return codes * signs.reshape(-1, *[1] * (codes.ndim - 1)), np.where(lost, np.float32(1), scaled)
 
 
-def _on_grid(x: Tensor, scale: Tensor, least: float, most: float) -> Tensor:
+def _on_grid(x: Tensor, scale: Tensor, least: Bound, most: Bound) -> Tensor:
     """In float32, whatever the precision of the training."""
     on_grid: Tensor = _OnGrid.apply(x.float(), scale, least, most)
     return on_grid.to(x.dtype)

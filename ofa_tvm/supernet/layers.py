@@ -11,13 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ofa_tvm.spaces.network import Activation, BottleneckSpec, ConvSpec, MBConvSpec, se_channels
+from ofa_tvm.errors import UsageError, shown
+from ofa_tvm.spaces.network import ACTIVATIONS, Activation, BottleneckSpec, ConvSpec, MBConvSpec, se_channels
 from ofa_tvm.supernet.depthwise import DepthwiseConv2d
 from ofa_tvm.supernet.fake_quantization import MapQuantizer, WeightQuantizer
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """Apply an activation; works in place where the backward pass does not need `x`."""
+    """Apply an activation; works in place where the backward pass does not need `x`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such activation, as in a space of one's own.
+    """
     match activation:
         case "relu":
             return F.relu(x, inplace=True)
@@ -29,6 +36,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.hardsigmoid(x)
         case "none":
             return x
+    raise UsageError(f"unknown activation {shown(activation)}; layers have {', '.join(ACTIVATIONS)}")
 
 
 class Conv2d(nn.Conv2d):

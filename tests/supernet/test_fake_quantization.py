@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ofa_tvm import UserError, build_supernet, get_space
+from ofa_tvm import UsageError, UserError, build_supernet, get_space
 from ofa_tvm.supernet import Supernet, calibrate, dtype_of, load_subnet, set_dtype
 from ofa_tvm.supernet.checkpoint import read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.fake_quantization import MapQuantizer, WeightQuantizer, rescaled, weight_codes
@@ -143,3 +144,9 @@ def test_broken_ranges_are_refused(net: Supernet, tmp_path: Path) -> None:
 def test_a_network_without_quantisers_is_refused() -> None:
     with pytest.raises(UserError, match="a Linear cannot be quantised"):
         set_dtype(nn.Linear(2, 2), "int8")
+
+
+def test_an_activation_that_no_layer_has_is_named() -> None:
+    space = replace(SPACE, name="mine", head_activation="swish")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown activation 'swish'; layers have none, relu, relu6"):
+        build_supernet(space, 10)(torch.randn(2, 3, 32, 32))
