@@ -238,6 +238,11 @@ def spread_table(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def default_images() -> Path:
+    beside = HERE.parents[1] / "shared" / "data"
+    return Path(os.environ.get("OFA_TVM_DATA", beside)) / "images" / "cifar10_jpegbytes.npz"
+
+
 def sized(data: Any, images: int | None) -> ArrayData:
     """The data, or for a trial run its first `images` training images."""
     if images is None:
@@ -305,10 +310,8 @@ def table(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    beside = HERE.parents[1] / "shared" / "data"
-    images = Path(os.environ.get("OFA_TVM_DATA", beside)) / "images" / "cifar10_jpegbytes.npz"
     parser.add_argument("-o", "--out", type=Path, default=Path("shrinking_cifar"), help="folder of the runs")
-    parser.add_argument("--data", type=Path, default=images, help="CIFAR-10 as an .npz")
+    parser.add_argument("--data", type=Path, default=default_images(), help="CIFAR-10 as an .npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, from the I-th")
