@@ -232,7 +232,7 @@ def _say_cost(
     console.say(
         f"{weights} was not trained for int8: this is post-training quantisation, which costs the first "
         f"subnet {100 * (in_float32 - in_int8):.2f} points ({in_float32:.2%} in float32). To train it: "
-        f"ofa-tvm train --init {weights} --phases quantize"
+        f"ofa-tvm train --init {weights} --phases quantize -o int8"
     )
 
 

@@ -243,5 +243,5 @@ def _say_cost(
         console.say(
             f"{origin} was not trained for int8: this is post-training quantisation, which costs "
             f"{100 * (before - after):.2f} points here. To train it: ofa-tvm train --init {origin} --phases "
-            "quantize"
+            "quantize -o int8"
         )

@@ -209,7 +209,7 @@ def load_ranges(module: nn.Module, state: Mapping[str, Tensor], dtype: str | Non
         raise UserError(
             f"{source} says that it was trained for int8, but lacks the ranges of feature maps "
             f"({missing[0]}{more}); take the file as training wrote it, or quantise the float32 supernet "
-            "again: ofa-tvm train --init SUPERNET --phases quantize"
+            "again: ofa-tvm train --init SUPERNET --phases quantize -o int8"
         )
     for name in needed:
         if name.endswith("low") and not stored[name] <= stored[name.removesuffix("low") + "high"]:

@@ -18,7 +18,7 @@ from ofa_tvm.workflow.project import NAME, Project, find_project
 from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
-    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.supernet import Arithmetic, Supernet
     from ofa_tvm.training.data import ImageData
 
 N_CLASSES = 1000  # of a space without a checkpoint: ImageNet's
@@ -104,24 +104,31 @@ class Settings:
         threads = f"{self.target.threads} thread{'s' if self.target.threads > 1 else ''}"
         return f"target {self.target.name} ({self.target.summary}), {threads}"
 
-    def supernet(self, *, random: bool = False) -> Supernet:
+    def supernet(self, *, random: bool = False, dtype: Arithmetic = "float32") -> Supernet:
         """The project's supernet with its weights; with `random`, or without a checkpoint, random ones.
+
+        Parameters
+        ----------
+        dtype
+            What it is to compute in, whatever it was trained for.
 
         Raises
         ------
         UserError
             If the checkpoint cannot be read or is for another space.
         """
-        from ofa_tvm.supernet import build_supernet
+        from ofa_tvm.supernet import build_supernet, set_dtype
 
         if random or self.checkpoint is None:
             import torch
 
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                return build_supernet(self.space, self.n_classes).eval()
-        net = build_supernet(self.space, self.n_classes)
-        net.load_checkpoint(self.checkpoint)
+                net = build_supernet(self.space, self.n_classes)
+        else:
+            net = build_supernet(self.space, self.n_classes)
+            net.load_checkpoint(self.checkpoint)
+        set_dtype(net, dtype)
         return net.eval()
 
     def data(self, *, progress: Progress = SILENT) -> ImageData:

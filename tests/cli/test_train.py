@@ -26,6 +26,8 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.cli.main import invoke
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.latency.regression import LatencyRegressor
+from ofa_tvm.supernet import dtype_of
+from ofa_tvm.workflow.settings import resolve
 
 QUICK = """
 phases:
@@ -189,6 +191,7 @@ def test_a_trained_supernet_is_quantised(project: tuple[Path, dict], tmp_path: P
     done = ofa("export", "median", "--dtype", "int8", "--resolution", 32, "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["trained_dtype"] == "int8"
     assert "was not trained for int8" not in done.stderr
+    assert dtype_of(resolve("x86", start=tmp_path).supernet()) == "float32"  # what is searched unless told
 
 
 def test_finetune_trains_one_subnet_and_its_file_is_exported(project: tuple[Path, dict]) -> None:
