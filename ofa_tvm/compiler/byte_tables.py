@@ -2,8 +2,9 @@
 
 A hard-swish between a QuantizeLinear and the next is a dozen operators in float, though its argument is one
 byte: it is computed once for each of them here, and looked up in the kernel. AVX512-VBMI has an instruction
-for half of such a table, `vpermi2b` (Intel, Architectures Software Developer's Manual, volume 2); elsewhere
-the operators cost less than loads of single bytes.
+for half of such a table, `vpermi2b` (Intel, Architectures Software Developer's Manual, volume 2), ARM one for
+a quarter, `tbl` (Arm, A-profile A64 instruction set); elsewhere the operators cost less than loads of single
+bytes.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.rounding import quantized
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "tables-1"
+REVISION = "tables-2"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 _QUANTIZE = "relax.quantize"
 _VALUES = 256
+_TYPES = ("uint8", "int8")
 _TABLE = "ofa_tvm.table"  # attribute of a function that looks up
 _ELEMENTWISE = 0  # relax's OpPatternKind
-_BYTES = 64  # in the registers that the instruction takes
-_INSTRUCTION = "llvm.x86.avx512.vpermi2var.qi.512"
+_BYTES = 64  # in the register, or in the registers, that an instruction looks up in
+_NEON_BYTES = 16  # that it looks up
+_INTRINSIC = "llvm.x86.avx512.vpermi2var.qi.512"
+_NEON_INTRINSICS = "llvm.aarch64.neon.tbl4.v16i8", "llvm.aarch64.neon.tbx4.v16i8"
 
 _FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
     "relax.add": np.add,
@@ -52,7 +56,7 @@ _FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
 
 @dataclass(frozen=True)
 class _Function:
-    """A map of floats that is a function of a map of uint8: its value for each."""
+    """A map of floats that is a function of a map of bytes: its value for each, read as uint8."""
 
     of: relax.Var
     values: np.ndarray
@@ -99,10 +103,10 @@ class _Tables(relax.PyExprMutator):
     def _function(self, value: relax.Expr) -> _Function | None:
         """What a call makes, as a function of one map of bytes."""
         name = _name(value)
-        if name == "relax.astype" and _dtype(value.args[0]) == "uint8" and _dtype(value) == "float32":
+        if name == "relax.astype" and _dtype(value.args[0]) in _TYPES and _dtype(value) == "float32":
             source = value.args[0]
-            made = _Function(source, np.arange(_VALUES, dtype=np.float32))
-            return made if isinstance(source, relax.Var) else None
+            numbers = np.arange(_VALUES, dtype=np.uint8).view(_dtype(source)).astype(np.float32)
+            return _Function(source, numbers) if isinstance(source, relax.Var) else None
         if name not in _FUNCTIONS and name != _QUANTIZE:
             return None
         known = [self.functions[argument] for argument in value.args if argument in self.functions]
@@ -140,7 +144,10 @@ def _scalar(expr: relax.Expr) -> np.ndarray | None:
 
 
 def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
-    return te.compute(data.shape, lambda *at: table[data(*at).astype("int32")], name="looked_up")
+    def value(*at: tirx.Var) -> Expr:
+        return table[data(*at).astype("uint8").astype("int32")]
+
+    return te.compute(data.shape, value, name="looked_up")
 
 
 @tvm.transform.module_pass(opt_level=0, name="ofa_tvm.LookupsAreElementwise")
@@ -157,7 +164,8 @@ def lookups_are_elementwise(mod: tvm.IRModule, _context: tvm.transform.PassConte
 
 def has_lookups(target: tvm.target.Target) -> bool:
     """Whether a CPU has instructions that look bytes up."""
-    return {"avx512vbmi", "avx512bw"} <= cpu_features(target)
+    features = cpu_features(target)
+    return "neon" in features or {"avx512vbmi", "avx512bw"} <= features
 
 
 def with_lookups(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
@@ -172,33 +180,50 @@ def with_lookups(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.Pri
     """
     if not has_lookups(target):
         return function
+    neon = "neon" in cpu_features(target)
+    found, most = (_by_quarters, _NEON_BYTES) if neon else (_by_halves, _BYTES)
 
     def looked_up(load: tvm.ir.TensorLoad) -> Expr:
         index = load.indices[0]
         lanes = tvm.DataType(str(index.ty.dtype)).lanes
         shape = [int(size) if isinstance(size, tirx.IntImm) else 0 for size in load.source.shape]
-        bytes_ = str(load.source.dtype) in ("uint8", "int8")
+        bytes_ = str(load.source.dtype) in _TYPES
         if not bytes_ or shape != [_VALUES] or isinstance(index, tirx.Ramp | tirx.Broadcast):
             return load
-        return _by_permutation(load.source, index, lanes) if 1 < lanes <= _BYTES else load
+        if not 1 < lanes <= most or most % lanes:
+            return load
+        zeros = tirx.Broadcast(tirx.const(0, "uint8"), lanes)
+        filled = [tirx.Cast(f"uint8x{lanes}", index)] + [zeros] * (most // lanes - 1)
+        at = tirx.reinterpret(f"int8x{most}", tirx.Shuffle(filled, list(range(most))))
+        result = tirx.Shuffle([found(load.source, at)], list(range(lanes)))
+        return tirx.reinterpret(f"{load.source.dtype}x{lanes}", result)
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.TensorLoad, looked_up)))
 
 
-def _by_permutation(table: tirx.Buffer, index: Expr, lanes: int) -> Expr:
+def _by_halves(table: tirx.Buffer, at: Expr) -> Expr:
     """Both halves of the table permuted by the indices, and of these the half in which each index lies."""
-    given = tirx.Cast(f"uint8x{lanes}", index)
-    zeros = tirx.Broadcast(tirx.const(0, "uint8"), lanes)
-    filled = tirx.Shuffle([given] + [zeros] * (_BYTES // lanes - 1), list(range(_BYTES)))
-    step = tirx.const(1, "int32")
-    quarters = [
-        tirx.reinterpret(f"int8x{_BYTES}", tirx.BufferLoad(table, [tirx.Ramp(start, step, _BYTES)]))
-        for start in range(0, _VALUES, _BYTES)
-    ]
-    at = tirx.reinterpret(f"int8x{_BYTES}", filled)
+    quarters = [_vector(table, start, _BYTES) for start in range(0, _VALUES, _BYTES)]
     low, high = (
-        tirx.call_llvm_pure_intrin(f"int8x{_BYTES}", _INSTRUCTION, first, at, second)
+        tirx.call_llvm_pure_intrin(f"int8x{_BYTES}", _INTRINSIC, first, at, second)
         for first, second in (quarters[:2], quarters[2:])
     )
-    found = tirx.Select(at < tirx.Broadcast(tirx.const(0, "int8"), _BYTES), high, low)
-    return tirx.reinterpret(f"{table.dtype}x{lanes}", tirx.Shuffle([found], list(range(lanes))))
+    return tirx.Select(at < tirx.Broadcast(tirx.const(0, "int8"), _BYTES), high, low)
+
+
+def _by_quarters(table: tirx.Buffer, at: Expr) -> Expr:
+    """Quarter by quarter; an index beyond one leaves what is there."""
+    dtype = f"int8x{_NEON_BYTES}"
+    found: list[Expr] = []
+    first, later = _NEON_INTRINSICS
+    for start in range(0, _VALUES, _BYTES):
+        registers = [_vector(table, start + i, _NEON_BYTES) for i in range(0, _BYTES, _NEON_BYTES)]
+        index = at - tirx.Broadcast(tirx.const(start - (_VALUES if start >= 128 else 0), "int8"), _NEON_BYTES)
+        name = later if found else first
+        found = [tirx.call_llvm_pure_intrin(dtype, name, *found, *registers, index)]
+    return found[0]
+
+
+def _vector(table: tirx.Buffer, start: int, lanes: int) -> Expr:
+    load = tirx.BufferLoad(table, [tirx.Ramp(start, tirx.const(1, "int32"), lanes)])
+    return tirx.reinterpret(f"int8x{lanes}", load)

@@ -10,12 +10,11 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
-from ofa_tvm.compiler import byte_tables, dots
+from ofa_tvm.compiler import byte_tables, dots, rounding
 from ofa_tvm.compiler.toolchain import on_cpu
 
-REVISION = (
-    f"stack-2 {dots.REVISION} {byte_tables.REVISION}"  # of what is done here, a part of cached objects' names
-)
+# Of what is done here, a part of cached objects' names.
+REVISION = f"stack-2 {dots.REVISION} {byte_tables.REVISION} {rounding.REVISION}"
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
@@ -38,7 +37,7 @@ def _cpu_pipeline() -> tuple[Any, Any, Any]:
     lower, _, finish_device = compilation_pipeline.get_tir_pipeline("s_tir")
 
     def finish_host() -> tvm.transform.Pass:
-        passes = [_on_stack, _dots, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
+        passes = [_on_stack, _bytes, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
         return tvm.transform.Sequential(passes)
 
     return lower, finish_host, finish_device
@@ -62,11 +61,13 @@ def _on_stack(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tir
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, kept)))
 
 
-@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Dots")
-def _dots(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
-    """Instructions for sums of products of bytes, and for tables of them."""
+@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Bytes")
+def _bytes(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
+    """Instructions for sums of products of bytes, for tables of them, and for what becomes one."""
     target = function.attrs["target"]
-    return byte_tables.with_lookups(dots.with_dots(function, target), target)
+    for instructions in (dots.with_dots, byte_tables.with_lookups, rounding.with_saturation):
+        function = instructions(function, target)
+    return function
 
 
 compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _cpu_pipeline

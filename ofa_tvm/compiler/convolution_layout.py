@@ -138,10 +138,10 @@ class Convolutions:
         spatial = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
         sides = window.strides, window.padding, window.dilation
         if pointwise:
-            return "flat", integer_product(self._builder, view, spatial[0, 0], self._lanes)
+            return "flat", integer_product(self._builder, view, spatial[0, 0], self._form)
         if depthwise:
-            return "nhwc", integer_depthwise(self._builder, view, spatial, *sides, int(outside))
-        return "nhwc", integer_convolution(self._builder, view, spatial, *sides, self._lanes, int(outside))
+            return "nhwc", integer_depthwise(self._builder, view, spatial, *sides, self._form, int(outside))
+        return "nhwc", integer_convolution(self._builder, view, spatial, *sides, self._form, int(outside))
 
     def _padded(self, channels: int) -> int:
         """Whole vectors for `channels`; fewer than half a vector stay as they are."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from ofa_tvm.number_formats import computes_in_half
+from ofa_tvm.number_formats import INTEGERS, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -25,6 +25,9 @@ class CpuModel:
         Threads that one kernel may use.
     l1_bytes, l2_bytes
         Data caches of one core.
+    longest
+        Values in the longest vectors that code is written in, where that is more than `lanes`: of NEON's
+        registers an instruction on bytes fills four with int32.
     """
 
     lanes: int
@@ -32,10 +35,20 @@ class CpuModel:
     threads: int = 1
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
+    longest: int = 0
+
+    @property
+    def parts(self) -> int:
+        """Registers of the longest vectors."""
+        return max(1, self.longest // self.lanes)
 
     def vector(self, width: int) -> int:
         """Longest vector, a power of two, that divides `width`; LLVM takes other lengths apart to scalars."""
-        return math.gcd(width, self.lanes)
+        return math.gcd(width, self.parts * self.lanes)
+
+    def vectors(self, width: int) -> int:
+        """Registers that `width` values take."""
+        return width // min(self.vector(width), self.lanes)
 
 
 def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
@@ -47,5 +60,7 @@ def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
         return CpuModel(lanes=16, registers=32, threads=threads)
     if "avx" in features:
         return CpuModel(lanes=8, registers=16, threads=threads)
+    neon = "neon" in features
     lanes = 8 if dtype == "float16" and computes_in_half(features) else 4
-    return CpuModel(lanes=lanes, registers=32 if "neon" in features else 16, threads=threads)
+    longest = 16 if neon and dtype == INTEGERS else 0
+    return CpuModel(lanes=lanes, registers=32 if neon else 16, threads=threads, longest=longest)

@@ -7,6 +7,7 @@ with zeros).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,12 +19,14 @@ from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.convolutions import output_size
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.dots import dot4, quads
-from ofa_tvm.compiler.products import of_rows
+from ofa_tvm.compiler.products import ProductForm, of_rows
 
 _DOT = 4
 
 
-def integer_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, lanes: int) -> relax.Call:
+def integer_product(
+    bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, form: ProductForm
+) -> relax.Call:
     """(..., m, k') times an int8 (k, n) matrix, k <= k': columns of `left` from k on do not count.
 
     Parameters
@@ -34,12 +37,12 @@ def integer_product(bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray
         Of two or more dimensions.
     matrix
         Columns of zeros are appended where it does not fill its panels.
-    lanes
-        int32 in a vector register.
+    form
+        How the target computes products.
     """
     width = matrix.shape[1]
-    panels = constant_of(_panels(matrix[np.newaxis, np.newaxis], lanes)[:, 0, 0])
-    return bb.call_te(_product, left, panels, width, primfunc_name_hint="matmul")
+    panels = constant_of(_panels(matrix[np.newaxis, np.newaxis], form)[:, 0, 0])
+    return bb.call_te(_product, left, panels, width, _narrow(matrix), primfunc_name_hint="matmul")
 
 
 def integer_convolution(
@@ -49,7 +52,7 @@ def integer_convolution(
     strides: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    lanes: int,
+    form: ProductForm,
     outside: int,
 ) -> relax.Call:
     """Convolution of all channels; those of `data` from the weights' c_in on do not count.
@@ -64,14 +67,15 @@ def integer_convolution(
         int8 (kh, kw, c_in, c_out), c_out a multiple of the panel that it is stored in.
     strides, padding, dilation
         (y, x); padding (top, left, bottom, right).
-    lanes
-        int32 in a vector register.
+    form
+        How the target computes products.
     outside
         What lies on the padding: the zero point.
     """
     window = list(strides), list(padding), list(dilation)
-    panels, width = constant_of(_panels(weight, lanes)), weight.shape[3]
-    return bb.call_te(_dense, data, panels, width, *window, outside, primfunc_name_hint="conv2d")
+    panels, width = constant_of(_panels(weight, form)), weight.shape[3]
+    rest = width, *window, outside, _narrow(weight)
+    return bb.call_te(_dense, data, panels, *rest, primfunc_name_hint="conv2d")
 
 
 def integer_depthwise(
@@ -81,12 +85,18 @@ def integer_depthwise(
     strides: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    form: ProductForm,
     outside: int,
 ) -> relax.Call:
     """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`.
 
-    Lines that are taken together serve several lines of the result, each with weights of its own.
+    Lines that are taken together serve several lines of the result, each with weights of its own. Where dots
+    are no instruction, products of 16 bits need none of that.
     """
+    window, name = (list(strides), list(padding), list(dilation)), "depthwise_conv2d"
+    if not form.dots:
+        words = constant_of(weight[:, :, 0].astype(np.int16))
+        return bb.call_te(_depthwise_by_words, data, words, *window, outside, primfunc_name_hint=name)
     kh, kw, _, channels = weight.shape
     height = (static_shape(data) or (0, 0))[1]
     out_height = output_size(height + padding[0] + padding[2], kh, strides[0], dilation[0])
@@ -95,9 +105,13 @@ def integer_depthwise(
     for line in range(lines):
         spread[line, line * strides[0] : line * strides[0] + kh] = weight[:, :, 0]
     packed = quads(spread.reshape(lines, -1, _DOT, kw, channels).transpose(0, 1, 3, 4, 2))
-    window = list(strides), list(padding), list(dilation)
-    name = "depthwise_conv2d"
-    return bb.call_te(_depthwise, data, constant_of(packed), kh, *window, outside, primfunc_name_hint=name)
+    rest = kh, *window, outside, _narrow(weight)
+    return bb.call_te(_depthwise, data, constant_of(packed), *rest, primfunc_name_hint=name)
+
+
+def _narrow(weight: np.ndarray) -> bool:
+    """Whether there is no -128."""
+    return bool(weight.size and weight.min() > np.iinfo(np.int8).min)
 
 
 def _lines_together(taps: int, stride: int, lines: int) -> int:
@@ -109,10 +123,11 @@ def _lines_together(taps: int, stride: int, lines: int) -> int:
     return max(d for d in range(1, most + 1) if lines % d == 0)
 
 
-def _panels(weight: np.ndarray, lanes: int) -> np.ndarray:
+def _panels(weight: np.ndarray, form: ProductForm) -> np.ndarray:
     """int8 (kh, kw, c_in, c_out) as int32 (c_out / panel, kh, kw, c_in / 4, panel), filled up with zeros."""
     kh, kw, c_in, c_out = weight.shape
-    panel = lanes if 2 * c_out > lanes else c_out
+    lanes = form.lanes or 1
+    panel = max(lanes, math.gcd(c_out, form.panel)) if 2 * c_out > lanes else c_out
     padding = [(0, 0), (0, 0), (0, -c_in % _DOT), (0, -c_out % panel)]
     whole = np.pad(weight, padding).reshape(kh, kw, -1, _DOT, (c_out + (-c_out % panel)) // panel, panel)
     return quads(whole.transpose(4, 0, 1, 2, 5, 3))
@@ -150,14 +165,14 @@ def _padded(data: te.Tensor, padding: Sequence[int], outside: int) -> te.Tensor:
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
 
-def _product(left: te.Tensor, right: te.Tensor, width: int) -> te.Tensor:
+def _product(left: te.Tensor, right: te.Tensor, width: int, narrow: bool) -> te.Tensor:
     panels, dots, panel = (int(extent) for extent in right.shape)
     *lead, height, depth = (int(extent) for extent in left.shape)
     k = te.reduce_axis((0, dots), name="k")
 
     def product(row: Sequence[tirx.Var], j: tirx.Var) -> Expr:
         four = _four(lambda at: left(*row, at), k, dots, depth, left.dtype)
-        return te.sum(dot4(four, right[j // panel, k, j % panel]), axis=k)
+        return te.sum(dot4(four, right[j // panel, k, j % panel], narrow=narrow), axis=k)
 
     return of_rows(lead, height, width, panels * panel, product)
 
@@ -170,6 +185,7 @@ def _dense(
     padding: list[int],
     dilation: list[int],
     outside: int,
+    narrow: bool,
 ) -> te.Tensor:
     _, kh, kw, dots, panel = (int(v) for v in weight.shape)
     channels = int(data.shape[3])
@@ -180,7 +196,8 @@ def _dense(
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
         line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
         four = _four(lambda at: source[b, line, column, at], dc, dots, channels, data.dtype)
-        return te.sum(dot4(four, weight[c // panel, dy, dx, dc, c % panel]), axis=[dy, dx, dc])
+        dot = dot4(four, weight[c // panel, dy, dx, dc, c % panel], narrow=narrow)
+        return te.sum(dot, axis=[dy, dx, dc])
 
     shape = (
         n,
@@ -199,6 +216,7 @@ def _depthwise(
     padding: list[int],
     dilation: list[int],
     outside: int,
+    narrow: bool,
 ) -> te.Tensor:
     together, groups, kw, channels = (int(v) for v in weight.shape)
     source = _padded(data, padding, outside)
@@ -218,7 +236,7 @@ def _depthwise(
             return zero if groups == 1 else tirx.if_then_else(dy < read, found, zero)
 
         factors = [line(i) for i in range(_DOT)]
-        return te.sum(dot4(factors, weight[y % together, dg, dx, c]), axis=[dg, dx])
+        return te.sum(dot4(factors, weight[y % together, dg, dx, c], narrow=narrow), axis=[dg, dx])
 
     shape = (
         n,
@@ -227,3 +245,30 @@ def _depthwise(
         channels,
     )
     return te.compute(shape, value, name="depthwise_conv2d", attrs={LINES: together})
+
+
+def _depthwise_by_words(
+    data: te.Tensor,
+    weight: te.Tensor,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+    outside: int,
+) -> te.Tensor:
+    kh, kw, channels = (int(v) for v in weight.shape)
+    source = _padded(data, padding, outside)
+    n, height, length, _ = (int(v) for v in source.shape)
+    dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        factor = source[b, line, column, c].astype("int16").astype("int32")
+        return te.sum(factor * weight[dy, dx, c].astype("int32"), axis=[dy, dx])
+
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(length, kw, strides[1], dilation[1]),
+        channels,
+    )
+    return te.compute(shape, value, name="depthwise_conv2d")

@@ -8,6 +8,7 @@ scheduling:
 - AVX512-VNNI and AVX-VNNI: `vpdpbusd`, which adds to the accumulator;
 - other x86: two `vpmaddwd` of bytes widened to 16 bits (`vpmaddubsw` saturates, so it is never used);
 - ARM with dotprod: `sdot`, with i8mm `usdot`;
+- other ARM: `smull`, whose products of 16 bits are added in pairs (`addp`, `sadalp`);
 - elsewhere plain arithmetic in 32 bits.
 
 (Intel, Architectures Software Developer's Manual; Arm, A-profile A64 instruction set.)
@@ -28,11 +29,12 @@ from tvm.sym.analyzer import Analyzer
 
 from ofa_tvm.compiler.cpu_model import cpu_features
 
-REVISION = "dots-1"
+REVISION = "dots-2"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 _NAME = "tirx.ofa_tvm_dot4"
 _BYTES = 4
+_NEON = 4  # int32 in a register
 
 tvm.ir.register_op_attr(_NAME, "TVectorizable", True)
 tvm.ir.register_op_attr(_NAME, "TCallEffectKind", 1)  # tirx.CallEffectKind.Pure
@@ -40,7 +42,9 @@ tvm.ir.register_op_attr(_NAME, "TScriptPrinterName", "dot4")
 _DOT4 = tvm.ir.Op.get(_NAME)
 
 
-def dot4(factors: Sequence[Expr | te.TensorSlice], weights: Expr | te.TensorSlice) -> Expr:
+def dot4(
+    factors: Sequence[Expr | te.TensorSlice], weights: Expr | te.TensorSlice, *, narrow: bool = False
+) -> Expr:
     """The sum of four products.
 
     Parameters
@@ -49,8 +53,10 @@ def dot4(factors: Sequence[Expr | te.TensorSlice], weights: Expr | te.TensorSlic
         Four values, all uint8 or all int8.
     weights
         int32 that holds four int8.
+    narrow
+        Whether none of these is -128: then two products of signed bytes are at most 32,512, 16 bits.
     """
-    return tirx.call_intrin("int32", _DOT4, *factors, weights)
+    return tirx.call_intrin("int32", _DOT4, *factors, weights, tirx.const(int(narrow), "int32"))
 
 
 def quads(weights: np.ndarray) -> np.ndarray:
@@ -68,24 +74,36 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
     target
         What code is made for.
     """
-    features = cpu_features(target)
     if not has_dots(function.body):
         return function
+    code = _Code(cpu_features(target), _bound(function.body))
 
     def added(node: tirx.Add) -> Expr:
         for total, call in ((node.a, node.b), (node.b, node.a)):
             if _is_dot(call):
-                return _Dot.of(call).added_to(total, features)
+                return _Dot.of(call).added_to(total, code)
         return node
 
     def alone(call: tvm.ir.Call) -> Expr:
         if not _is_dot(call):
             return call
         dot = _Dot.of(call)
-        return dot.added_to(_splat(tirx.const(0, "int32"), dot.lanes), features)
+        return dot.added_to(_splat(tirx.const(0, "int32"), dot.lanes), code)
 
     body = tvm_ffi.structural_map(function.body, (tirx.Add, added))
     return function.with_body(tvm_ffi.structural_map(body, (tvm.ir.Call, alone)))
+
+
+def _bound(body: tirx.Stmt) -> Analyzer:
+    """Knows the indices that have become variables of their own."""
+    analyzer = Analyzer()
+
+    def bind(node: tirx.Bind) -> None:
+        if str(getattr(node.value.ty, "dtype", "")) in ("int32", "int64"):
+            analyzer.bind(node.var, node.value)
+
+    tvm_ffi.structural_walk(body, (tirx.Bind, bind))
+    return analyzer
 
 
 def has_dots(body: tirx.Stmt) -> bool:
@@ -100,26 +118,57 @@ def _is_dot(node: object) -> bool:
 
 
 @dataclass(frozen=True)
+class _Code:
+    """What code is made: LLVM's features of the CPU, and what is known of variables."""
+
+    features: frozenset[str]
+    analyzer: Analyzer
+
+    @property
+    def neon(self) -> bool:
+        """Whether vectors are ARM's."""
+        return "neon" in self.features
+
+
+@dataclass(frozen=True)
 class _Dot:
-    """A vector of dots: its factors and weights, and how many there are."""
+    """A vector of dots: its factors and weights, how many there are, and whether no weight is -128."""
 
     factors: tuple[Expr, ...]
     weights: Expr
     lanes: int
+    narrow: bool
 
     @classmethod
     def of(cls, call: tvm.ir.Call) -> _Dot:
-        *factors, weights = call.args
-        return cls(tuple(factors), weights, _lanes(weights))
+        *factors, weights, narrow = call.args
+        narrow = narrow.value if isinstance(narrow, tirx.Broadcast) else narrow
+        return cls(tuple(factors), weights, _lanes(weights), bool(int(narrow)))
 
-    def added_to(self, total: Expr, features: frozenset[str]) -> Expr:
+    def added_to(self, total: Expr, code: _Code) -> Expr:
         """The dots added to as many int32, by the CPU's best instructions."""
         signed = _element(self.factors[0]) == "int8"
-        make = _instruction(self.lanes, features, signed)
-        return self._by_arithmetic(total) if make is None else make(total, self._quads(), self.weights)
+        register = min(self.lanes, _NEON) if code.neon else self.lanes
+        make = _instruction(register, code.features, signed=signed, narrow=self.narrow)
+        if make is None:
+            return self._by_arithmetic(total)
+        operands = total, self._quads(code), self.weights
+        parts = [
+            make(*(_part(value, start, register) for value in operands))
+            for start in range(0, self.lanes, register)
+        ]
+        return parts[0] if len(parts) == 1 else tirx.Shuffle(parts, list(range(self.lanes)))
 
-    def _quads(self) -> Expr:
-        """The factors as int32, four bytes each."""
+    def _quads(self, code: _Code) -> Expr:
+        """The factors as int32, four bytes each; a register of NEON where they are all the same."""
+        if (
+            code.neon
+            and self.lanes >= _NEON
+            and all(isinstance(factor, tirx.Broadcast) for factor in self.factors)
+        ):
+            found = _element_everywhere([factor.value for factor in self.factors], code.analyzer)
+            if found is not None:
+                return found
         return _interleaved(self.factors, self.lanes)
 
     def _by_arithmetic(self, total: Expr) -> Expr:
@@ -130,14 +179,28 @@ class _Dot:
         return total
 
 
+def _part(vector: Expr, start: int, lanes: int) -> Expr:
+    """Some of a vector's values, where there are more."""
+    if _lanes(vector) == lanes:
+        return vector
+    if isinstance(vector, tirx.Broadcast):
+        return _splat(vector.value, lanes)
+    return tirx.Shuffle([vector], list(range(start, start + lanes)))
+
+
 def _interleaved(factors: Sequence[Expr], lanes: int) -> Expr:
     if all(isinstance(factor, tirx.Broadcast) for factor in factors):
         return _splat(_word([factor.value for factor in factors]), lanes)
     if lanes == 1:
         return _word(factors)
-    order = [lanes * byte + lane for lane in range(lanes) for byte in range(_BYTES)]
     vectors = [_as_vector(factor, lanes) for factor in factors]
-    return _reinterpreted(tirx.Shuffle(vectors, order), "int32", lanes)
+    pairs = [_reinterpreted(_zipped(vectors[i : i + 2], lanes), "int16", lanes) for i in (0, 2)]
+    return _reinterpreted(_zipped(pairs, lanes), "int32", lanes)
+
+
+def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
+    """Values of two vectors in turn."""
+    return tirx.Shuffle(list(vectors), [lanes * i + lane for lane in range(lanes) for i in range(2)])
 
 
 def _as_vector(factor: Expr, lanes: int) -> Expr:
@@ -159,6 +222,26 @@ def _word(factors: Sequence[Expr]) -> Expr:
     for i, factor in enumerate(factors[1:], 1):
         word = tirx.bitwise_or(word, tirx.shift_left(_byte(factor), tirx.const(8 * i, "uint32")))
     return tirx.reinterpret("int32", word)
+
+
+def _element_everywhere(factors: Sequence[Expr], analyzer: Analyzer) -> Expr | None:
+    """A register of one word, the element of a vector that is loaded for several words of a row.
+
+    ARM's instructions take one element of a register for all, but LLVM makes a load of each element that it
+    is shown alone.
+    """
+    first = factors[0]
+    if not _side_by_side(factors):
+        return None
+    index = first.indices[0]
+    modular, step = analyzer.modular_set(index), tirx.const(1, _element(index))
+    for size in (4 * _BYTES, 2 * _BYTES):
+        at = int(modular.base) % size
+        if int(modular.coeff) % size == 0 and at % _BYTES == 0:
+            vector = tirx.BufferLoad(first.source, [tirx.Ramp(index - at, step, size)])
+            words = [_reinterpreted(vector, "int32", size // _BYTES)]
+            return tirx.Shuffle(words * (4 * _BYTES // size), [at // _BYTES] * _NEON)
+    return None
 
 
 def _byte(factor: Expr) -> Expr:
@@ -187,14 +270,16 @@ Instruction = Callable[[Expr, Expr, Expr], Expr]
 """Of accumulators, factors and weights, all int32 vectors of equal length."""
 
 
-def _instruction(lanes: int, features: frozenset[str], signed: bool) -> Instruction | None:
+def _instruction(lanes: int, features: frozenset[str], *, signed: bool, narrow: bool) -> Instruction | None:
     """The best way to add `lanes` dots; None where there is none but arithmetic."""
     if "sse2" in features:
         return None if signed else _x86_instruction(lanes, features)
     if lanes == 4 and signed and "dotprod" in features:
-        return partial(_by_bytes, "llvm.aarch64.neon.sdot.v4i32.v16i8")
+        return _by_signed_bytes
     if lanes == 4 and not signed and "i8mm" in features:
         return partial(_by_bytes, "llvm.aarch64.neon.usdot.v4i32.v16i8")
+    if lanes == _NEON and signed and "neon" in features:
+        return partial(_by_long_products, narrow)
     return None
 
 
@@ -215,6 +300,30 @@ def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     lanes = _lanes(total)
     operands = (_reinterpreted(value, "int8", _BYTES * lanes) for value in (factors, weights))
     return tirx.call_llvm_pure_intrin(_vector("int32", lanes), name, total, *operands)
+
+
+def _by_signed_bytes(total: Expr, factors: Expr, weights: Expr) -> Expr:
+    """By ARM's instruction, which takes one element of a register as its last operand."""
+    return _by_bytes("llvm.aarch64.neon.sdot.v4i32.v16i8", total, weights, factors)
+
+
+def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -> Expr:
+    """By ARMv8.0's products of bytes in 16 bits."""
+    left, right = (_reinterpreted(value, "int8", _BYTES * _NEON) for value in (factors, weights))
+    halves = [
+        tirx.call_llvm_pure_intrin(
+            "int16x8",
+            "llvm.aarch64.neon.smull.v8i16",
+            *(_part(value, start, 2 * _NEON) for value in (left, right)),
+        )
+        for start in (0, 2 * _NEON)
+    ]
+    long_sum = partial(tirx.call_llvm_pure_intrin, "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16")
+    if narrow:
+        pairs = tirx.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.addp.v8i16", *halves)
+        return total + long_sum(pairs)
+    pairs = [long_sum(half) for half in halves]
+    return total + tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.addp.v4i32", *pairs)
 
 
 def _by_words(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:

@@ -151,7 +151,7 @@ def _matmul(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
     ours = dtype.startswith("float") and out_dtype == ("float32" if dtype == "float16" else dtype)
     of_bytes = matrix is not None and matrix.ndim == 2 and matrix.dtype == np.int8 and dtype in _BYTES
     if lanes and matrix is not None and of_bytes and len(left_shape or ()) > 1:
-        return integer_product(bb, left, matrix, lanes)
+        return integer_product(bb, left, matrix, form)
     if lanes and ours and left_shape and right_shape and shape and len(left_shape) > 1:
         several = math.prod(shape[:-1]) > 1
         if matrix is not None and (packs(matrix, lanes) or (several and _is_wide(matrix, lanes))):

@@ -43,6 +43,10 @@ class ProductForm:
         Whether quantised maps are stored as int8, not uint8.
     byte_tables
         Whether functions of quantised maps are looked up.
+    panel
+        Columns of the panels in which int8 weights are stored, where they fill them.
+    dots
+        Whether an instruction adds products of four bytes.
     """
 
     lanes: int | None = 1
@@ -50,6 +54,8 @@ class ProductForm:
     half_weights: bool = False
     signed_bytes: bool = False
     byte_tables: bool = False
+    panel: int = 1
+    dots: bool = True
 
 
 PLAIN = ProductForm()

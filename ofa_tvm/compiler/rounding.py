@@ -6,30 +6,113 @@ ONNX says nothing of it; here it is the lowest integer, as in ONNX Runtime on x8
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, te, tirx
+from tvm.ir import Expr
 
-_NAME = "tirx.ofa_tvm_nearest"
+from ofa_tvm.targets.tvm_target import cpu_features
+
+REVISION = "rounding-2"
+"""Part of a cached object file's key: to be raised with every change of the code that this module makes."""
+
+_NAME = "tirx.ofa_tvm_quantized"
 tvm.ir.register_op_attr(_NAME, "TVectorizable", True)
 tvm.ir.register_op_attr(_NAME, "TCallEffectKind", 1)  # tirx.CallEffectKind.Pure
-tvm.ir.register_op_attr(_NAME, "TScriptPrinterName", "nearest")
-_NEAREST = tvm.ir.Op.get(_NAME)  # int32 nearest to a float32, halves to even: one instruction on x86
+tvm.ir.register_op_attr(_NAME, "TScriptPrinterName", "quantized")
+_QUANTIZED = tvm.ir.Op.get(_NAME)  # a float32, rounded, a constant added, saturated
 
 
-def _by_llvm(call: tvm.ir.Call) -> tvm.ir.Expr:
-    return tirx.call_llvm_pure_intrin(str(call.ty.dtype), "llvm.lrint", call.args[0])
+def _lowered(call: tvm.ir.Call, to_int: Callable[[Expr], Expr]) -> Expr:
+    """In any processor's operators: clipped, then rounded; NaN becomes the lowest."""
+    real, point = call.args
+    lanes = tvm.DataType(str(call.ty.dtype)).lanes
+    point = point.value if isinstance(point, tirx.Broadcast) else point
+    limits = np.iinfo(str(call.ty.dtype).partition("x")[0])
+    least, most = (
+        _splat(tirx.const(float(limit) - int(point), "float32"), lanes) for limit in (limits.min, limits.max)
+    )
+    whole = to_int(tirx.min(tirx.Select(real > least, real, least), most))
+    return tirx.Cast(str(call.ty.dtype), whole + _splat(point, lanes) if int(point) else whole)
 
 
-def _rounded_before(call: tvm.ir.Call) -> tvm.ir.Expr:
-    return tirx.Cast(str(call.ty.dtype), tirx.nearbyint(call.args[0]))
+def _nearest(dtype: str, real: Expr) -> Expr:
+    return tirx.Cast(dtype, tirx.nearbyint(real))
 
 
-tirx.register_intrin_lowering(_NAME, target="llvm", f=_by_llvm, level=99)
-tirx.register_intrin_lowering(_NAME, target="default", f=_rounded_before, level=99)
+def _nearest_by_llvm(dtype: str, real: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin(dtype, "llvm.lrint", real)  # one instruction on x86
+
+
+def _rule(nearest: Callable[[str, Expr], Expr]) -> Callable[[tvm.ir.Call], Expr]:
+    def lower(call: tvm.ir.Call) -> Expr:
+        lanes = tvm.DataType(str(call.ty.dtype)).lanes
+        return _lowered(call, partial(nearest, "int32" if lanes == 1 else f"int32x{lanes}"))
+
+    return lower
+
+
+tirx.register_intrin_lowering(_NAME, target="llvm", f=_rule(_nearest_by_llvm), level=99)
+tirx.register_intrin_lowering(_NAME, target="default", f=_rule(_nearest), level=99)
+
+
+def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
+    """A vectorized function for ARM that saturates as its instructions narrow, not before.
+
+    Parameters
+    ----------
+    function
+        After vectorization.
+    target
+        What code is made for; functions for others are returned as they are.
+    """
+    if "neon" not in cpu_features(target):
+        return function
+
+    def saturated(call: tvm.ir.Call) -> Expr:
+        if not isinstance(call, tvm.ir.Call) or call.op != _QUANTIZED:
+            return call
+        dtype = tvm.DataType(str(call.ty.dtype))
+        if dtype.bits != 8 or dtype.lanes % _WORDS:
+            return call
+        unsigned = "u" if str(call.ty.dtype).startswith("u") else ""
+        return _narrowed(call.args[0], call.args[1].value, dtype.lanes, unsigned)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, saturated)))
+
+
+_WORDS = 4  # values of 32 bits in a register of NEON
+_LOWEST = -1e9  # what is less, and NaN, saturates
+
+
+def _narrowed(real: Expr, point: Expr, lanes: int, unsigned: str) -> Expr:
+    """By `fcvtns`, `sqxtn` to 16 bits, the addition there, and `sqxtn` or `sqxtun` to 8 bits."""
+    intrinsic, prefix = tirx.call_llvm_pure_intrin, "llvm.aarch64.neon."
+    lowest, shorts = _splat(tirx.const(_LOWEST, "float32"), _WORDS), []
+    for start in range(0, lanes, _WORDS):
+        part = tirx.Shuffle([real], list(range(start, start + _WORDS)))
+        number = intrinsic("float32x4", f"{prefix}fmaxnm.v4f32", part, lowest)
+        whole = intrinsic("int32x4", f"{prefix}fcvtns.v4i32.v4f32", number)
+        shorts.append(intrinsic("int16x4", f"{prefix}sqxtn.v4i16", whole))
+    if len(shorts) == 1:
+        shorts *= 2
+    dtype, bytes_ = f"{unsigned and 'u'}int8", []
+    for low, high in zip(shorts[::2], shorts[1::2], strict=True):
+        both = tirx.Shuffle([low, high], list(range(2 * _WORDS)))
+        if int(point):
+            both = intrinsic("int16x8", "llvm.sadd.sat.v8i16", both, _splat(tirx.Cast("int16", point), 8))
+        made = intrinsic("int8x8", f"{prefix}sqxt{unsigned}n.v8i8", both)
+        bytes_.append(tirx.reinterpret(f"{dtype}x8", made))
+    return tirx.Shuffle(bytes_, list(range(lanes)))
+
+
+def _splat(value: Expr, lanes: int) -> Expr:
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
 def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -44,14 +127,15 @@ def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         scale = tensors[0] if step is None else step
         zero = tensors[-1] if point is None else point
 
-        def element(*indices: Any) -> tvm.ir.Expr:
+        def element(*indices: Any) -> Expr:
             real = data(*indices).astype("float32")
             real = real if step == 1 else real / _at(scale, indices, axis)
+            if isinstance(zero, float):
+                return tirx.call_intrin(dtype, _QUANTIZED, real, tirx.const(int(zero), "int32"))
             at = _at(zero, indices, axis)
             least, most = (tirx.const(limit, "float32") - at for limit in (low, high))
             clipped = te.min(tirx.Select(real > least, real, least), most)  # NaN is not above
-            whole = tirx.call_intrin("int32", _NEAREST, clipped)
-            return (whole if point == 0 else whole + at.astype("int32")).astype(dtype)
+            return (te.nearbyint(clipped) + at).astype(dtype)
 
         return te.compute(data.shape, element, name="quantized")
 
@@ -74,7 +158,7 @@ def _scalar(expr: relax.Expr) -> float | None:
     return float(expr.value.numpy())
 
 
-def _at(tensor: te.Tensor | float, indices: Sequence[Any], axis: int) -> tvm.ir.Expr:
+def _at(tensor: te.Tensor | float, indices: Sequence[Any], axis: int) -> Expr:
     """The value for an element, in float32: the only one, or that of its index along the axis.
 
     A zero point is a whole number, so that what is clipped to it is rounded to it.

@@ -142,6 +142,12 @@ def _apply_template(
     vector = mach.vector(width)
     unroll_and_vectorize(sch, [*lines, row1, channel1], vector)
     unroll_and_vectorize(sch, spatial, vector)
+    if anatomy.in_dots and anatomy.padding is None:
+        several = math.gcd(anatomy.reduce[-1], mach.parts)
+        if several > 1:  # dots of a row, whose bytes are loaded together
+            reduce[-1:] = sch.split(reduce[-1], [None, several])
+            sch.reorder(*reduce, *spatial)
+            sch.unroll(reduce[-1])
     if anatomy.padding is not None:
         straight = max(option.rows for option in options) * anatomy.together * (width // vector)
         unroll_reduction(sch, reduce, straight)

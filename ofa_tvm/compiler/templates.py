@@ -26,8 +26,10 @@ from ofa_tvm.compiler.cpu_model import CpuModel, cpu_model
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
-from ofa_tvm.number_formats import computes_in_half
+from ofa_tvm.number_formats import INTEGERS, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
+
+_BYTES = ("uint8", "int8")
 
 
 class Templates(ABC):
@@ -71,10 +73,20 @@ class Templates(ABC):
         """Whether functions of single bytes are looked up in tables."""
         return False
 
+    @property
+    def panel(self) -> int:
+        """Columns of the panels in which int8 weights are stored."""
+        return 1
+
+    @property
+    def dots(self) -> bool:
+        """Whether an instruction adds products of four bytes."""
+        return True
+
     def products(self, dtype: str) -> ProductForm:
         """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
-        bytes_ = self.signed_bytes, self.byte_tables
+        bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots
         return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_)
 
     @abstractmethod
@@ -127,6 +139,17 @@ class CpuTemplates(Templates):
         """Where one instruction looks up a vector of them."""
         return has_lookups(self.target)
 
+    @property
+    def panel(self) -> int:
+        """As many as vectors have values."""
+        machine = cpu_model(self.target, INTEGERS)
+        return machine.parts * machine.lanes
+
+    @property
+    def dots(self) -> bool:
+        """But for ARM before v8.2, where two of 16 bits stand for one on x86."""
+        return not self.signed_bytes or "dotprod" in cpu_features(self.target)
+
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""
         machine = self._machine(mod)
@@ -151,6 +174,8 @@ class CpuTemplates(Templates):
         return Schedule(mod) if self.count(mod) is None else None
 
     def _machine(self, mod: tvm.IRModule) -> CpuModel:
+        if str(mod["main"].params[0].dtype) in _BYTES:
+            return cpu_model(self.target, INTEGERS)
         # What is computed in half precision may be read or left in float32, at the network's edges.
         dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
         return cpu_model(self.target, "float16" if "float16" in dtypes else "float32")

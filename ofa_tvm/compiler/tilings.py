@@ -59,12 +59,15 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     copied = anatomy.padding is not None and not anatomy.in_place
     line_extent = anatomy.spatial[-3] if copied and len(anatomy.spatial) > 2 else 1
     # LLVM reuses the inputs of a window across its taps, in registers; without room for them all spill.
-    accumulators = mach.registers - (
-        _KEPT_INPUTS * mach.registers // 32 if anatomy.padding is not None else 0
-    )
+    kept = _KEPT_INPUTS if anatomy.padding is not None else 0
+    if anatomy.in_dots and mach.parts > 1:  # they are put side by side for each tap
+        kept //= 2
+    accumulators = mach.registers - kept * mach.registers // 32
     found = []
     for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
-        vectors = width // mach.vector(width)
+        if (anatomy.in_dots or mach.parts > 1) and mach.vector(width) < mach.vector(channels):
+            continue  # bytes are put side by side for whole vectors
+        vectors = mach.vectors(width)
         for rows in divisors(row_extent):
             if rows > 1 and rows * anatomy.together * vectors + vectors + 1 > accumulators:
                 continue
@@ -82,7 +85,7 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     if anatomy.in_place and len(anatomy.reduce) == 2:
         estimate = _dots_cycles if anatomy.in_dots else _in_place_cycles
         return estimate(anatomy, tiling, mach)
-    vectors = tiling.width // mach.vector(tiling.width)
+    vectors = mach.vectors(tiling.width)
     taps = math.prod(anatomy.reduce)
     tiles = math.prod(anatomy.spatial) / (tiling.width * tiling.rows)
     multiply_adds = tiling.rows * vectors
@@ -115,7 +118,7 @@ def _in_place_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     LLVM loads a column that several taps share once, as long as there are registers for all that code in one
     line holds.
     """
-    vectors, taps = tiling.width // mach.vector(tiling.width), math.prod(anatomy.reduce)
+    vectors, taps = mach.vectors(tiling.width), math.prod(anatomy.reduce)
     *lines, columns = anatomy.reduce
     line = anatomy.spatial[-2]
     stride = (anatomy.padded[-2] - columns) // max(1, line - 1)
@@ -144,7 +147,7 @@ def _dots_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     The four lines are put side by side once for each column of a tile. The factors were fitted to some 250
     schedules of 7 kernels on a Zen 5.
     """
-    vectors, taps = tiling.width // mach.vector(tiling.width), math.prod(anatomy.reduce)
+    vectors, taps = mach.vectors(tiling.width), math.prod(anatomy.reduce)
     groups, columns = anatomy.reduce
     *_, height, line_width, channels = anatomy.padded
     line = anatomy.spatial[-2]
@@ -158,7 +161,7 @@ def _dots_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
         cycles *= 1.3
     if tiling.channels_first and height * line_width * channels > 2 * mach.l2_bytes:
         cycles *= 1.6  # each time a few bytes of every cache line
-    return cycles * math.prod(anatomy.spatial) / (results * mach.vector(tiling.width))
+    return cycles * math.prod(anatomy.spatial) / (results * tiling.width / vectors)
 
 
 def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
@@ -172,6 +175,6 @@ def _padding_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     copied = min(tiling.width, channels) if depthwise else channels
     repeats = anatomy.spatial[-1] // tiling.width if depthwise or tiling.channels_first else 1
     band_bytes = band_lines * line_width * copied * 4
-    vectors = copied // mach.vector(copied)
+    vectors = mach.vectors(copied)
     spill = 1.0 if band_bytes <= mach.l1_bytes else 2.0 if band_bytes <= mach.l2_bytes else 4.0
     return repeats * (lines_total // tiling.lines) * band_lines * line_width * vectors * 2 * spill
