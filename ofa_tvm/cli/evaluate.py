@@ -19,6 +19,7 @@ from ofa_tvm.cli.networks import (
     data_options,
     load_supernet,
     parse_arch,
+    post_training,
 )
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, space_option
 from ofa_tvm.errors import UsageError
@@ -229,11 +230,7 @@ def _say_cost(
         net, [arch], data, split, calibration_images=calibration, cache_path=cache, seed=console.seed
     )
     set_dtype(net, "int8")
-    console.say(
-        f"{weights} was not trained for int8: this is post-training quantisation, which costs the first "
-        f"subnet {100 * (in_float32 - in_int8):.2f} points ({in_float32:.2%} in float32). To train it: "
-        f"ofa-tvm train --init {weights} --phases quantize -o int8"
-    )
+    console.say(post_training(weights, "the first subnet", float(in_float32), in_int8))
 
 
 def _check(

@@ -18,6 +18,7 @@ from ofa_tvm.cli.networks import (
     data_options,
     load_supernet,
     parse_arch,
+    post_training,
 )
 from ofa_tvm.cli.options import OUTPUT_PATH, space_option
 from ofa_tvm.errors import UsageError
@@ -240,8 +241,4 @@ def _say_cost(
     before, after = accuracies["float32"], accuracies["int8"]
     console.print(f"validation accuracy {after:.2%} in int8, {before:.2%} in float32")
     if trained != "int8":
-        console.say(
-            f"{origin} was not trained for int8: this is post-training quantisation, which costs "
-            f"{100 * (before - after):.2f} points here. To train it: ofa-tvm train --init {origin} --phases "
-            "quantize -o int8"
-        )
+        console.say(post_training(origin, "this subnet", before, after))

@@ -129,6 +129,16 @@ def load_supernet(space: Space, checkpoint: Path, dtype: Arithmetic | None = "fl
     return net.eval()
 
 
+def post_training(weights: Path | None, subnet: str, in_float32: float, in_int8: float) -> str:
+    """That weights were not trained for int8, what that costs a subnet (accuracies 0..1), and what to do."""
+    cost = 100 * (in_float32 - in_int8)
+    return (
+        f"{weights} was not trained for int8: this is post-training quantisation, which "
+        f"{'costs' if cost >= 0 else 'gives'} {subnet} {abs(cost):.2f} points ({in_float32:.2%} in float32). "
+        f"To train it: ofa-tvm train --init {weights} --phases quantize -o int8"
+    )
+
+
 def check_classes(net: Supernet, checkpoint: Path | None, data: ImageData) -> None:
     """Refuse images of other classes than the supernet was trained on.
 
