@@ -113,8 +113,16 @@ def _pads(sch: Schedule, block: SBlockRV) -> bool:
     return (
         isinstance(value, tvm.ir.Call)
         and value.op.name.endswith("if_then_else")
-        and any(isinstance(branch, tvm.tirx.FloatImm | tvm.tirx.IntImm) for branch in value.args[1:])
+        and any(_is_constant(branch) for branch in value.args[1:])
     )
+
+
+def _is_constant(value: tvm.ir.Expr) -> bool:
+    """Whether a value is the same at all positions: a number, or a parameter of the kernel that holds one."""
+    numbers = tvm.tirx.FloatImm | tvm.tirx.IntImm
+    if isinstance(value, tvm.ir.TensorLoad):
+        return all(isinstance(index, numbers) for index in value.indices)
+    return isinstance(value, numbers)
 
 
 def _read_in_place(sch: Schedule, block: SBlockRV) -> bool:

@@ -20,7 +20,7 @@ from ofa_tvm.compiler.byte_tables import with_tables
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.formats import PASSES
 from ofa_tvm.compiler.importer import import_onnx, known_operators
-from ofa_tvm.compiler.integers import integer_sums
+from ofa_tvm.compiler.integers import integer_sums, scalars_as_parameters
 from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES
 from ofa_tvm.compiler.metadata import network_metadata
@@ -104,6 +104,7 @@ def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tv
     if form.byte_tables:
         mod = with_tables(mod)
     finished = PASSES[target.dtype].finish(mod, form.in_half)
+    finished = scalars_as_parameters(finished)
     lowered = lowering.lower(finished, target.tvm_target(), target.dtype)
     if not _is_static(lowered):
         raise ValueError(

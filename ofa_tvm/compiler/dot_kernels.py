@@ -74,8 +74,8 @@ def integer_convolution(
     """
     window = list(strides), list(padding), list(dilation)
     panels, width = constant_of(_panels(weight, form)), weight.shape[3]
-    rest = width, *window, outside, _narrow(weight)
-    return bb.call_te(_dense, data, panels, *rest, primfunc_name_hint="conv2d")
+    rest = width, *window, _narrow(weight)
+    return bb.call_te(_dense, data, panels, _outside(data, outside), *rest, primfunc_name_hint="conv2d")
 
 
 def integer_depthwise(
@@ -96,7 +96,8 @@ def integer_depthwise(
     window, name = (list(strides), list(padding), list(dilation)), "depthwise_conv2d"
     if not form.dots:
         words = constant_of(weight[:, :, 0].astype(np.int16))
-        return bb.call_te(_depthwise_by_words, data, words, *window, outside, primfunc_name_hint=name)
+        constants = words, _outside(data, outside)
+        return bb.call_te(_depthwise_by_words, data, *constants, *window, primfunc_name_hint=name)
     kh, kw, _, channels = weight.shape
     height = (static_shape(data) or (0, 0))[1]
     out_height = output_size(height + padding[0] + padding[2], kh, strides[0], dilation[0])
@@ -105,8 +106,14 @@ def integer_depthwise(
     for line in range(lines):
         spread[line, line * strides[0] : line * strides[0] + kh] = weight[:, :, 0]
     packed = quads(spread.reshape(lines, -1, _DOT, kw, channels).transpose(0, 1, 3, 4, 2))
-    rest = kh, *window, outside, _narrow(weight)
-    return bb.call_te(_depthwise, data, constant_of(packed), *rest, primfunc_name_hint=name)
+    rest = kh, *window, _narrow(weight)
+    constants = constant_of(packed), _outside(data, outside)
+    return bb.call_te(_depthwise, data, *constants, *rest, primfunc_name_hint=name)
+
+
+def _outside(data: relax.Expr, value: int) -> relax.Expr:
+    """What lies on the padding, as a kernel's parameter: kernels are the same for all zero points."""
+    return constant_of(np.full((1,), value, str(data.ty.dtype)))
 
 
 def _narrow(weight: np.ndarray) -> bool:
@@ -147,7 +154,7 @@ def _four(value: Callable[[Expr], Expr], number: Expr, dots: int, extent: int, d
     return found
 
 
-def _padded(data: te.Tensor, padding: Sequence[int], outside: int) -> te.Tensor:
+def _padded(data: te.Tensor, padding: Sequence[int], outside: te.Tensor) -> te.Tensor:
     """A map (n, h, w, c) with a constant around it, read in place (`convolutions.padded`).
 
     Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
@@ -155,12 +162,11 @@ def _padded(data: te.Tensor, padding: Sequence[int], outside: int) -> te.Tensor:
     """
     n, height, width, channels = (int(v) for v in data.shape)
     top, left, bottom, right = padding
-    constant = tirx.const(outside, data.dtype)
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
         line = tirx.likely(tirx.all(y >= top, y < top + height))
         column = tirx.likely(tirx.all(x >= left, x < left + width))
-        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], constant)
+        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], outside[0])
 
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
@@ -180,11 +186,11 @@ def _product(left: te.Tensor, right: te.Tensor, width: int, narrow: bool) -> te.
 def _dense(
     data: te.Tensor,
     weight: te.Tensor,
+    outside: te.Tensor,
     width: int,
     strides: list[int],
     padding: list[int],
     dilation: list[int],
-    outside: int,
     narrow: bool,
 ) -> te.Tensor:
     _, kh, kw, dots, panel = (int(v) for v in weight.shape)
@@ -211,11 +217,11 @@ def _dense(
 def _depthwise(
     data: te.Tensor,
     weight: te.Tensor,
+    outside: te.Tensor,
     kh: int,
     strides: list[int],
     padding: list[int],
     dilation: list[int],
-    outside: int,
     narrow: bool,
 ) -> te.Tensor:
     together, groups, kw, channels = (int(v) for v in weight.shape)
@@ -250,10 +256,10 @@ def _depthwise(
 def _depthwise_by_words(
     data: te.Tensor,
     weight: te.Tensor,
+    outside: te.Tensor,
     strides: list[int],
     padding: list[int],
     dilation: list[int],
-    outside: int,
 ) -> te.Tensor:
     kh, kw, channels = (int(v) for v in weight.shape)
     source = _padded(data, padding, outside)

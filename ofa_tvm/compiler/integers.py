@@ -23,6 +23,7 @@ from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
 
 _SUM_TYPE = "int32"
 _SHIFT = 128  # between a map's uint8 and the int8 that it is stored as where bytes are signed
+_SCALED = frozenset({"relax.add", "relax.subtract", "relax.multiply", "relax.quantize"})
 _MOVES = frozenset(
     {"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.strided_slice"}
     | {"relax.flip", "relax.tile", "relax.concat", "relax.max", "relax.nn.max_pool2d"}
@@ -301,3 +302,41 @@ def _along(values: np.ndarray, rank: int, axis: int) -> np.ndarray:
 
 def _scalar(value: float) -> relax.Expr:
     return constant_of(np.asarray(value, np.float32))
+
+
+def scalars_as_parameters(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with scales and zero points as parameters of its kernels.
+
+    A scalar becomes part of a kernel's code. So each calibration would make kernels of its own, which no
+    tuning log knows.
+
+    Parameters
+    ----------
+    mod
+        After layout. One without quantisation is returned as it is.
+    """
+    calls = [b.value for b in bindings(mod["main"]) if isinstance(b.value, relax.Call)]
+    if not any(isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.quantize" for call in calls):
+        return mod
+    mod = tvm.IRModule(dict(mod.functions))
+    mod["main"] = _Parameters().visit_expr(mod["main"])
+    return mod
+
+
+@relax.expr_functor.mutator
+class _Parameters(relax.PyExprMutator):
+    """Gives scalars that are read by arithmetic an axis."""
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _SCALED:
+            return call
+        arguments = [self._with_axis(argument) for argument in call.args]
+        return relax.Call(call.op, arguments, call.attrs, call.ty_args)
+
+    @staticmethod
+    def _with_axis(expr: relax.Expr) -> relax.Expr:
+        value = _value(expr)
+        if value is None or value.ndim or (value.dtype.kind == "f" and value == 1):  # a scale that is none
+            return expr
+        return constant_of(value.reshape(1))

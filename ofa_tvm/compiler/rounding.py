@@ -35,10 +35,11 @@ def _lowered(call: tvm.ir.Call, to_int: Callable[[Expr], Expr]) -> Expr:
     point = point.value if isinstance(point, tirx.Broadcast) else point
     limits = np.iinfo(str(call.ty.dtype).partition("x")[0])
     least, most = (
-        _splat(tirx.const(float(limit) - int(point), "float32"), lanes) for limit in (limits.min, limits.max)
+        _splat(tirx.const(float(limit), "float32") - tirx.Cast("float32", point), lanes)
+        for limit in (limits.min, limits.max)
     )
     whole = to_int(tirx.min(tirx.Select(real > least, real, least), most))
-    return tirx.Cast(str(call.ty.dtype), whole + _splat(point, lanes) if int(point) else whole)
+    return tirx.Cast(str(call.ty.dtype), whole + _splat(point, lanes))
 
 
 def _nearest(dtype: str, real: Expr) -> Expr:
@@ -81,7 +82,8 @@ def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.
         if dtype.bits != 8 or dtype.lanes % _WORDS:
             return call
         unsigned = "u" if str(call.ty.dtype).startswith("u") else ""
-        return _narrowed(call.args[0], call.args[1].value, dtype.lanes, unsigned)
+        point = call.args[1].value if isinstance(call.args[1], tirx.Broadcast) else None
+        return call if point is None else _narrowed(call.args[0], point, dtype.lanes, unsigned)
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, saturated)))
 
@@ -104,8 +106,7 @@ def _narrowed(real: Expr, point: Expr, lanes: int, unsigned: str) -> Expr:
     dtype, bytes_ = f"{unsigned and 'u'}int8", []
     for low, high in zip(shorts[::2], shorts[1::2], strict=True):
         both = tirx.Shuffle([low, high], list(range(2 * _WORDS)))
-        if int(point):
-            both = intrinsic("int16x8", "llvm.sadd.sat.v8i16", both, _splat(tirx.Cast("int16", point), 8))
+        both = intrinsic("int16x8", "llvm.sadd.sat.v8i16", both, _splat(tirx.Cast("int16", point), 8))
         made = intrinsic("int8x8", f"{prefix}sqxt{unsigned}n.v8i8", both)
         bytes_.append(tirx.reinterpret(f"{dtype}x8", made))
     return tirx.Shuffle(bytes_, list(range(lanes)))
@@ -118,8 +119,6 @@ def _splat(value: Expr, lanes: int) -> Expr:
 def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """For `LegalizeOps`: `relax.quantize` of floats, by one scale or one for each index of an axis."""
     dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
-    limits = np.iinfo(dtype)
-    low, high = float(limits.min), float(limits.max)
     step, point = (_scalar(argument) for argument in call.args[1:])
     parameters = [argument for argument in call.args[1:] if _scalar(argument) is None]
 
@@ -130,12 +129,7 @@ def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         def element(*indices: Any) -> Expr:
             real = data(*indices).astype("float32")
             real = real if step == 1 else real / _at(scale, indices, axis)
-            if isinstance(zero, float):
-                return tirx.call_intrin(dtype, _QUANTIZED, real, tirx.const(int(zero), "int32"))
-            at = _at(zero, indices, axis)
-            least, most = (tirx.const(limit, "float32") - at for limit in (low, high))
-            clipped = te.min(tirx.Select(real > least, real, least), most)  # NaN is not above
-            return (te.nearbyint(clipped) + at).astype(dtype)
+            return tirx.call_intrin(dtype, _QUANTIZED, real, _at(zero, indices, axis).astype("int32"))
 
         return te.compute(data.shape, element, name="quantized")
 
@@ -159,10 +153,7 @@ def _scalar(expr: relax.Expr) -> float | None:
 
 
 def _at(tensor: te.Tensor | float, indices: Sequence[Any], axis: int) -> Expr:
-    """The value for an element, in float32: the only one, or that of its index along the axis.
-
-    A zero point is a whole number, so that what is clipped to it is rounded to it.
-    """
+    """The value for an element, in float32: the only one, or that of its index along the axis."""
     if isinstance(tensor, float):
         return tirx.const(tensor, "float32")
     if all(int(size) == 1 for size in tensor.shape):

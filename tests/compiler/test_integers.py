@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from opencl_device import needs_opencl
 from tvm import te
 
 import ofa_tvm
-from ofa_tvm.compiler.build import CompiledModule
+from ofa_tvm.compiler.build import CompiledModule, kernels_of, lower_onnx
 from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.dots import dot4, quads
 from ofa_tvm.compiler.final import final_form
@@ -266,3 +267,20 @@ def test_maps_that_leave_the_network_as_integers_stay_unsigned(tmp_path: Path) -
         ):
             assert got.dtype == np.uint8
             assert np.abs(got.astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["x86", "cortex-a76"])
+def test_another_calibration_has_the_same_kernels(name: str) -> None:
+    """Scales and zero points are parameters, so that what was tuned for one network serves the next."""
+    kinds = ("depthwise", "stem", "residual", "window")
+    found = [
+        {
+            kernel.key
+            for kind in kinds
+            for kernel in kernels_of(
+                lower_onnx(dataclasses.replace(FEW[kind], zero=zero, seed=seed).model(), get_target(name))
+            ).values()
+        }
+        for zero, seed in ((117, 0), (45, 1))
+    ]
+    assert found[0] == found[1]
