@@ -91,6 +91,19 @@ def test_other_precisions(name: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["Elu", "Softplus", "Celu"])
+def test_of_a_number(kind: str, tmp_path: Path) -> None:
+    """A difference of a value and itself is one to TVM's simplifier."""
+    g = Graph()
+    x = g.op("Softmax", g.input("x", 1, 2, 2, 2), axis=1)
+    y = g.op(kind, g.op("Sub", x, x))
+    model = g.model(g.op("Mul", y, g.op("Clip", y, g.constant(-0.5), g.constant(1.5))), y)
+    ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so", records=KernelTable())
+    array = np.random.default_rng(0).standard_normal((1, 2, 2, 2)).astype(np.float32)
+    for got, want in zip(ofa_tvm.load(tmp_path / "m.so")(array), reference(model, [array]), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_on_arm(tmp_path: Path) -> None:
     """The same values from AArch64 code, emulated."""
     x = inputs(1 << 14)

@@ -13,6 +13,7 @@ from ofa_tvm import Arch, UsageError, UserError, build_supernet, get_space, list
 from ofa_tvm.spaces import Layer
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.supernet.elastic import ElasticDepthwise
+from ofa_tvm.supernet.layers import Conv2d
 
 
 def randomise(net: nn.Module, seed: int = 0) -> None:
@@ -127,6 +128,12 @@ def test_extracted_weights_are_copies(supernet: Supernet) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_convolutions_keep_the_size(kernel: int) -> None:
+    assert Conv2d(2, 3, kernel)(torch.zeros(1, 2, 9, 8)).shape == (1, 3, 9, 8)
+    assert Conv2d(2, 3, kernel, stride=2)(torch.zeros(1, 2, 9, 8)).shape == (1, 3, 5, 4)
+
+
 def test_two_supernets_share_no_state() -> None:
     space = get_space("ofa_digits")
     a, b = build_supernet(space, 10).eval(), build_supernet(space, 10).eval()
