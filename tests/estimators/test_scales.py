@@ -22,7 +22,7 @@ def test_few_residuals_widen_for_the_scales_that_were_learned_from_them() -> Non
 
 
 def test_a_row_counts_for_less_the_farther_it_is_beyond_its_deviation() -> None:
-    """Student's t: one that lies where its deviation says keeps its noise, one on the mean has a little less."""
+    """Student's t: one as far off as its deviation keeps its noise, one on the mean has a little less."""
     given, nothing = np.array([1.0, 1.0, 2.0, 1.0]), np.zeros(1)
     search = _Search(None, [], np.zeros(4), nothing, given, nothing, robust=True)  # type: ignore[arg-type]
     noise = search._reweighted(np.array([0.0, 3.0, 3.0, 30.0]), np.full(4, 9.0))
