@@ -12,7 +12,9 @@ from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.errors import UserError
 from ofa_tvm.supernet.fake_quantization import dtype_of
 
-_INT8 = 0.1  # roundings that fall to the other side make others fall; a wrong scale makes all
+# Roundings that fall to the other side make others fall: up to 0.24 in 48 subnets of random weights. A scale
+# that is 1.3 times too large made 0.3 in the last block of one, 1.1 and more before.
+_INT8 = 0.4
 
 
 def check_onnx(path: str | Path, module: nn.Module, *, seed: int = 0) -> float:
