@@ -96,7 +96,7 @@ def test_every_map_has_the_same_integers(supernet: Supernet) -> None:
     So that one such value does not hide what comes after it, each layer is given ONNX Runtime's maps.
     """
     space, rng = supernet.space, np.random.default_rng(1)
-    resolution = space.resolutions[1]  # 132 in the large spaces: odd maps
+    resolution = 68  # whose maps have odd sides further in
     for arch in (space.sample(rng), space.sample(rng)):
         sub = quantized(supernet, arch, resolution)
         model = to_onnx(sub, resolution)
