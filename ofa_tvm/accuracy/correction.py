@@ -12,6 +12,7 @@ from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
 _FEWEST = 3  # of which more than their level can be learned
+_ENOUGH = 12  # likewise of what a dtype costs, which is little more than noise
 
 
 def learn_error(space: Space, model: Predictor, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
@@ -45,7 +46,9 @@ def transferred(
 ) -> AccuracyPredictor:
     """A predictor for another dtype, of few subnets that were evaluated in it.
 
-    The rows that `model` was fitted to are moved by the error that it makes on those subnets.
+    The rows that `model` was fitted to are moved by what the dtype costs those subnets: against their own
+    accuracy where they are among these rows, which both evaluations' images then share, else against the
+    model's. The mean is taken of less than a dozen subnets.
 
     Parameters
     ----------
@@ -57,9 +60,16 @@ def transferred(
     UserError
         If an accuracy is not finite.
     """
-    moved = learn_error(model.space, model, archs, accuracies)
-    rows = model.accuracy_ + (moved(model.genes_) - model(model.genes_))
-    genes = np.concatenate([model.space.encode(archs), model.genes_])
-    values = np.concatenate([accuracies, rows])
-    _, first = np.unique(model.space.canonical(genes), axis=0, return_index=True)
-    return model.clone(dtype=dtype).fit(genes[first], values[first])
+    space = model.space
+    genes, accuracies = space.encode(archs), np.asarray(accuracies, dtype=np.float64)
+    known = dict(zip(map(tuple, space.canonical(model.genes_).tolist()), model.accuracy_, strict=True))
+    rows = map(tuple, space.canonical(genes).tolist())
+    before = [known.get(row, guess) for row, guess in zip(rows, model(genes), strict=True)]
+    costs = accuracies - np.array(before)
+    if len(costs) < _ENOUGH or np.ptp(costs) == 0:
+        moved = model.accuracy_ + costs.mean()
+    else:
+        moved = model.accuracy_ + AccuracyPredictor(space).fit(genes, costs)(model.genes_)
+    both, values = np.concatenate([genes, model.genes_]), np.concatenate([accuracies, moved])
+    _, first = np.unique(space.canonical(both), axis=0, return_index=True)
+    return model.clone(dtype=dtype).fit(both[first], values[first])

@@ -68,6 +68,16 @@ def test_a_dozen_subnets_in_int8_move_a_predictor_of_float32(tmp_path: Path) -> 
     assert model.dtype == "float32"
 
 
+def test_a_subnet_in_both_dtypes_says_what_one_costs() -> None:
+    """Whatever the predictor makes of it: images and their noise are the same."""
+    space, rng = get_space("ofa_digits"), np.random.default_rng(0)
+    genes = space.sample_genes(rng, 40)
+    accuracies = made_up(space, genes, rng)
+    model = AccuracyPredictor(space).fit(genes, accuracies)
+    moved = transferred(model, space.decode(genes[7:8]), accuracies[7:8] - 1.25, "int8")
+    np.testing.assert_allclose(np.sort(moved.accuracy_), np.sort(model.accuracy_ - 1.25))
+
+
 def imagenet(shared_data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Genes of the 1,336 distinct subnets and their (mean) measured top-1 accuracy in percent."""
     found: dict[Arch, list[float]] = {}
