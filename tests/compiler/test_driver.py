@@ -10,8 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from tvm import relax, te, topi
 
 import ofa_tvm
+from ofa_tvm.compiler.driver import make_driver
+from ofa_tvm.compiler.objects import ScheduledKernel
 
 
 def test_weights_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +88,19 @@ def test_outputs_equal_onnxruntime(name: str, tmp_path: Path) -> None:
             got if isinstance(got, tuple) else (got,), session.run(None, {"x": x}), strict=True
         ):
             np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_without_arguments_is_a_step_like_all_others() -> None:
+    """TVM has no operator that becomes one, but an import may."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            ones = builder.emit_te(lambda: te.compute((4,), lambda i: te.const(1.0, "float32"), name="ones"))
+            total = builder.emit_output(builder.call_te(topi.add, x, ones))
+        builder.emit_func_output(total)
+    mod = builder.finalize()
+    kernels = {var.name_hint: f for var, f in mod.functions.items() if var.name_hint != "main"}
+    scheduled = {name: ScheduledKernel(name, function) for name, function in kernels.items()}
+    driver = make_driver(mod, scheduled)
+    assert driver is not None and len(driver.calls) == 2
