@@ -33,7 +33,7 @@ def test_quickstart_on_the_emulated_device(ofa: Verbs, demo: DemoProject, tmp_pa
     shutil.copytree(demo.folder, folder)  # trained already
     with pytest.raises(UsageError, match="120Minstr"):
         quickstart(folder, target, budget=Budget(1.0, "ms"), settings=tiny_settings())
-    result = quickstart(folder, target, settings=replace(tiny_settings(), tuning_seconds=20.0))
+    result = quickstart(folder, target, settings=replace(tiny_settings(), tuning_seconds=8.0))
     assert result.budget.unit == "Minstr" and 0.1 < result.budget.value < 100
     assert result.shipped.measurement.cost <= result.budget.value
     assert result.quality["kernels_tuned"] > 0
