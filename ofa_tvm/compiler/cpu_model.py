@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from ofa_tvm.number_formats import INTEGERS, computes_in_half
+from ofa_tvm.number_formats import INTEGERS, byte_products, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -28,6 +28,8 @@ class CpuModel:
     longest
         Values in the longest vectors that code is written in, where that is more than `lanes`: of NEON's
         registers an instruction on bytes fills four with int32.
+    by_words
+        Whether bytes are multiplied as 16-bit integers, two instructions a dot, which takes them apart first.
     """
 
     lanes: int
@@ -36,6 +38,7 @@ class CpuModel:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     longest: int = 0
+    by_words: bool = False
 
     @property
     def parts(self) -> int:
@@ -56,11 +59,13 @@ def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     # llvm_get_vector_width is no help: it says 512 for any x86.
     features = cpu_features(target)
     threads = int(target.attrs.get("num-cores", 1))
+    by_words = dtype == INTEGERS and byte_products(features) in ("vpmaddwd", "pmaddwd")
     if "avx512f" in features:
-        return CpuModel(lanes=16, registers=32, threads=threads)
+        return CpuModel(lanes=16, registers=32, threads=threads, by_words=by_words)
     if "avx" in features:
-        return CpuModel(lanes=8, registers=16, threads=threads)
+        return CpuModel(lanes=8, registers=16, threads=threads, by_words=by_words)
     neon = "neon" in features
     lanes = 8 if dtype == "float16" and computes_in_half(features) else 4
     longest = 16 if neon and dtype == INTEGERS else 0
-    return CpuModel(lanes=lanes, registers=32 if neon else 16, threads=threads, longest=longest)
+    registers = 32 if neon else 16
+    return CpuModel(lanes, registers, threads=threads, longest=longest, by_words=by_words)

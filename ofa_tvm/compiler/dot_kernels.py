@@ -22,6 +22,7 @@ from ofa_tvm.compiler.dots import dot4, quads
 from ofa_tvm.compiler.products import ProductForm, of_rows
 
 _DOT = 4
+_EXACT = 500  # products of two bytes whose sum float32 holds
 
 
 def integer_product(
@@ -91,11 +92,13 @@ def integer_depthwise(
     """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`.
 
     Lines that are taken together serve several lines of the result, each with weights of its own. Where dots
-    are no instruction, products of 16 bits need none of that.
+    are no instruction, products of 16 bits need none of that, nor those of float32, which are as exact: a sum
+    of fewer than 500 products of bytes is below 2^24.
     """
     window, name = (list(strides), list(padding), list(dilation)), "depthwise_conv2d"
     if not form.dots:
-        words = constant_of(weight[:, :, 0].astype(np.int16))
+        exact = not form.signed_bytes and weight.shape[0] * weight.shape[1] < _EXACT
+        words = constant_of(weight[:, :, 0].astype(np.float32 if exact else np.int16))
         constants = words, _outside(data, outside)
         return bb.call_te(_depthwise_by_words, data, *constants, *window, primfunc_name_hint=name)
     kh, kw, _, channels = weight.shape
@@ -262,14 +265,15 @@ def _depthwise_by_words(
     dilation: list[int],
 ) -> te.Tensor:
     kh, kw, channels = (int(v) for v in weight.shape)
+    sums = "float32" if weight.dtype == "float32" else "int32"
     source = _padded(data, padding, outside)
     n, height, length, _ = (int(v) for v in source.shape)
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
         line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
-        factor = source[b, line, column, c].astype("int16").astype("int32")
-        return te.sum(factor * weight[dy, dx, c].astype("int32"), axis=[dy, dx])
+        factor = source[b, line, column, c].astype(weight.dtype).astype(sums)
+        return te.sum(factor * weight[dy, dx, c].astype(sums), axis=[dy, dx])
 
     shape = (
         n,
@@ -277,4 +281,7 @@ def _depthwise_by_words(
         output_size(length, kw, strides[1], dilation[1]),
         channels,
     )
-    return te.compute(shape, value, name="depthwise_conv2d")
+    result = te.compute(shape, value, name="depthwise_conv2d")
+    if sums == "int32":
+        return result
+    return te.compute(shape, lambda *at: result(*at).astype("int32"), name="sums")

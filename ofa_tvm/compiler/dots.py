@@ -29,7 +29,7 @@ from tvm.sym.analyzer import Analyzer
 
 from ofa_tvm.compiler.cpu_model import cpu_features
 
-REVISION = "dots-2"
+REVISION = "dots-3"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 _NAME = "tirx.ofa_tvm_dot4"

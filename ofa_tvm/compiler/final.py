@@ -12,9 +12,10 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from ofa_tvm.compiler.dots import has_dots
 from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.compiler.toolchain import on_cpu
+
+_BYTES = ("uint8", "int8")
 
 
 def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -35,12 +36,13 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
 
 
 def _with_short_indices(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Indices of kernels of dots as int32, where none is larger.
+    """Indices of kernels of bytes as int32, where none is larger.
 
     TVM's own pass for this comes after the loops' hints have become statements, which then name loops that
     are no more: such loops are not taken apart.
     """
-    if not has_dots(function.body) or any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params):
+    of_bytes = any(str(v.dtype) in _BYTES for v in function.params[:1])
+    if not of_bytes or any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params):
         return function
     return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
 

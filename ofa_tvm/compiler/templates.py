@@ -147,8 +147,8 @@ class CpuTemplates(Templates):
 
     @property
     def dots(self) -> bool:
-        """But for ARM before v8.2, where two of 16 bits stand for one on x86."""
-        return not self.signed_bytes or "dotprod" in cpu_features(self.target)
+        """VNNI, or dotprod."""
+        return not {"avx512vnni", "avxvnni", "dotprod"}.isdisjoint(cpu_features(self.target))
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""

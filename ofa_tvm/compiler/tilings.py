@@ -63,13 +63,15 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     if anatomy.in_dots and mach.parts > 1:  # they are put side by side for each tap
         kept //= 2
     accumulators = mach.registers - kept * mach.registers // 32
+    by_words = anatomy.in_dots and mach.by_words
     found = []
     for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
         if (anatomy.in_dots or mach.parts > 1) and mach.vector(width) < mach.vector(channels):
             continue  # bytes are put side by side for whole vectors
         vectors = mach.vectors(width)
         for rows in divisors(row_extent):
-            if rows > 1 and rows * anatomy.together * vectors + vectors + 1 > accumulators:
+            factors = 2 * vectors + 2 if by_words else vectors + 1
+            if rows > 1 and rows * anatomy.together * vectors + factors > accumulators:
                 continue
             for lines in divisors(line_extent):
                 # With one tile of channels or of pixels the order of the two loops is the same thing.
@@ -98,6 +100,8 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
         if multiply_adds < _FMA_LATENCY_X_UNITS
         else 0,
     )
+    if anatomy.in_dots and mach.by_words:  # two products, two sums; both factors are taken apart
+        per_tap = max(per_tap, (4 * multiply_adds + 3 * tiling.rows + 3 * vectors) / 4)
     cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
     if anatomy.in_place:
         return cycles
