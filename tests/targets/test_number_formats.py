@@ -30,7 +30,8 @@ BYTES = {  # what multiplies bytes
     "znver5": "vpdpbusd",
     "cortex-a76": "sdot",
     "neoverse-n1": "sdot",
-    "cortex-a72": "32-bit products",
+    "cortex-a72": "smull",
+    "cortex-a53": "smull",
     "opencl": "32-bit products",
 }
 ONE_OF_A_KIND = ["x86", *(name for name in target_names()[1:] if not name.startswith("cuda-")), "cuda"]
