@@ -10,7 +10,7 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -19,18 +19,19 @@ from tvm import relax, te, tirx
 from tvm.ir import Expr
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
 from ofa_tvm.compiler.rounding import quantized
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "tables-2"
+REVISION = "tables-3"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 _QUANTIZE = "relax.quantize"
 _VALUES = 256
+_SOME = 127  # the largest number that all types of 8 bits have
 _TYPES = ("uint8", "int8")
-_TABLE = "ofa_tvm.table"  # attribute of a function that looks up
-_ELEMENTWISE = 0  # relax's OpPatternKind
+_PATTERN = "ofa_tvm.pattern"  # attribute of a function: how it may be fused, relax's OpPatternKind
+_ELEMENTWISE, _SUM = 0, 4  # kElemWise, and kOutEWiseFusable: what follows joins it
 _BYTES = 64  # in the register, or in the registers, that an instruction looks up in
 _NEON_BYTES = 16  # that it looks up
 _INTRINSIC = "llvm.x86.avx512.vpermi2var.qi.512"
@@ -56,10 +57,11 @@ _FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
 
 @dataclass(frozen=True)
 class _Function:
-    """A map of floats that is a function of a map of bytes: its value for each, read as uint8."""
+    """A map of floats that is a function of a map of bytes: its value for each, read as uint8; its shape."""
 
     of: relax.Var
     values: np.ndarray
+    shape: Shape | None
 
 
 def with_tables(mod: tvm.IRModule) -> tvm.IRModule:
@@ -89,11 +91,15 @@ class _Tables(relax.PyExprMutator):
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         value = binding.value
+        average = self._average(value)
+        if average is not None:
+            binding = relax.VarBinding(binding.var, average)
         found = self._function(value)
         if found is not None and _name(value) == _QUANTIZE:
-            table, source = constant_of(found.values), self.visit_expr(found.of)
+            table, source = constant_of(found.values), self._source(found)
+            attributes = {_PATTERN: _ELEMENTWISE}
             value = self.builder_.call_te(
-                _looked_up, source, table, primfunc_name_hint="lookup", primfunc_attrs={_TABLE: True}
+                _looked_up, source, table, primfunc_name_hint="lookup", primfunc_attrs=attributes
             )
             binding = relax.VarBinding(binding.var, value)
         elif found is not None:
@@ -105,14 +111,18 @@ class _Tables(relax.PyExprMutator):
         name = _name(value)
         if name == "relax.astype" and _dtype(value.args[0]) in _TYPES and _dtype(value) == "float32":
             source = value.args[0]
-            numbers = np.arange(_VALUES, dtype=np.uint8).view(_dtype(source)).astype(np.float32)
-            return _Function(source, numbers) if isinstance(source, relax.Var) else None
+            if not isinstance(source, relax.Var):
+                return None
+            return _Function(source, _numbers(_dtype(source)), static_shape(value))
+        if name == "relax.reshape" and value.args[0] in self.functions:
+            return replace(self.functions[value.args[0]], shape=static_shape(value))
         if name not in _FUNCTIONS and name != _QUANTIZE:
             return None
         known = [self.functions[argument] for argument in value.args if argument in self.functions]
         if not known or not all(other.of.same_as(known[0].of) for other in known):
             return None
-        if static_shape(value) != static_shape(known[0].of):
+        shape = static_shape(value)
+        if any(function.shape != shape for function in known):
             return None
         arrays = []
         for argument in value.args:
@@ -123,8 +133,43 @@ class _Tables(relax.PyExprMutator):
         with np.errstate(all="ignore"):
             if name == _QUANTIZE:
                 data, scale, zero = arrays
-                return _Function(known[0].of, quantized(data, scale, zero, str(value.attrs.out_dtype)))
-            return _Function(known[0].of, _FUNCTIONS[name](*arrays).astype(np.float32))
+                return replace(known[0], values=quantized(data, scale, zero, str(value.attrs.out_dtype)))
+            return replace(known[0], values=_FUNCTIONS[name](*arrays).astype(np.float32))
+
+    def _average(self, value: relax.Expr) -> relax.Expr | None:
+        """The mean of a map's pixels by a sum of its bytes, where the map is an affine function of them."""
+        if _name(value) != "relax.mean" or value.args[0] not in self.functions or not value.attrs.keepdims:
+            return None
+        function, shape = self.functions[value.args[0]], static_shape(value.args[0]) or ()
+        axes = sorted(int(axis) % len(shape) for axis in value.attrs.axis or ())
+        numbers, start = _numbers(_dtype(function.of)), function.values[0]
+        slope = (function.values[_SOME] - start) / _SOME
+        straight = start + slope * numbers
+        if axes != [1, 2] or len(shape) != 4:
+            return None
+        if not np.allclose(function.values, straight, rtol=0, atol=abs(slope) / 64):
+            return None
+        source, scale = self._source(function), slope / (shape[1] * shape[2])
+        sums = self.builder_.emit(self._summed(source))
+        floats = self.builder_.emit(relax.op.astype(sums, "float32"))
+        scaled = self.builder_.emit(relax.op.multiply(floats, constant_of(np.asarray(scale, np.float32))))
+        return relax.op.add(scaled, constant_of(np.asarray(start, np.float32)))
+
+    def _source(self, function: _Function) -> relax.Expr:
+        """The bytes in the function's shape."""
+        source = self.visit_expr(function.of)
+        if function.shape in (None, static_shape(source)):
+            return source
+        return self.builder_.emit(relax.op.reshape(source, function.shape))
+
+    def _summed(self, source: relax.Expr) -> relax.Expr:
+        attributes = {_PATTERN: _SUM}
+        return self.builder_.call_te(_summed, source, primfunc_name_hint="sum", primfunc_attrs=attributes)
+
+
+def _numbers(dtype: str) -> np.ndarray:
+    """What each byte, read as uint8, stands for in a type of 8 bits."""
+    return np.arange(_VALUES, dtype=np.uint8).view(dtype).astype(np.float32)
 
 
 def _name(value: relax.Expr) -> str:
@@ -143,6 +188,16 @@ def _scalar(expr: relax.Expr) -> np.ndarray | None:
     return values.reshape(()) if values.size == 1 else None
 
 
+def _summed(data: te.Tensor) -> te.Tensor:
+    n, height, width, channels = data.shape
+    y, x = te.reduce_axis((0, height), "y"), te.reduce_axis((0, width), "x")
+
+    def value(b: tirx.Var, i: tirx.Var, j: tirx.Var, c: tirx.Var) -> Expr:
+        return te.sum(data[b, y, x, c].astype("int32"), axis=[y, x])
+
+    return te.compute((n, 1, 1, channels), value, name="summed")
+
+
 def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
     def value(*at: tirx.Var) -> Expr:
         return table[data(*at).astype("uint8").astype("int32")]
@@ -150,15 +205,15 @@ def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
     return te.compute(data.shape, value, name="looked_up")
 
 
-@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.LookupsAreElementwise")
-def lookups_are_elementwise(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Let lookups be fused like any elementwise operator: TVM's own analysis does not see that they are."""
-    lookups = {
-        name: function.with_attr("op_pattern", _ELEMENTWISE)
+@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.FusedAsStated")
+def fused_as_stated(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Let lookups be fused like elementwise operators, and sums with what follows, which TVM does not see."""
+    stated = {
+        name: function.with_attr("op_pattern", int(function.attrs[_PATTERN]))
         for name, function in mod.functions.items()
-        if isinstance(function, tirx.PrimFunc) and _TABLE in (function.attrs or {})
+        if isinstance(function, tirx.PrimFunc) and _PATTERN in (function.attrs or {})
     }
-    mod.update(tvm.IRModule(lookups))
+    mod.update(tvm.IRModule(stated))
     return mod
 
 

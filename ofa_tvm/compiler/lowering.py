@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
-from ofa_tvm.compiler.byte_tables import lookups_are_elementwise
+from ofa_tvm.compiler.byte_tables import fused_as_stated
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.dot_kernels import integer_product
@@ -48,7 +48,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
             relax.backend.DispatchSortScan(),  # TopK, CumSum and such have no legalization
             relax.transform.LegalizeOps(own, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
-            lookups_are_elementwise,
+            fused_as_stated,
             *([_small_kernels] if form.lanes else []),
             relax.transform.DeadCodeElimination(["main"]),  # FuseOps warns of dead code on stderr
             relax.transform.FuseOps(),

@@ -92,6 +92,30 @@ def test_vectors_of_every_length(lanes: int, dtype: str, rng: np.random.Generato
     assert ("vpermt2b" in code.mod.inspect_source("asm")) == has_lookups(target)
 
 
+@needs_lookups
+@pytest.mark.parametrize(("channels", "side"), [(24, 7), (16, 112)])
+def test_averages_are_sums_of_bytes(channels: int, side: int, tmp_path: Path) -> None:
+    """As exact at 112 x 112, where a sum in float32 would have rounded."""
+    g = Graph()
+    x = g.input("x", 1, channels, side, side)
+    weights = g.constant(np.eye(channels).reshape(channels, channels, 1, 1), "int8")
+    same = g.op("DequantizeLinear", weights, g.constant(1.0), g.constant(0, "int8"))
+    real = quantised(g, g.op("Conv", quantised(g, x), same))
+    model = g.model(quantised(g, g.op("GlobalAveragePool", real), _OUT_SCALE / 64, _OUT_ZERO))
+    operators, path = kernels(model, tmp_path)
+    assert "sum" in operators
+    assert "mean" not in operators
+    rng = np.random.default_rng(0)
+    data = rng.uniform(-4, 4, (1, channels, side, side)).astype(np.float32)
+    codes = np.clip(np.rint(data / np.float32(_SCALE)) + _ZERO, 0, 255).astype(np.float64)
+    exact = (codes - _ZERO).mean(axis=(2, 3), keepdims=True) * np.float32(_SCALE)
+    step = np.float32(_OUT_SCALE / 64)
+    expected = (np.clip(np.rint(exact / step) + _OUT_ZERO, 0, 255) - _OUT_ZERO) * step
+    got = ofa_tvm.load(path)(data)
+    assert np.abs(np.rint((got - expected) / step)).max() <= 1  # a tie
+    assert (np.abs(got - expected) > step / 2).mean() < 0.1
+
+
 def test_what_is_no_function_of_one_byte_is_computed(tmp_path: Path) -> None:
     """Products of two maps, of a map with numbers of its channels, and sums over positions."""
     g = Graph()
