@@ -329,8 +329,8 @@ class _Parameters(relax.PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _SCALED:
-            return call
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _SCALED or not static_shape(call):
+            return call  # of a scalar it would make an axis
         arguments = [self._with_axis(argument) for argument in call.args]
         return relax.Call(call.op, arguments, call.attrs, call.ty_args)
 
