@@ -21,6 +21,7 @@ from tvm.ir import Expr
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
 from ofa_tvm.compiler.rounding import quantized
+from ofa_tvm.compiler.vectors import BYTES, lanes_of
 from ofa_tvm.targets.tvm_target import cpu_features
 
 REVISION = "tables-3"
@@ -29,7 +30,6 @@ REVISION = "tables-3"
 _QUANTIZE = "relax.quantize"
 _VALUES = 256
 _SOME = 127  # the largest number that all types of 8 bits have
-_TYPES = ("uint8", "int8")
 _PATTERN = "ofa_tvm.pattern"  # attribute of a function: how it may be fused, relax's OpPatternKind
 _ELEMENTWISE, _SUM = 0, 4  # kElemWise, and kOutEWiseFusable: what follows joins it
 _BYTES = 64  # in the register, or in the registers, that an instruction looks up in
@@ -109,7 +109,7 @@ class _Tables(relax.PyExprMutator):
     def _function(self, value: relax.Expr) -> _Function | None:
         """What a call makes, as a function of one map of bytes."""
         name = _name(value)
-        if name == "relax.astype" and _dtype(value.args[0]) in _TYPES and _dtype(value) == "float32":
+        if name == "relax.astype" and _dtype(value.args[0]) in BYTES and _dtype(value) == "float32":
             source = value.args[0]
             if not isinstance(source, relax.Var):
                 return None
@@ -240,9 +240,9 @@ def with_lookups(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.Pri
 
     def looked_up(load: tvm.ir.TensorLoad) -> Expr:
         index = load.indices[0]
-        lanes = tvm.DataType(str(index.ty.dtype)).lanes
+        lanes = lanes_of(index)
         shape = [int(size) if isinstance(size, tirx.IntImm) else 0 for size in load.source.shape]
-        bytes_ = str(load.source.dtype) in _TYPES
+        bytes_ = str(load.source.dtype) in BYTES
         if not bytes_ or shape != [_VALUES] or isinstance(index, tirx.Ramp | tirx.Broadcast):
             return load
         if not 1 < lanes <= most or most % lanes:

@@ -27,19 +27,14 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.sym.analyzer import Analyzer
 
-from ofa_tvm.compiler.cpu_model import cpu_features
+from ofa_tvm.compiler.vectors import NEON_WORDS, element_of, lanes_of, pure_operator, splat, vector_of
+from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "dots-3"
+REVISION = "dots-4"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
-_NAME = "tirx.ofa_tvm_dot4"
 _BYTES = 4
-_NEON = 4  # int32 in a register
-
-tvm.ir.register_op_attr(_NAME, "TVectorizable", True)
-tvm.ir.register_op_attr(_NAME, "TCallEffectKind", 1)  # tirx.CallEffectKind.Pure
-tvm.ir.register_op_attr(_NAME, "TScriptPrinterName", "dot4")
-_DOT4 = tvm.ir.Op.get(_NAME)
+_DOT4 = pure_operator("tirx.ofa_tvm_dot4")
 
 
 def dot4(
@@ -88,7 +83,7 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
         if not _is_dot(call):
             return call
         dot = _Dot.of(call)
-        return dot.added_to(_splat(tirx.const(0, "int32"), dot.lanes), code)
+        return dot.added_to(splat(tirx.const(0, "int32"), dot.lanes), code)
 
     body = tvm_ffi.structural_map(function.body, (tirx.Add, added))
     return function.with_body(tvm_ffi.structural_map(body, (tvm.ir.Call, alone)))
@@ -143,12 +138,12 @@ class _Dot:
     def of(cls, call: tvm.ir.Call) -> _Dot:
         *factors, weights, narrow = call.args
         narrow = narrow.value if isinstance(narrow, tirx.Broadcast) else narrow
-        return cls(tuple(factors), weights, _lanes(weights), bool(int(narrow)))
+        return cls(tuple(factors), weights, lanes_of(weights), bool(int(narrow)))
 
     def added_to(self, total: Expr, code: _Code) -> Expr:
         """The dots added to as many int32, by the CPU's best instructions."""
-        signed = _element(self.factors[0]) == "int8"
-        register = min(self.lanes, _NEON) if code.neon else self.lanes
+        signed = element_of(self.factors[0]) == "int8"
+        register = min(self.lanes, NEON_WORDS) if code.neon else self.lanes
         make = _instruction(register, code.features, signed=signed, narrow=self.narrow)
         if make is None:
             return self._by_arithmetic(total)
@@ -163,7 +158,7 @@ class _Dot:
         """The factors as int32, four bytes each; a register of NEON where they are all the same."""
         if (
             code.neon
-            and self.lanes >= _NEON
+            and self.lanes >= NEON_WORDS
             and all(isinstance(factor, tirx.Broadcast) for factor in self.factors)
         ):
             found = _element_everywhere([factor.value for factor in self.factors], code.analyzer)
@@ -172,7 +167,7 @@ class _Dot:
         return _interleaved(self.factors, self.lanes)
 
     def _by_arithmetic(self, total: Expr) -> Expr:
-        dtype = _vector("int32", self.lanes)
+        dtype = vector_of("int32", self.lanes)
         for i, factor in enumerate(self.factors):
             byte = _shifted(_shifted(self.weights, 24 - 8 * i, "left"), 24, "right")
             total = total + tirx.Cast(dtype, factor) * byte
@@ -181,19 +176,19 @@ class _Dot:
 
 def _part(vector: Expr, start: int, lanes: int) -> Expr:
     """Some of a vector's values, where there are more."""
-    if _lanes(vector) == lanes:
+    if lanes_of(vector) == lanes:
         return vector
     if isinstance(vector, tirx.Broadcast):
-        return _splat(vector.value, lanes)
+        return splat(vector.value, lanes)
     return tirx.Shuffle([vector], list(range(start, start + lanes)))
 
 
 def _interleaved(factors: Sequence[Expr], lanes: int) -> Expr:
     if all(isinstance(factor, tirx.Broadcast) for factor in factors):
-        return _splat(_word([factor.value for factor in factors]), lanes)
+        return splat(_word([factor.value for factor in factors]), lanes)
     if lanes == 1:
         return _word(factors)
-    vectors = [_as_vector(factor, lanes) for factor in factors]
+    vectors = [splat(factor, lanes) for factor in factors]
     pairs = [_reinterpreted(_zipped(vectors[i : i + 2], lanes), "int16", lanes) for i in (0, 2)]
     return _reinterpreted(_zipped(pairs, lanes), "int32", lanes)
 
@@ -201,10 +196,6 @@ def _interleaved(factors: Sequence[Expr], lanes: int) -> Expr:
 def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
     """Values of two vectors in turn."""
     return tirx.Shuffle(list(vectors), [lanes * i + lane for lane in range(lanes) for i in range(2)])
-
-
-def _as_vector(factor: Expr, lanes: int) -> Expr:
-    return factor if _lanes(factor) == lanes else _splat(factor, lanes)
 
 
 def _word(factors: Sequence[Expr]) -> Expr:
@@ -216,7 +207,7 @@ def _word(factors: Sequence[Expr]) -> Expr:
             sides = [_word([factor.args[i] for factor in factors]) for i in (1, 2)]
             return tirx.if_then_else(condition, *sides)
     if _side_by_side(factors):
-        ramp = tirx.Ramp(first.indices[0], tirx.const(1, _element(first.indices[0])), _BYTES)
+        ramp = tirx.Ramp(first.indices[0], tirx.const(1, element_of(first.indices[0])), _BYTES)
         return _reinterpreted(tirx.BufferLoad(first.source, [ramp]), "int32", 1)
     word = _byte(factors[0])
     for i, factor in enumerate(factors[1:], 1):
@@ -234,13 +225,15 @@ def _element_everywhere(factors: Sequence[Expr], analyzer: Analyzer) -> Expr | N
     if not _side_by_side(factors):
         return None
     index = first.indices[0]
-    modular, step = analyzer.modular_set(index), tirx.const(1, _element(index))
+    modular, step = analyzer.modular_set(index), tirx.const(1, element_of(index))
+    extent = first.source.shape[0]
+    whole = int(extent) if isinstance(extent, tirx.IntImm) else 1  # a last part would be read beyond
     for size in (4 * _BYTES, 2 * _BYTES):
         at = int(modular.base) % size
-        if int(modular.coeff) % size == 0 and at % _BYTES == 0:
+        if int(modular.coeff) % size == 0 and at % _BYTES == 0 and whole % size == 0:
             vector = tirx.BufferLoad(first.source, [tirx.Ramp(index - at, step, size)])
             words = [_reinterpreted(vector, "int32", size // _BYTES)]
-            return tirx.Shuffle(words * (4 * _BYTES // size), [at // _BYTES] * _NEON)
+            return tirx.Shuffle(words * (4 * _BYTES // size), [at // _BYTES] * NEON_WORDS)
     return None
 
 
@@ -274,11 +267,11 @@ def _instruction(lanes: int, features: frozenset[str], *, signed: bool, narrow: 
     """The best way to add `lanes` dots; None where there is none but arithmetic."""
     if "sse2" in features:
         return None if signed else _x86_instruction(lanes, features)
-    if lanes == 4 and signed and "dotprod" in features:
+    if lanes == NEON_WORDS and signed and "dotprod" in features:
         return _by_signed_bytes
-    if lanes == 4 and not signed and "i8mm" in features:
+    if lanes == NEON_WORDS and not signed and "i8mm" in features:
         return partial(_by_bytes, "llvm.aarch64.neon.usdot.v4i32.v16i8")
-    if lanes == _NEON and signed and "neon" in features:
+    if lanes == NEON_WORDS and signed and "neon" in features:
         return partial(_by_long_products, narrow)
     return None
 
@@ -297,9 +290,9 @@ def _x86_instruction(lanes: int, features: frozenset[str]) -> Instruction | None
 
 def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By an instruction that adds four products of bytes to each int32."""
-    lanes = _lanes(total)
+    lanes = lanes_of(total)
     operands = (_reinterpreted(value, "int8", _BYTES * lanes) for value in (factors, weights))
-    return tirx.call_llvm_pure_intrin(_vector("int32", lanes), name, total, *operands)
+    return tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, total, *operands)
 
 
 def _by_signed_bytes(total: Expr, factors: Expr, weights: Expr) -> Expr:
@@ -309,14 +302,14 @@ def _by_signed_bytes(total: Expr, factors: Expr, weights: Expr) -> Expr:
 
 def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By ARMv8.0's products of bytes in 16 bits."""
-    left, right = (_reinterpreted(value, "int8", _BYTES * _NEON) for value in (factors, weights))
+    left, right = (_reinterpreted(value, "int8", _BYTES * NEON_WORDS) for value in (factors, weights))
     halves = [
         tirx.call_llvm_pure_intrin(
             "int16x8",
             "llvm.aarch64.neon.smull.v8i16",
-            *(_part(value, start, 2 * _NEON) for value in (left, right)),
+            *(_part(value, start, 2 * NEON_WORDS) for value in (left, right)),
         )
-        for start in (0, 2 * _NEON)
+        for start in (0, 2 * NEON_WORDS)
     ]
     long_sum = partial(tirx.call_llvm_pure_intrin, "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16")
     if narrow:
@@ -328,21 +321,21 @@ def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -
 
 def _by_words(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By an instruction that adds two products of 16-bit integers: bytes 0 and 2, then bytes 1 and 3."""
-    lanes = _lanes(total)
+    lanes = lanes_of(total)
     unsigned, signed = (partial(_reinterpreted, dtype=d, lanes=2 * lanes) for d in ("uint16", "int16"))
     low, high = tirx.const(0xFF, "uint16"), tirx.const(8, "uint16")
     pairs = (
         (
-            tirx.bitwise_and(unsigned(factors), _splat(low, 2 * lanes)),
+            tirx.bitwise_and(unsigned(factors), splat(low, 2 * lanes)),
             _shifted(_shifted(signed(weights), 8, "left"), 8, "right"),
         ),
         (
-            tirx.shift_right(unsigned(factors), _splat(high, 2 * lanes)),
+            tirx.shift_right(unsigned(factors), splat(high, 2 * lanes)),
             _shifted(signed(weights), 8, "right"),
         ),
     )
     for values, factor in pairs:
-        total = total + tirx.call_llvm_pure_intrin(_vector("int32", lanes), name, signed(values), factor)
+        total = total + tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, signed(values), factor)
     return total
 
 
@@ -350,25 +343,9 @@ def _shifted(value: Expr, bits: int, direction: str) -> Expr:
     """Integers shifted; to the right with their sign."""
     if not bits:
         return value
-    amount = _splat(tirx.const(bits, _element(value)), _lanes(value))
+    amount = splat(tirx.const(bits, element_of(value)), lanes_of(value))
     return tirx.shift_left(value, amount) if direction == "left" else tirx.shift_right(value, amount)
 
 
 def _reinterpreted(value: Expr, dtype: str, lanes: int) -> Expr:
-    return tirx.reinterpret(_vector(dtype, lanes), value)
-
-
-def _splat(value: Expr, lanes: int) -> Expr:
-    return value if lanes == 1 else tirx.Broadcast(value, lanes)
-
-
-def _vector(dtype: str, lanes: int) -> str:
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
-
-
-def _lanes(value: Expr) -> int:
-    return int(tvm.DataType(str(value.ty.dtype)).lanes)
-
-
-def _element(value: Expr) -> str:
-    return str(value.ty.dtype).partition("x")[0]
+    return tirx.reinterpret(vector_of(dtype, lanes), value)

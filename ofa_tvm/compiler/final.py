@@ -14,12 +14,11 @@ from tvm import tirx
 
 from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.compiler.toolchain import on_cpu
-
-_BYTES = ("uint8", "int8")
+from ofa_tvm.compiler.vectors import BYTES
 
 
 def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Kernels as code is to be made of them: NaN is kept, and on GPUs true is one.
+    """Kernels as code is to be made of them: NaN is kept, on GPUs true is one, on CPUs indices are short.
 
     Parameters
     ----------
@@ -30,8 +29,10 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """
     functions = {}
     for var, function in mod.functions.items():
-        body = function.body if on_cpu(target) else _with_true_as_one(function.body)
-        functions[var] = _with_short_indices(function.with_body(keeping_nan(body, target)))
+        if on_cpu(target):
+            functions[var] = _with_short_indices(function.with_body(keeping_nan(function.body, target)))
+        else:
+            functions[var] = function.with_body(keeping_nan(_with_true_as_one(function.body), target))
     return tvm.IRModule(functions)
 
 
@@ -39,12 +40,23 @@ def _with_short_indices(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Indices of kernels of bytes as int32, where none is larger.
 
     TVM's own pass for this comes after the loops' hints have become statements, which then name loops that
-    are no more: such loops are not taken apart.
+    are no more: such loops are not taken apart. The pass that is used here takes data for indices as well, so
+    kernels with int64 in them stay as they are.
     """
-    of_bytes = any(str(v.dtype) in _BYTES for v in function.params[:1])
-    if not of_bytes or any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params):
+    of_bytes = any(str(v.dtype) in BYTES for v in function.params[:1])
+    large = any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params)
+    if not of_bytes or large or _has_int64(function):
         return function
     return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
+
+
+def _has_int64(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel reads or writes int64."""
+    dtypes = [str(parameter.dtype) for parameter in function.params]
+    tvm_ffi.structural_walk(
+        function.body, (tirx.BufferStore, lambda store: dtypes.append(str(store.buffer.dtype)))
+    )
+    return "int64" in dtypes
 
 
 def _with_true_as_one(body: tirx.Stmt) -> tirx.Stmt:

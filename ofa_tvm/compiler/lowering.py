@@ -21,10 +21,10 @@ from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
 from ofa_tvm.compiler.rounding import legal_quantize
 from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.compiler.vectors import BYTES
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 _INJECTIVE, _OPAQUE = 2, 8  # relax's OpPatternKind: at most inlined, and not to be fused
-_BYTES = ("uint8", "int8")
 _LARGEST = 64  # operators that are inlined into one expression
 
 
@@ -149,7 +149,7 @@ def _matmul(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
     dtype, out_dtype = str(left.ty.dtype), str(call.attrs.out_dtype or left.ty.dtype)
     matrix = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
     ours = dtype.startswith("float") and out_dtype == ("float32" if dtype == "float16" else dtype)
-    of_bytes = matrix is not None and matrix.ndim == 2 and matrix.dtype == np.int8 and dtype in _BYTES
+    of_bytes = matrix is not None and matrix.ndim == 2 and matrix.dtype == np.int8 and dtype in BYTES
     if lanes and matrix is not None and of_bytes and len(left_shape or ()) > 1:
         return integer_product(bb, left, matrix, form)
     if lanes and ours and left_shape and right_shape and shape and len(left_shape) > 1:

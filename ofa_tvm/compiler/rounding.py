@@ -16,30 +16,36 @@ import tvm_ffi
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
+from ofa_tvm.compiler.vectors import (
+    BYTES,
+    NEON_WORDS,
+    element_of,
+    lanes_of,
+    pure_operator,
+    splat,
+    vector_of,
+)
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "rounding-2"
+REVISION = "rounding-3"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
-_NAME = "tirx.ofa_tvm_quantized"
-tvm.ir.register_op_attr(_NAME, "TVectorizable", True)
-tvm.ir.register_op_attr(_NAME, "TCallEffectKind", 1)  # tirx.CallEffectKind.Pure
-tvm.ir.register_op_attr(_NAME, "TScriptPrinterName", "quantized")
-_QUANTIZED = tvm.ir.Op.get(_NAME)  # a float32, rounded, a constant added, saturated
+_QUANTIZED = pure_operator("tirx.ofa_tvm_quantized")  # a float32, rounded, an int32 added, saturated
 
 
 def _lowered(call: tvm.ir.Call, to_int: Callable[[Expr], Expr]) -> Expr:
     """In any processor's operators: clipped, then rounded; NaN becomes the lowest."""
     real, point = call.args
-    lanes = tvm.DataType(str(call.ty.dtype)).lanes
-    point = point.value if isinstance(point, tirx.Broadcast) else point
-    limits = np.iinfo(str(call.ty.dtype).partition("x")[0])
+    lanes, limits = lanes_of(call), np.iinfo(element_of(call))
+    point = point.value if isinstance(point, tirx.Broadcast) else point  # else one for each value
+    several = lanes_of(point)
+    shift = tirx.Cast(vector_of("float32", several), point)
     least, most = (
-        _splat(tirx.const(float(limit), "float32") - tirx.Cast("float32", point), lanes)
+        splat(splat(tirx.const(float(limit), "float32"), several) - shift, lanes)
         for limit in (limits.min, limits.max)
     )
     whole = to_int(tirx.min(tirx.Select(real > least, real, least), most))
-    return tirx.Cast(str(call.ty.dtype), whole + _splat(point, lanes))
+    return tirx.Cast(str(call.ty.dtype), whole + splat(point, lanes))
 
 
 def _nearest(dtype: str, real: Expr) -> Expr:
@@ -52,14 +58,13 @@ def _nearest_by_llvm(dtype: str, real: Expr) -> Expr:
 
 def _rule(nearest: Callable[[str, Expr], Expr]) -> Callable[[tvm.ir.Call], Expr]:
     def lower(call: tvm.ir.Call) -> Expr:
-        lanes = tvm.DataType(str(call.ty.dtype)).lanes
-        return _lowered(call, partial(nearest, "int32" if lanes == 1 else f"int32x{lanes}"))
+        return _lowered(call, partial(nearest, vector_of("int32", lanes_of(call))))
 
     return lower
 
 
-tirx.register_intrin_lowering(_NAME, target="llvm", f=_rule(_nearest_by_llvm), level=99)
-tirx.register_intrin_lowering(_NAME, target="default", f=_rule(_nearest), level=99)
+tirx.register_intrin_lowering(_QUANTIZED.name, target="llvm", f=_rule(_nearest_by_llvm), level=99)
+tirx.register_intrin_lowering(_QUANTIZED.name, target="default", f=_rule(_nearest), level=99)
 
 
 def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
@@ -78,42 +83,39 @@ def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.
     def saturated(call: tvm.ir.Call) -> Expr:
         if not isinstance(call, tvm.ir.Call) or call.op != _QUANTIZED:
             return call
-        dtype = tvm.DataType(str(call.ty.dtype))
-        if dtype.bits != 8 or dtype.lanes % _WORDS:
+        real, point = call.args
+        if (
+            element_of(call) not in BYTES
+            or lanes_of(call) % NEON_WORDS
+            or not isinstance(point, tirx.Broadcast)
+        ):
             return call
-        unsigned = "u" if str(call.ty.dtype).startswith("u") else ""
-        point = call.args[1].value if isinstance(call.args[1], tirx.Broadcast) else None
-        return call if point is None else _narrowed(call.args[0], point, dtype.lanes, unsigned)
+        return _narrowed(real, point.value, lanes_of(call), element_of(call))
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, saturated)))
 
 
-_WORDS = 4  # values of 32 bits in a register of NEON
 _LOWEST = -1e9  # what is less, and NaN, saturates
 
 
-def _narrowed(real: Expr, point: Expr, lanes: int, unsigned: str) -> Expr:
+def _narrowed(real: Expr, point: Expr, lanes: int, dtype: str) -> Expr:
     """By `fcvtns`, `sqxtn` to 16 bits, the addition there, and `sqxtn` or `sqxtun` to 8 bits."""
     intrinsic, prefix = tirx.call_llvm_pure_intrin, "llvm.aarch64.neon."
-    lowest, shorts = _splat(tirx.const(_LOWEST, "float32"), _WORDS), []
-    for start in range(0, lanes, _WORDS):
-        part = tirx.Shuffle([real], list(range(start, start + _WORDS)))
+    lowest, shorts = splat(tirx.const(_LOWEST, "float32"), NEON_WORDS), []
+    for start in range(0, lanes, NEON_WORDS):
+        part = tirx.Shuffle([real], list(range(start, start + NEON_WORDS)))
         number = intrinsic("float32x4", f"{prefix}fmaxnm.v4f32", part, lowest)
         whole = intrinsic("int32x4", f"{prefix}fcvtns.v4i32.v4f32", number)
         shorts.append(intrinsic("int16x4", f"{prefix}sqxtn.v4i16", whole))
     if len(shorts) == 1:
         shorts *= 2
-    dtype, bytes_ = f"{unsigned and 'u'}int8", []
+    narrow, bytes_ = "sqxtun" if dtype == "uint8" else "sqxtn", []
     for low, high in zip(shorts[::2], shorts[1::2], strict=True):
-        both = tirx.Shuffle([low, high], list(range(2 * _WORDS)))
-        both = intrinsic("int16x8", "llvm.sadd.sat.v8i16", both, _splat(tirx.Cast("int16", point), 8))
-        made = intrinsic("int8x8", f"{prefix}sqxt{unsigned}n.v8i8", both)
+        both = tirx.Shuffle([low, high], list(range(2 * NEON_WORDS)))
+        both = intrinsic("int16x8", "llvm.sadd.sat.v8i16", both, splat(tirx.Cast("int16", point), 8))
+        made = intrinsic("int8x8", f"{prefix}{narrow}.v8i8", both)
         bytes_.append(tirx.reinterpret(f"{dtype}x8", made))
     return tirx.Shuffle(bytes_, list(range(lanes)))
-
-
-def _splat(value: Expr, lanes: int) -> Expr:
-    return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
 def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

@@ -26,10 +26,9 @@ from ofa_tvm.compiler.cpu_model import CpuModel, cpu_model
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
+from ofa_tvm.compiler.vectors import BYTES
 from ofa_tvm.number_formats import INTEGERS, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
-
-_BYTES = ("uint8", "int8")
 
 
 class Templates(ABC):
@@ -174,7 +173,7 @@ class CpuTemplates(Templates):
         return Schedule(mod) if self.count(mod) is None else None
 
     def _machine(self, mod: tvm.IRModule) -> CpuModel:
-        if str(mod["main"].params[0].dtype) in _BYTES:
+        if str(mod["main"].params[0].dtype) in BYTES:
             return cpu_model(self.target, INTEGERS)
         # What is computed in half precision may be read or left in float32, at the network's edges.
         dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}

@@ -285,3 +285,33 @@ def test_another_calibration_has_the_same_kernels(name: str) -> None:
         for zero, seed in ((117, 0), (45, 1))
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["x86", "cortex-a76"])
+def test_bytes_at_the_edges(name: str, tmp_path: Path) -> None:
+    """Zero points along the last axis, and conversions to int64, whose kernels have long indices."""
+    g = Graph()
+    x = g.input("x", 5, 16)
+    along = g.constant(np.linspace(0.02, 0.05, 16)), g.constant(np.arange(16) * 7, "uint8")
+    plain = g.op("QuantizeLinear", x, g.constant(0.03), g.constant(100, "uint8"))
+    picture = g.op("Reshape", plain, g.constant(np.array([1, 5, 4, 4]), "int64"))
+    model = g.model(
+        g.op("QuantizeLinear", x, *along, axis=1),
+        g.op("Cast", g.op("MaxPool", picture, kernel_shape=[2, 2]), to=onnx.TensorProto.INT64),
+        g.op("Add", g.op("Cast", plain, to=onnx.TensorProto.INT64), g.constant(np.array(2**40), "int64")),
+    )
+    data = np.random.default_rng(0).uniform(-5, 5, (5, 16)).astype(np.float32)
+    target = arm_target(name) if name.startswith("cortex") else get_target(name)
+    module = ofa_tvm.compile(model, target, tmp_path / "m.so")
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": data})
+    for got, want in zip(ofa_tvm.load(module.path, target)(data), expected, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+
+
+def test_no_word_is_read_beyond_a_map() -> None:
+    """ARM's dots take words from vectors of 16 bytes, where those lie in the map: not of three rows of 8."""
+    target = get_target("cortex-a76")
+    for rows, vectors in ((3, False), (4, True)):
+        text = built(product(target, rows, 8, 16, "int8"), target)[0].mod.inspect_source("ll")
+        assert ("load <4 x i32>" in text) == vectors, rows
