@@ -27,7 +27,7 @@ from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.vectors import BYTES
-from ofa_tvm.number_formats import INTEGERS, computes_in_half
+from ofa_tvm.number_formats import INTEGERS, byte_products, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -147,7 +147,7 @@ class CpuTemplates(Templates):
     @property
     def dots(self) -> bool:
         """VNNI, or dotprod."""
-        return not {"avx512vnni", "avxvnni", "dotprod"}.isdisjoint(cpu_features(self.target))
+        return byte_products(cpu_features(self.target)) in ("vpdpbusd", "sdot")
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""

@@ -92,9 +92,8 @@ class MapQuantizer(nn.Module):
                 self.low.lerp_(low, self.momentum)
                 self.high.lerp_(high, self.momentum)
         scale, zero = _scheme(low, high)
-        point = (
-            zero if x.is_cuda else float(zero)
-        )  # a GPU would wait for a number, a CPU is slow with tensors
+        # A GPU would wait for a number, a CPU is slow with tensors.
+        point = zero if x.is_cuda else float(zero)
         return _on_grid(x, scale, -point, STEPS - point)
 
     def scheme(self) -> tuple[np.float32, np.uint8]:
