@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-DType = Literal["float32", "float16-weights", "float16"]
+DType = Literal["float32", "float16-weights", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 
 INTEGERS = "int8"
@@ -43,10 +43,12 @@ class Exactness:
 
 # float32: rounding gives 1e-6 to 1e-5; other sums in other orders up to 1e-4. float16 keeps 11 bits of each
 # value (up to 65504), and whole networks round many times; random inputs are rounded worse than pictures.
+# bfloat16 keeps 8 bits, and sums are float32: 3e-3 to 9e-3 in subnets of random weights, of any input.
 EXACTNESS: Mapping[DType, Exactness] = {
     "float32": Exactness({"export": 1e-3, "kernel": 1e-3, "measure": 1e-3, "ship": 1e-3}, 100.0),
     "float16-weights": Exactness({"export": 1e-3, "kernel": 2e-3, "measure": 5e-3, "ship": 5e-3}, 100.0),
     "float16": Exactness({"export": 1e-3, "kernel": 2e-2, "measure": 5e-2, "ship": 3e-2}, 8.0),
+    "bfloat16": Exactness({"export": 1e-3, "kernel": 2e-2, "measure": 5e-2, "ship": 3e-2}, 100.0),
 }
 
 
@@ -55,7 +57,10 @@ def exactness(dtype: str) -> Exactness:
     return next((found for name, found in EXACTNESS.items() if name == dtype), EXACTNESS["float32"])
 
 
-NEEDS = {"float16-weights": "is for CPUs that read float16 (x86-64-v3 and later, ARM)"}
+NEEDS = {
+    "float16-weights": "is for CPUs that read float16 (x86-64-v3 and later, ARM)",
+    "bfloat16": "is for CPUs",
+}
 """Of formats that not every target has: which have them."""
 
 _PLAIN = "32-bit products"
@@ -80,6 +85,7 @@ def supported(features: AbstractSet[str] | None) -> dict[str, str]:
     if reads_half(features):
         found["float16-weights"] = "F16C" if "f16c" in features else "NEON"
     found["float16"] = "fullfp16" if computes_in_half(features) else "storage"
+    found["bfloat16"] = bfloat16_products(features) or "storage"
     found[INTEGERS] = byte_products(features)
     return found
 
@@ -97,6 +103,13 @@ def computes_in_half(features: AbstractSet[str]) -> bool:
 def reads_half(features: AbstractSet[str]) -> bool:
     """Whether a CPU has an instruction that widens float16: F16C on x86, all of ARM's 64-bit CPUs."""
     return "f16c" in features or "neon" in features
+
+
+def bfloat16_products(features: AbstractSet[str]) -> str:
+    """What multiplies and adds pairs of bfloat16, "" where nothing does; `compiler/pairs.py` makes it."""
+    if "avx512bf16" in features:
+        return "vdpbf16ps"
+    return "bfdot" if {"bf16", "neon"} <= features else ""
 
 
 def byte_products(features: AbstractSet[str]) -> str:

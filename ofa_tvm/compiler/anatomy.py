@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
 from ofa_tvm.compiler.dots import has_dots
+from ofa_tvm.compiler.pairs import has_pairs
 
 LINES = "ofa_tvm.lines"  # annotation of a reduction: how many lines of its result belong in one tile
 _DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
@@ -33,7 +34,7 @@ class Anatomy:
     together
         Lines of the result that are computed together, since they share what they read.
     in_dots
-        Whether it adds dots of bytes (`dots`).
+        Whether it adds dots of bytes (`dots`) or of pairs of bfloat16 (`pairs`).
     """
 
     reduction: str
@@ -65,7 +66,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
     if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds or _spread(sch, blocks[at], blocks[-1]):
         return None
     padded: tuple[int, ...] = ()
-    in_place = False
+    in_place, body = False, sch.get(blocks[at]).body
     for name, block in zip(names, blocks, strict=True):
         if name == padding:
             padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
@@ -84,7 +85,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
         padded=padded,
         in_place=in_place,
         together=int(sch.get(blocks[at]).annotations.get(LINES, 1)),
-        in_dots=has_dots(sch.get(blocks[at]).body),
+        in_dots=has_dots(body) or has_pairs(body),
     )
 
 

@@ -106,6 +106,7 @@ def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tv
     finished = PASSES[target.dtype].finish(mod, form.in_half)
     finished = scalars_as_parameters(finished)
     lowered = lowering.lower(finished, target.tvm_target(), target.dtype)
+    lowered = PASSES[target.dtype].store(lowered)
     if not _is_static(lowered):
         raise ValueError(
             "the shape of what it makes depends on values that the network computes, or its kernel for "

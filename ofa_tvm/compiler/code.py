@@ -10,11 +10,11 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
-from ofa_tvm.compiler import byte_tables, dots, rounding
+from ofa_tvm.compiler import byte_tables, dots, pairs, rounding
 from ofa_tvm.compiler.toolchain import on_cpu
 
 # Of what is done here, a part of cached objects' names.
-REVISION = f"stack-2 {dots.REVISION} {byte_tables.REVISION} {rounding.REVISION}"
+REVISION = f"stack-2 {dots.REVISION} {byte_tables.REVISION} {rounding.REVISION} {pairs.REVISION}"
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
@@ -37,7 +37,12 @@ def _cpu_pipeline() -> tuple[Any, Any, Any]:
     lower, _, finish_device = compilation_pipeline.get_tir_pipeline("s_tir")
 
     def finish_host() -> tvm.transform.Pass:
-        passes = [_on_stack, _bytes, tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
+        passes = [
+            _on_stack,
+            _with_instructions,
+            tirx.transform.LowerTVMBuiltin(),
+            tirx.transform.LowerIntrin(),
+        ]
         return tvm.transform.Sequential(passes)
 
     return lower, finish_host, finish_device
@@ -61,12 +66,17 @@ def _on_stack(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tir
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, kept)))
 
 
-@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Bytes")
-def _bytes(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
-    """Instructions for sums of products of bytes, for tables of them, and for what becomes one."""
+@tirx.transform.prim_func_pass(opt_level=0, name="ofa_tvm.Instructions")
+def _with_instructions(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: Any) -> tirx.PrimFunc:
+    """Instructions for sums of products of bytes, for tables of them, for what becomes one; for bfloat16."""
     target = function.attrs["target"]
-    for instructions in (dots.with_dots, byte_tables.with_lookups, rounding.with_saturation):
-        function = instructions(function, target)
+    for rewritten in (
+        dots.with_dots,
+        byte_tables.with_lookups,
+        rounding.with_saturation,
+        pairs.with_pairs,
+    ):
+        function = rewritten(function, target)
     return function
 
 

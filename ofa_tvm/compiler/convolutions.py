@@ -9,7 +9,14 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.products import ProductForm, added_in_blocks, packs, product_of
+from ofa_tvm.compiler.products import (
+    ProductForm,
+    added_in_blocks,
+    packs,
+    paired,
+    product_of,
+    product_of_pairs,
+)
 
 _MANY = 16  # input channels from which on weights are read in panels
 
@@ -48,6 +55,10 @@ def convolution(
     if _packs_channels(weight, lanes):
         panel = math.gcd(c_out, lanes)
         weight = weight.reshape(kh, kw, c_in, -1, panel).transpose(3, 0, 1, 2, 4)
+        if form.in_pairs and weight.dtype == np.float32:
+            window = list(strides), list(padding), list(dilation)
+            panels = constant_of(paired(weight))
+            return bb.call_te(_dense_of_pairs, data, panels, *window, c_in, primfunc_name_hint="conv2d")
 
     def part(start: int, stop: int) -> relax.Call:
         return bb.call_te(
@@ -119,6 +130,30 @@ def _dense(
         output_size(height, kh, strides[0], dilation[0]),
         output_size(width, kw, strides[1], dilation[1]),
         math.prod(panels) * panel,
+    )
+    return te.compute(shape, value, name="conv2d")
+
+
+def _dense_of_pairs(
+    data: te.Tensor, weight: te.Tensor, strides: list[int], padding: list[int], dilation: list[int], c_in: int
+) -> te.Tensor:
+    """The weights are (c_out / panel, kh, kw, c_in / 2, panel)."""
+    panels, kh, kw, terms, panel = (int(v) for v in weight.shape)
+    source = padded(data, c_in, padding)
+    n, height, width, _ = (int(v) for v in source.shape)
+    dy, dx, dc = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (terms, "dc")))
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
+        two = weight[c // panel, dy, dx, dc, c % panel]
+        product = product_of_pairs(lambda at: source[b, line, column, at], two, dc, c_in)
+        return te.sum(product, axis=[dy, dx, dc])
+
+    shape = (
+        n,
+        output_size(height, kh, strides[0], dilation[0]),
+        output_size(width, kw, strides[1], dilation[1]),
+        panels * panel,
     )
     return te.compute(shape, value, name="conv2d")
 

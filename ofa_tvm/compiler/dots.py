@@ -28,6 +28,7 @@ from tvm.ir import Expr
 from tvm.sym.analyzer import Analyzer
 
 from ofa_tvm.compiler.vectors import NEON_WORDS, element_of, lanes_of, pure_operator, splat, vector_of
+from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words
 from ofa_tvm.targets.tvm_target import cpu_features
 
 REVISION = "dots-4"
@@ -71,7 +72,7 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
     """
     if not has_dots(function.body):
         return function
-    code = _Code(cpu_features(target), _bound(function.body))
+    code = _Code(cpu_features(target), bound(function.body))
 
     def added(node: tirx.Add) -> Expr:
         for total, call in ((node.a, node.b), (node.b, node.a)):
@@ -87,18 +88,6 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
 
     body = tvm_ffi.structural_map(function.body, (tirx.Add, added))
     return function.with_body(tvm_ffi.structural_map(body, (tvm.ir.Call, alone)))
-
-
-def _bound(body: tirx.Stmt) -> Analyzer:
-    """Knows the indices that have become variables of their own."""
-    analyzer = Analyzer()
-
-    def bind(node: tirx.Bind) -> None:
-        if str(getattr(node.value.ty, "dtype", "")) in ("int32", "int64"):
-            analyzer.bind(node.var, node.value)
-
-    tvm_ffi.structural_walk(body, (tirx.Bind, bind))
-    return analyzer
 
 
 def has_dots(body: tirx.Stmt) -> bool:
@@ -147,116 +136,20 @@ class _Dot:
         make = _instruction(register, code.features, signed=signed, narrow=self.narrow)
         if make is None:
             return self._by_arithmetic(total)
-        operands = total, self._quads(code), self.weights
+        factors = words(self.factors, self.lanes, code.analyzer, neon=code.neon)
+        operands = total, factors, self.weights
         parts = [
-            make(*(_part(value, start, register) for value in operands))
+            make(*(part(value, start, register) for value in operands))
             for start in range(0, self.lanes, register)
         ]
         return parts[0] if len(parts) == 1 else tirx.Shuffle(parts, list(range(self.lanes)))
 
-    def _quads(self, code: _Code) -> Expr:
-        """The factors as int32, four bytes each; a register of NEON where they are all the same."""
-        if (
-            code.neon
-            and self.lanes >= NEON_WORDS
-            and all(isinstance(factor, tirx.Broadcast) for factor in self.factors)
-        ):
-            found = _element_everywhere([factor.value for factor in self.factors], code.analyzer)
-            if found is not None:
-                return found
-        return _interleaved(self.factors, self.lanes)
-
     def _by_arithmetic(self, total: Expr) -> Expr:
         dtype = vector_of("int32", self.lanes)
         for i, factor in enumerate(self.factors):
-            byte = _shifted(_shifted(self.weights, 24 - 8 * i, "left"), 24, "right")
+            byte = shifted(shifted(self.weights, 24 - 8 * i, "left"), 24, "right")
             total = total + tirx.Cast(dtype, factor) * byte
         return total
-
-
-def _part(vector: Expr, start: int, lanes: int) -> Expr:
-    """Some of a vector's values, where there are more."""
-    if lanes_of(vector) == lanes:
-        return vector
-    if isinstance(vector, tirx.Broadcast):
-        return splat(vector.value, lanes)
-    return tirx.Shuffle([vector], list(range(start, start + lanes)))
-
-
-def _interleaved(factors: Sequence[Expr], lanes: int) -> Expr:
-    if all(isinstance(factor, tirx.Broadcast) for factor in factors):
-        return splat(_word([factor.value for factor in factors]), lanes)
-    if lanes == 1:
-        return _word(factors)
-    vectors = [splat(factor, lanes) for factor in factors]
-    pairs = [_reinterpreted(_zipped(vectors[i : i + 2], lanes), "int16", lanes) for i in (0, 2)]
-    return _reinterpreted(_zipped(pairs, lanes), "int32", lanes)
-
-
-def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
-    """Values of two vectors in turn."""
-    return tirx.Shuffle(list(vectors), [lanes * i + lane for lane in range(lanes) for i in range(2)])
-
-
-def _word(factors: Sequence[Expr]) -> Expr:
-    """Four scalars as one int32: one load where they lie side by side, once for both sides of a choice."""
-    first = factors[0]
-    if all(_is_choice(factor) for factor in factors):
-        condition = first.args[0]
-        if all(tvm_ffi.structural_equal(factor.args[0], condition) for factor in factors[1:]):
-            sides = [_word([factor.args[i] for factor in factors]) for i in (1, 2)]
-            return tirx.if_then_else(condition, *sides)
-    if _side_by_side(factors):
-        ramp = tirx.Ramp(first.indices[0], tirx.const(1, element_of(first.indices[0])), _BYTES)
-        return _reinterpreted(tirx.BufferLoad(first.source, [ramp]), "int32", 1)
-    word = _byte(factors[0])
-    for i, factor in enumerate(factors[1:], 1):
-        word = tirx.bitwise_or(word, tirx.shift_left(_byte(factor), tirx.const(8 * i, "uint32")))
-    return tirx.reinterpret("int32", word)
-
-
-def _element_everywhere(factors: Sequence[Expr], analyzer: Analyzer) -> Expr | None:
-    """A register of one word, the element of a vector that is loaded for several words of a row.
-
-    ARM's instructions take one element of a register for all, but LLVM makes a load of each element that it
-    is shown alone.
-    """
-    first = factors[0]
-    if not _side_by_side(factors):
-        return None
-    index = first.indices[0]
-    modular, step = analyzer.modular_set(index), tirx.const(1, element_of(index))
-    extent = first.source.shape[0]
-    whole = int(extent) if isinstance(extent, tirx.IntImm) else 1  # a last part would be read beyond
-    for size in (4 * _BYTES, 2 * _BYTES):
-        at = int(modular.base) % size
-        if int(modular.coeff) % size == 0 and at % _BYTES == 0 and whole % size == 0:
-            vector = tirx.BufferLoad(first.source, [tirx.Ramp(index - at, step, size)])
-            words = [_reinterpreted(vector, "int32", size // _BYTES)]
-            return tirx.Shuffle(words * (4 * _BYTES // size), [at // _BYTES] * NEON_WORDS)
-    return None
-
-
-def _byte(factor: Expr) -> Expr:
-    """A scalar's eight bits in the lowest ones of a uint32."""
-    if isinstance(factor, tirx.IntImm):
-        return tirx.const(int(factor) & 0xFF, "uint32")
-    return tirx.bitwise_and(tirx.Cast("uint32", factor), tirx.const(0xFF, "uint32"))
-
-
-def _is_choice(factor: Expr) -> bool:
-    return isinstance(factor, tvm.ir.Call) and str(factor.op.name).endswith("if_then_else")
-
-
-def _side_by_side(factors: Sequence[Expr]) -> bool:
-    if not all(isinstance(factor, tvm.ir.TensorLoad) and len(factor.indices) == 1 for factor in factors):
-        return False
-    first, analyzer = factors[0], Analyzer()
-    return all(
-        factor.source.same_as(first.source)
-        and analyzer.can_prove_equal(factor.indices[0] - first.indices[0], i)
-        for i, factor in enumerate(factors)
-    )
 
 
 Instruction = Callable[[Expr, Expr, Expr], Expr]
@@ -291,7 +184,7 @@ def _x86_instruction(lanes: int, features: frozenset[str]) -> Instruction | None
 def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By an instruction that adds four products of bytes to each int32."""
     lanes = lanes_of(total)
-    operands = (_reinterpreted(value, "int8", _BYTES * lanes) for value in (factors, weights))
+    operands = (reinterpreted(value, "int8", _BYTES * lanes) for value in (factors, weights))
     return tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, total, *operands)
 
 
@@ -302,12 +195,12 @@ def _by_signed_bytes(total: Expr, factors: Expr, weights: Expr) -> Expr:
 
 def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By ARMv8.0's products of bytes in 16 bits."""
-    left, right = (_reinterpreted(value, "int8", _BYTES * NEON_WORDS) for value in (factors, weights))
+    left, right = (reinterpreted(value, "int8", _BYTES * NEON_WORDS) for value in (factors, weights))
     halves = [
         tirx.call_llvm_pure_intrin(
             "int16x8",
             "llvm.aarch64.neon.smull.v8i16",
-            *(_part(value, start, 2 * NEON_WORDS) for value in (left, right)),
+            *(part(value, start, 2 * NEON_WORDS) for value in (left, right)),
         )
         for start in (0, 2 * NEON_WORDS)
     ]
@@ -322,30 +215,18 @@ def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -
 def _by_words(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By an instruction that adds two products of 16-bit integers: bytes 0 and 2, then bytes 1 and 3."""
     lanes = lanes_of(total)
-    unsigned, signed = (partial(_reinterpreted, dtype=d, lanes=2 * lanes) for d in ("uint16", "int16"))
+    unsigned, signed = (partial(reinterpreted, dtype=d, lanes=2 * lanes) for d in ("uint16", "int16"))
     low, high = tirx.const(0xFF, "uint16"), tirx.const(8, "uint16")
     pairs = (
         (
             tirx.bitwise_and(unsigned(factors), splat(low, 2 * lanes)),
-            _shifted(_shifted(signed(weights), 8, "left"), 8, "right"),
+            shifted(shifted(signed(weights), 8, "left"), 8, "right"),
         ),
         (
             tirx.shift_right(unsigned(factors), splat(high, 2 * lanes)),
-            _shifted(signed(weights), 8, "right"),
+            shifted(signed(weights), 8, "right"),
         ),
     )
     for values, factor in pairs:
         total = total + tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, signed(values), factor)
     return total
-
-
-def _shifted(value: Expr, bits: int, direction: str) -> Expr:
-    """Integers shifted; to the right with their sign."""
-    if not bits:
-        return value
-    amount = splat(tirx.const(bits, element_of(value)), lanes_of(value))
-    return tirx.shift_left(value, amount) if direction == "left" else tirx.shift_right(value, amount)
-
-
-def _reinterpreted(value: Expr, dtype: str, lanes: int) -> Expr:
-    return tirx.reinterpret(vector_of(dtype, lanes), value)

@@ -13,6 +13,7 @@ import tvm_ffi
 from tvm import tirx
 
 from ofa_tvm.compiler.nan import keeping_nan
+from ofa_tvm.compiler.pairs import folded
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.vectors import BYTES
 
@@ -30,7 +31,8 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     functions = {}
     for var, function in mod.functions.items():
         if on_cpu(target):
-            functions[var] = _with_short_indices(function.with_body(keeping_nan(function.body, target)))
+            body = folded(keeping_nan(function.body, target))
+            functions[var] = _with_short_indices(function.with_body(body))
         else:
             functions[var] = function.with_body(keeping_nan(_with_true_as_one(function.body), target))
     return tvm.IRModule(functions)

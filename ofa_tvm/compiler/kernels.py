@@ -79,6 +79,11 @@ def _operators(name: str) -> tuple[str, ...]:
     return tuple(text.split("_"))
 
 
+def has_product(hint: str) -> bool:
+    """Whether what fusion named so computes a convolution or a matrix product."""
+    return Signature(_operators(hint), ()).has_product
+
+
 def _signature(hint: str, function: tvm.tirx.PrimFunc) -> Signature:
     dtypes = tuple(str(buffer.dtype) for buffer in function.params)
     return Signature(_operators(hint), tuple(shapes(function)), dtypes)

@@ -20,6 +20,7 @@ from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import static_shape
+from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
 
 _ROWS = range(4, 14)  # sizes of a register tile
 _FEW_ROWS = 4  # for fewer than so many, a product takes as long as its weights take from memory
@@ -47,6 +48,8 @@ class ProductForm:
         Columns of the panels in which int8 weights are stored, where they fill them.
     dots
         Whether an instruction adds products of four bytes.
+    in_pairs
+        Whether weights are stored as pairs of bfloat16, with which maps are multiplied in bfloat16.
     """
 
     lanes: int | None = 1
@@ -56,6 +59,7 @@ class ProductForm:
     byte_tables: bool = False
     panel: int = 1
     dots: bool = True
+    in_pairs: bool = False
 
 
 PLAIN = ProductForm()
@@ -83,6 +87,37 @@ def product_of(left: tirx.Expr, right: tirx.Expr, *dtypes: str, in_half: bool = 
     if "float16" not in dtypes or in_half:
         return left * right
     return left.astype("float32") * right.astype("float32")
+
+
+def paired(panels: np.ndarray) -> np.ndarray:
+    """Weights (..., k, panel) as pairs (..., k / 2, panel) of them, filled up with zeros."""
+    *lead, depth, panel = panels.shape
+    whole = np.pad(panels, [(0, 0)] * len(lead) + [(0, -depth % PAIR), (0, 0)])
+    return pairs(whole.reshape(*lead, -1, PAIR, panel).swapaxes(-1, -2))
+
+
+def product_of_pairs(
+    value: Callable[[tirx.Expr], tirx.Expr], weights: tirx.Expr, number: tirx.Expr, extent: int
+) -> tirx.Expr:
+    """One of the products of pairs that are the sum over an axis of `extent` float32 values.
+
+    Parameters
+    ----------
+    value
+        The value at an index.
+    weights
+        Those that belong to this pair.
+    number
+        Of the pair.
+    """
+    factors = [nearest(value(PAIR * number))]
+    last, zero = PAIR * number + 1, tirx.const(0, "uint16")
+    if extent % PAIR:
+        inside = nearest(value(tirx.min(last, extent - 1)))
+        factors.append(tirx.if_then_else(last < extent, inside, zero))
+    else:
+        factors.append(nearest(value(last)))
+    return dot2(factors, weights)
 
 
 def added_in_blocks(
@@ -144,6 +179,9 @@ def packed_product(
         matrix = np.pad(matrix, [(0, 0), (0, _rounded(width, lanes) - width)])
     panel = math.gcd(matrix.shape[1], lanes)
     packed = np.ascontiguousarray(matrix.reshape(depth, -1, panel).transpose(1, 0, 2))
+    if form.in_pairs and matrix.dtype == np.float32:
+        panels = constant_of(paired(packed))
+        return bb.call_te(_product_of_pairs, left, panels, width, depth, primfunc_name_hint="matmul")
 
     def part(start: int, stop: int) -> relax.Call:
         panels = constant_of(packed[:, start:stop])
@@ -204,6 +242,19 @@ def _product(left: te.Tensor, right: te.Tensor, width: int, start: int, in_half:
         value = left(*row, start + k if start else k)
         factors = value, right[j // panel, k, j % panel]
         return te.sum(product_of(*factors, left.dtype, right.dtype, in_half=in_half), axis=k)
+
+    return of_rows(lead, height, width, panels * panel, product)
+
+
+def _product_of_pairs(left: te.Tensor, right: te.Tensor, width: int, depth: int) -> te.Tensor:
+    """The matrix is stored as (n / panel, k / 2, panel)."""
+    panels, terms, panel = (int(extent) for extent in right.shape)
+    *lead, height = (int(extent) for extent in left.shape[:-1])
+    k = te.reduce_axis((0, terms), name="k")
+
+    def product(row: Sequence[tirx.Var], j: tirx.Var) -> te.Tensor:
+        weights = right[j // panel, k, j % panel]
+        return te.sum(product_of_pairs(lambda at: left(*row, at), weights, k, depth), axis=k)
 
     return of_rows(lead, height, width, panels * panel, product)
 

@@ -86,7 +86,8 @@ class Templates(ABC):
         """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
         bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots
-        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_)
+        in_pairs = dtype == "bfloat16"
+        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, in_pairs)
 
     @abstractmethod
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
