@@ -34,7 +34,8 @@ from ofa_tvm.accuracy.correction import transferred
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.files import write_atomic
-from ofa_tvm.supernet import Arithmetic, Supernet, build_supernet, set_dtype
+from ofa_tvm.number_formats import Arithmetic
+from ofa_tvm.supernet import Supernet, build_supernet, set_dtype
 from ofa_tvm.supernet.fake_quantization import STEPS, MapQuantizer
 from ofa_tvm.targets import get_target
 from ofa_tvm.training import ArrayData, Phase, load_data, train

@@ -24,8 +24,9 @@ import torch
 from provenance import save
 from torch import Tensor
 
+from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.spaces import get_space
-from ofa_tvm.supernet import Arithmetic, build_supernet, set_dtype
+from ofa_tvm.supernet import build_supernet, set_dtype
 from ofa_tvm.targets.machine import detect_machine
 from ofa_tvm.training import paper_config
 from ofa_tvm.training.memory import keep_freed_memory

@@ -33,7 +33,7 @@ from ofa_tvm.estimators.files import (
 from ofa_tvm.estimators.gaussian import Posterior, fit
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.estimators.scales import Learned
-from ofa_tvm.number_formats import DTYPES, INTEGERS
+from ofa_tvm.number_formats import DTYPES
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
@@ -292,7 +292,7 @@ def dtype_in(path: str | os.PathLike[str], header: Header) -> str:
         If there is no such dtype.
     """
     dtype = header.get("dtype", "float32")
-    if dtype not in (*DTYPES, INTEGERS):
+    if dtype not in DTYPES:
         raise damaged(path, f"there is no dtype {shown(dtype, 40)}")
     return str(dtype)
 

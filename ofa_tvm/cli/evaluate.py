@@ -25,8 +25,9 @@ from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, spa
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
+    from ofa_tvm.number_formats import Arithmetic
     from ofa_tvm.spaces import Arch, Space
-    from ofa_tvm.supernet import Arithmetic, Supernet
+    from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.project import Project
 

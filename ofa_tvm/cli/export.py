@@ -24,12 +24,12 @@ from ofa_tvm.cli.options import OUTPUT_PATH, space_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from ofa_tvm.supernet import Arithmetic, Network
+    from ofa_tvm.number_formats import Arithmetic
+    from ofa_tvm.supernet import Network
     from ofa_tvm.training import ImageData
     from ofa_tvm.workflow.project import Project
 
 _COUNTED = 500  # validation images that say what int8 costs
-_NOISE = 16  # inputs that give random weights their ranges
 
 
 @click.command(short_help="Write a subnet as ONNX, checked against PyTorch.")
@@ -225,14 +225,11 @@ def _calibrate(
 
 def _without_images(network: Network, dtype: Arithmetic, side: int, random: bool, seed: int) -> None:
     """Statistics stay as they are; random weights get ranges of noise."""
-    import torch
-
-    from ofa_tvm.supernet import calibrate, set_dtype
+    from ofa_tvm.supernet import calibrate_on_noise, set_dtype
 
     set_dtype(network, dtype)
     if dtype == "int8" and random:
-        generator = torch.Generator().manual_seed(seed)
-        calibrate(network, [torch.randn(_NOISE, network.spec.stem[0].c_in, side, side, generator=generator)])
+        calibrate_on_noise(network, side, seed)
 
 
 def _say_cost(

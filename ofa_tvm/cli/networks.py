@@ -15,8 +15,9 @@ from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.workflow.project import Project, find_project
 
 if TYPE_CHECKING:
+    from ofa_tvm.number_formats import Arithmetic
     from ofa_tvm.spaces import Arch, Space
-    from ofa_tvm.supernet import Arithmetic, Supernet
+    from ofa_tvm.supernet import Supernet
     from ofa_tvm.training import ImageData
 
 R = TypeVar("R")

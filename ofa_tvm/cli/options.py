@@ -10,7 +10,7 @@ import click
 
 from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import require_file
-from ofa_tvm.number_formats import DTYPES, INTEGERS
+from ofa_tvm.number_formats import DTYPES
 
 
 class _PathOf(click.ParamType):
@@ -54,21 +54,9 @@ threads_option = click.option(
 )
 
 
-class _DType(click.Choice):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == INTEGERS:
-            self.fail(
-                "int8 is not chosen here: a model is quantised (`ofa-tvm quantize model.onnx`, or another "
-                f"tool's QDQ), and computed in integers by itself. {', '.join(DTYPES)} are chosen here",
-                param,
-                ctx,
-            )
-        return super().convert(value, param, ctx)
-
-
 dtype_option = click.option(
     "--dtype",
-    type=_DType(DTYPES),
+    type=click.Choice(DTYPES),
     help="Of weights and feature maps; by default the target's (float32).",
 )
 space_option = click.option(

@@ -240,11 +240,12 @@ def prepare(
     source = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     mod = lower_onnx(proto, target, shape, source)
     table = find_records(target, logs) if records is None else records
+    kernels = kernels_of(mod)
+    target = _stated(target, kernels.values(), source)
     tvm_target = target.tvm_target()
 
     single = find_records(target.with_threads(1), logs) if records is None and target.threads > 1 else None
     transfer = Transfer(table, *([single] if single else []))
-    kernels = kernels_of(mod)
     chosen = {name: _schedule(kernel, table, transfer, tvm_target) for name, kernel in kernels.items()}
     metadata = network_metadata(proto, mod, target)
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
@@ -265,6 +266,24 @@ def prepare(
     fraction = _tuned_fraction(list(kernels.values()), network.uses)
     compiled = CompiledModule(path, network.uses, fraction)
     return Unlinked(compiled, partial(library, target=target, path=path, size=size))
+
+
+def _stated(target: Target, kernels: Iterable[Kernel], source: str) -> Target:
+    """The target with the number format that a network's products are in.
+
+    Raises
+    ------
+    UserError
+        If integers were asked for and there are none.
+    """
+    if any(kernel.signature.in_integers for kernel in kernels):
+        return target.with_dtype("int8") if target.dtype == "float32" else target
+    if target.dtype == "int8":
+        raise UserError(
+            f"{source} is not quantised, so no kernel of it would be in int8; quantise it first (ofa-tvm "
+            "quantize MODEL --data IMAGES -o model.int8.onnx), or leave --dtype out"
+        )
+    return target
 
 
 def _schedule(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from ofa_tvm.number_formats import INTEGERS, byte_products, computes_in_half
+from ofa_tvm.number_formats import byte_products, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -59,13 +59,13 @@ def cpu_model(target: tvm.target.Target, dtype: str = "float32") -> CpuModel:
     # llvm_get_vector_width is no help: it says 512 for any x86.
     features = cpu_features(target)
     threads = int(target.attrs.get("num-cores", 1))
-    by_words = dtype == INTEGERS and byte_products(features) in ("vpmaddwd", "pmaddwd")
+    by_words = dtype == "int8" and byte_products(features) in ("vpmaddwd", "pmaddwd")
     if "avx512f" in features:
         return CpuModel(lanes=16, registers=32, threads=threads, by_words=by_words)
     if "avx" in features:
         return CpuModel(lanes=8, registers=16, threads=threads, by_words=by_words)
     neon = "neon" in features
     lanes = 8 if dtype == "float16" and computes_in_half(features) else 4
-    longest = 16 if neon and dtype == INTEGERS else 0
+    longest = 16 if neon and dtype == "int8" else 0
     registers = 32 if neon else 16
     return CpuModel(lanes, registers, threads=threads, longest=longest, by_words=by_words)

@@ -38,4 +38,5 @@ PASSES: Mapping[DType, Passes] = {
     "float16-weights": Passes(),  # see products.packed_product
     "float16": Passes(half.to_float16, lambda mod, in_half: half.with_float32_sums(mod, windows=not in_half)),
     "bfloat16": Passes(store=stored_as_bfloat16),
+    "int8": Passes(),  # the network's own Quantize and DequantizeLinear say it
 }

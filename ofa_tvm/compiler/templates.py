@@ -27,7 +27,7 @@ from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.vectors import BYTES
-from ofa_tvm.number_formats import INTEGERS, byte_products, computes_in_half
+from ofa_tvm.number_formats import byte_products, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -142,7 +142,7 @@ class CpuTemplates(Templates):
     @property
     def panel(self) -> int:
         """As many as vectors have values."""
-        machine = cpu_model(self.target, INTEGERS)
+        machine = cpu_model(self.target, "int8")
         return machine.parts * machine.lanes
 
     @property
@@ -175,7 +175,7 @@ class CpuTemplates(Templates):
 
     def _machine(self, mod: tvm.IRModule) -> CpuModel:
         if str(mod["main"].params[0].dtype) in BYTES:
-            return cpu_model(self.target, INTEGERS)
+            return cpu_model(self.target, "int8")
         # What is computed in half precision may be read or left in float32, at the network's edges.
         dtypes = {str(mod["main"].params[i].dtype) for i in (0, -1)}
         return cpu_model(self.target, "float16" if "float16" in dtypes else "float32")

@@ -13,6 +13,7 @@ from ofa_tvm.agreement import absolute_difference, largest, relative_difference,
 from ofa_tvm.deploy.artefact import Artefact
 from ofa_tvm.number_formats import exactness
 from ofa_tvm.random_arrays import random_array
+from ofa_tvm.reference import reference_session
 from ofa_tvm.runtime import TensorSpec
 
 Arrays = list[npt.NDArray[Any]]
@@ -70,13 +71,7 @@ def check_against_onnxruntime(
     UserError
         If the module cannot be loaded here.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(artefact.onnx_path), options, providers=["CPUExecutionProvider"]
-    )
+    session = reference_session(artefact.onnx_path)
     names = [item.name for item in session.get_inputs()]
     run = artefact.runner
     dtype = str(run.metadata.get("target", {}).get("dtype", "float32"))

@@ -21,6 +21,7 @@ from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer
 from ofa_tvm.measurement.protocol import best_pass
+from ofa_tvm.number_formats import arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
@@ -85,13 +86,15 @@ class SubnetBench:
         """Libraries of subnets; each is linked while the next is compiled, which takes about as long."""
         from ofa_tvm.compiler.build import prepare
         from ofa_tvm.export import export_onnx
+        from ofa_tvm.supernet import timed_subnet
 
         libraries, links = [], []
         with ThreadPoolExecutor(max_workers=1) as linker:
             for arch in archs:
                 name = hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
                 onnx, library = (Path(self._folder.name) / f"{name}.{suffix}" for suffix in ("onnx", "so"))
-                export_onnx(self.net.extract(arch), onnx, resolution=arch.r)
+                network = timed_subnet(self.net, arch, arithmetic(self.target.dtype))
+                export_onnx(network, onnx, resolution=arch.r)
                 links.append(linker.submit(prepare(onnx, self.target, library, records=self.records).link))
                 libraries.append(library)
                 onnx.unlink()

@@ -21,6 +21,7 @@ from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.protocol import requested_timings
 from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
+from ofa_tvm.reference import reference_session
 from ofa_tvm.runtime.module import LoadedModule, output_arrays
 from ofa_tvm.runtime.remote import load_remote
 
@@ -70,9 +71,7 @@ def _check(module: LoadedModule, arrays: list[Any], outputs: tuple[np.ndarray, .
     reference = module.path.with_suffix(".onnx")
     if not reference.is_file():
         return
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(reference), providers=["CPUExecutionProvider"])
+    session = reference_session(reference)
     feeds = {item.name: array for item, array in zip(session.get_inputs(), arrays, strict=True)}
     for want, got in zip(session.run(None, feeds), outputs, strict=True):
         worst = relative_difference(want, got)

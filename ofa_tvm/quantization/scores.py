@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.quantization.static import batches
+from ofa_tvm.reference import reference_session
 
 Values = npt.NDArray[np.float32]
 
@@ -31,16 +32,8 @@ class Score:
 
 
 def outputs(model: Path, inputs: Values, batch: int) -> Values:
-    """First output for all inputs, in the arithmetic that the file states: no fusing of quantised operators.
-
-    ONNX Runtime's integer kernels saturate on processors without VNNI; what is measured here is the model.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    """First output for all inputs, in the arithmetic that the file states."""
+    session = reference_session(model, threads=0)
     name = session.get_inputs()[0].name
     first = session.get_outputs()[0].name
     found = []

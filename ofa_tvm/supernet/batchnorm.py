@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.supernet.fake_quantization import MapQuantizer
+
+if TYPE_CHECKING:
+    from ofa_tvm.supernet.network import Network
+
+_NOISE, _SMALL = 4, 32  # inputs, and their side at the most
 
 
 def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -46,3 +52,11 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             m.training = mode
     if not seen:
         raise UserError("batch-norm statistics cannot be re-estimated: there is no image to do it on")
+
+
+def calibrate_on_noise(network: Network, side: int, seed: int = 0) -> None:
+    """Statistics and ranges of small random inputs, enough for a network whose speed alone counts."""
+    generator = torch.Generator().manual_seed(seed)
+    small = min(side, _SMALL)
+    shape = _NOISE, network.spec.stem[0].c_in, small, small
+    calibrate(network, [torch.randn(shape, generator=generator)])

@@ -12,7 +12,7 @@ those of the images that batch statistics are estimated on. Gradients pass as if
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError, shown
+from ofa_tvm.number_formats import Arithmetic
 
-Arithmetic = Literal["float32", "int8"]
 Bound = float | Tensor
 STEPS = 255  # of a map's grid
 LARGEST = 127  # of a weight; -128 is left out, so that a channel can change its sign

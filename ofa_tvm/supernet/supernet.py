@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.spaces.network import BlockSpec, expanded
 from ofa_tvm.spaces.registry import SUPERNETS, call_plugin, find_plugin
+from ofa_tvm.supernet.batchnorm import calibrate_on_noise
 from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
@@ -262,3 +264,18 @@ def build_supernet(space: Space | str, n_classes: int = 1000, dropout: float = 0
     if not isinstance(net, Supernet):
         raise UserError(f"{plugin.value} has to return a Supernet, not a {type(net).__name__}")
     return net
+
+
+def timed_subnet(net: Supernet, arch: Arch, dtype: Arithmetic) -> Network:
+    """A subnet whose speed alone counts: in `dtype`, with statistics that are of no images.
+
+    Raises
+    ------
+    UserError
+        If it has to be quantised and cannot.
+    """
+    network = net.extract(arch)
+    set_dtype(network, dtype)
+    if dtype == "int8":
+        calibrate_on_noise(network, arch.r)
+    return network.eval()

@@ -218,8 +218,6 @@ class Target:
     def dtypes(self) -> dict[str, str]:
         """The number formats that it has, and how each is computed ("" if that is not known).
 
-        "int8" is what the products of quantised models are computed in.
-
         Raises
         ------
         UserError

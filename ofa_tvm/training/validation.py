@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.spaces import Arch
-from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet import Supernet, set_dtype
 from ofa_tvm.supernet.batchnorm import calibrate
 from ofa_tvm.training.data import ImageData, Split
 from ofa_tvm.training.sampling import CALIBRATION, derived_seed
@@ -27,9 +28,16 @@ def calibration_batches(
         yield data.batch("train", indices, resolution).to(device)
 
 
-def calibrated_subnet(net: Supernet, arch: Arch, data: ImageData, images: int, seed: int = 0) -> nn.Module:
-    """The extracted subnet with batch statistics of its own, ready to evaluate; the supernet is untouched."""
+def calibrated_subnet(
+    net: Supernet, arch: Arch, data: ImageData, images: int, seed: int = 0, dtype: Arithmetic | None = None
+) -> nn.Module:
+    """The extracted subnet with batch statistics of its own, ready to evaluate; the supernet is untouched.
+
+    It computes in `dtype`; None for what the supernet computes in.
+    """
     sub = net.extract(arch)
+    if dtype is not None:
+        set_dtype(sub, dtype)
     device = next(sub.parameters()).device
     calibrate(sub, calibration_batches(data, arch.r, images, seed, device))
     return sub.eval()

@@ -20,6 +20,7 @@ import numpy as np
 from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.errors import UserError
+from ofa_tvm.number_formats import arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import block_structure, covering_population, split_blocks
@@ -128,9 +129,11 @@ def _lowered(
 ) -> tuple[tuple[Kernel, ...], dict[tuple[Layer, ...], tuple[str, ...]]]:
     """One subnet's kernels for a target (in JSON), and those of each of its blocks."""
     from ofa_tvm.export import to_onnx
+    from ofa_tvm.supernet import timed_subnet
 
-    net = _any_weights(space, n_classes)
-    mod = lower_onnx(to_onnx(net.extract(arch), arch.r, batch), Target.from_json(json.loads(target)))
+    made_for = Target.from_json(json.loads(target))
+    net = timed_subnet(_any_weights(space, n_classes), arch, arithmetic(made_for.dtype))
+    mod = lower_onnx(to_onnx(net, arch.r, batch), made_for)
     kernels = kernels_of(mod)
     calls = [kernels[name] for name in kernel_calls(mod)]
     return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls, batch)

@@ -18,7 +18,8 @@ from ofa_tvm.workflow.project import NAME, Project, find_project
 from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
-    from ofa_tvm.supernet import Arithmetic, Supernet
+    from ofa_tvm.number_formats import Arithmetic
+    from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
 
 N_CLASSES = 1000  # of a space without a checkpoint: ImageNet's

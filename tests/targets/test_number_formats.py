@@ -15,7 +15,7 @@ from small_module import SIZE, write_small_onnx
 import ofa_tvm
 from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.errors import UserError
-from ofa_tvm.number_formats import DTYPES, INTEGERS, DType, described
+from ofa_tvm.number_formats import DTYPES, DType, described
 from ofa_tvm.targets import Target, get_target, target_names
 
 BYTES = {  # what multiplies bytes
@@ -39,13 +39,13 @@ ONE_OF_A_KIND = ["x86", *(name for name in target_names()[1:] if not name.starts
 
 @pytest.mark.parametrize("name", BYTES)
 def test_integers_are_multiplied_by(name: str) -> None:
-    assert get_target(name).dtypes[INTEGERS] == BYTES[name]
+    assert get_target(name).dtypes["int8"] == BYTES[name]
 
 
 @pytest.mark.parametrize("name", target_names())
 def test_every_target_says_what_it_computes_in(name: str) -> None:
     formats = get_target(name).dtypes
-    assert {"float32", "float16", INTEGERS} <= set(formats) <= {*DTYPES, INTEGERS}
+    assert {"float32", "float16", "int8"} <= set(formats) <= set(DTYPES)
     assert ("float16-weights" in formats) == (get_target(name).tvm["kind"] == "llvm" and name != "x86-64-v2")
     assert all(f"{key} ({how})" in described(formats) for key, how in formats.items() if how)
 
