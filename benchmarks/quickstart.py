@@ -14,7 +14,8 @@ from provenance import save
 
 import ofa_tvm
 from ofa_tvm.cli.console import RichProgress
-from ofa_tvm.workflow.quickstart import quickstart, summary
+from ofa_tvm.workflow.quickstart import quickstart
+from ofa_tvm.workflow.quickstart_result import summary
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -10,7 +10,8 @@ import pytest
 from once import Once
 
 if TYPE_CHECKING:
-    from ofa_tvm.workflow.quickstart import QuickstartResult, QuickstartSettings
+    from ofa_tvm.workflow.quickstart import QuickstartSettings
+    from ofa_tvm.workflow.quickstart_result import QuickstartResult
 
 
 @dataclass(frozen=True)

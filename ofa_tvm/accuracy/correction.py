@@ -12,7 +12,8 @@ from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
 _FEWEST = 3  # of which more than their level can be learned
-_ENOUGH = 12  # likewise of what a dtype costs, which is little more than noise
+CORRECTING = 12
+"""Subnets of which more can be learned than the mean of what a dtype costs, which is little beside noise."""
 
 
 def learn_error(space: Space, model: Predictor, archs: Sequence[Arch], accuracies: np.ndarray) -> Function:
@@ -66,7 +67,7 @@ def transferred(
     rows = map(tuple, space.canonical(genes).tolist())
     before = [known.get(row, guess) for row, guess in zip(rows, model(genes), strict=True)]
     costs = accuracies - np.array(before)
-    if len(costs) < _ENOUGH or np.ptp(costs) == 0:
+    if len(costs) < CORRECTING or np.ptp(costs) == 0:
         moved = model.accuracy_ + costs.mean()
     else:
         moved = model.accuracy_ + AccuracyPredictor(space).fit(genes, costs)(model.genes_)

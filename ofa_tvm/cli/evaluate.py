@@ -124,7 +124,7 @@ def command(
         raise UsageError("--from is corrected and written to --fit FILE; name that file")
     project = chosen_project(space)
     found = get_space(project.space)
-    weights = _weights(project, checkpoint)
+    weights = _weights(project, checkpoint, dtype)
     sides = resolutions or project.resolutions or found.default_resolutions
     archs = [_arch(text, found, sides) for text in subnets]
     data = _images(console, project, images)
@@ -180,8 +180,8 @@ def command(
     )
 
 
-def _weights(project: Project, checkpoint: Path | None) -> Path:
-    weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+def _weights(project: Project, checkpoint: Path | None, dtype: Arithmetic) -> Path:
+    weights = checkpoint or project.weights(dtype)
     if weights is None:
         raise UsageError("there is no supernet to evaluate: give --checkpoint, or train one first")
     return weights

@@ -82,7 +82,7 @@ def command(
     project = chosen_project(space)
     calibration = calibration_images or project.calibration_images
     data = images.load(project, console.progress)
-    weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+    weights = checkpoint or project.weights(dtype)
     network, side, origin = _network(subnet, project, weights, checkpoint, resolution, data, console.seed)
     classes = network.spec.n_classes
     if data is not None and data.n_classes != classes:

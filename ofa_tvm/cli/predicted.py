@@ -1,29 +1,21 @@
-"""What `ofa-tvm search` answers from predictors alone: --no-verify and --pareto."""
+"""What `ofa-tvm search` answers from predictors alone (--no-verify), and what it asks of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ofa_tvm.cli.console import Console
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
-from ofa_tvm.files import write_atomic
 from ofa_tvm.latency.generalized import Estimate
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import latency_limit, search
-from ofa_tvm.search.objectives import Objective, make_objectives
-from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.targets import Variant
 from ofa_tvm.workflow.models import KnownLatency
-from ofa_tvm.workflow.predictors import as_share, estimate_latency, search_resolutions
+from ofa_tvm.workflow.predictors import estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
-
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,43 @@ class PredictorQuery:
     budgets: dict[str, Budget]
     resolutions: tuple[int, ...]
     doubts: dict[str, float]
+
+    @classmethod
+    def each(
+        cls,
+        console: Console,
+        alternatives: Sequence[Sequence[Settings]],
+        budgets: Sequence[Budget],
+        accuracies: Sequence[AccuracyModel | None],
+        models: Sequence[CostModel | None],
+        *,
+        needs_latency: bool,
+    ) -> list[PredictorQuery]:
+        """One for each number format; of several, what lacks a model is only said.
+
+        Raises
+        ------
+        UsageError
+            As `of`, if none has its models.
+        """
+        found: list[PredictorQuery] = []
+        for settings, accuracy in zip(alternatives, accuracies, strict=True):
+            try:
+                if found and (accuracy is None) != (found[0].accuracy is None):
+                    raise UsageError("there is no accuracy predictor of it")
+                found.append(
+                    cls.of(console, settings, budgets, accuracy, models, needs_latency=needs_latency)
+                )
+            except UsageError as error:
+                if not found and settings is alternatives[-1]:
+                    raise
+                console.say(f"{settings[0].target.dtype} is left out: {error}")
+        return found
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the subnets."""
+        return self.settings.target.dtype
 
     @classmethod
     def of(
@@ -119,8 +148,18 @@ def _doubt(estimate: Estimate) -> str:
     return f"The true latency may be up to {estimate.factor:.1f} times more or less (95 %)"
 
 
-def find_predicted(console: Console, question: PredictorQuery) -> None:
-    """Print the most accurate subnet within every target's budget."""
+def find_predicted(console: Console, questions: Sequence[PredictorQuery]) -> None:
+    """Print the most accurate subnet within every target's budget, in the best of the number formats."""
+    several = len(questions) > 1
+    answers = [_answer(console, question, f" in {question.dtype}" * several) for question in questions]
+    first, *others = sorted(answers, key=lambda answer: -answer["predicted_accuracy"])
+    if several:
+        console.print(f"the best is in {first['dtype']}")
+    console.result({**first, **({"other_dtypes": others} if several else {})})
+
+
+def _answer(console: Console, question: PredictorQuery, where: str) -> dict[str, Any]:
+    """The best subnet in one number format, shown and as plain data."""
     if question.accuracy is None:
         raise RuntimeError("a search for accuracy has a predictor of it")
     space = question.settings.space
@@ -147,7 +186,7 @@ def find_predicted(console: Console, question: PredictorQuery) -> None:
         for name, budget in question.budgets.items()
     ]
     console.print(
-        f"predicted accuracy {accuracy:.4f}, predicted latency {', '.join(on)} (not verified); best "
+        f"predicted accuracy {accuracy:.4f}{where}, predicted latency {', '.join(on)} (not verified); best "
         f"of {found.evaluations} subnets at resolutions {', '.join(map(str, question.resolutions))} in "
         f"{found.seconds:.1f} s",
         arch.to_json(),
@@ -160,80 +199,19 @@ def find_predicted(console: Console, question: PredictorQuery) -> None:
         }
         for name, budget in question.budgets.items()
     ]
-    console.result(
-        {
-            "space": space.name,
-            "arch": arch.to_dict(),
-            "predicted_accuracy": accuracy,
-            **({"targets": costs} if others else costs[0]),
-            **_estimates(question),
-            "seconds": round(found.seconds, 3),
-            "verified": False,
-        }
-    )
-
-
-def _estimates(question: PredictorQuery) -> dict[str, dict[str, float]]:
-    """For JSON: the targets whose latency is estimated by descriptor, and how far off it may be."""
-    factors = {name: round(factor, 2) for name, factor in question.doubts.items()}
-    return {"estimated_within_factor": factors} if factors else {}
-
-
-def trade_off(console: Console, question: PredictorQuery, names: Sequence[str], output: Path | None) -> None:
-    """Print the Pareto front of some objectives, within the budgets if there are any; keep it in a file."""
-    space, settings = question.settings.space, question.settings
-    objectives = make_objectives(
-        names,
-        space,
-        accuracy=None if question.accuracy is None else as_share(question.accuracy),
-        latency=question.latency,
-        n_classes=settings.n_classes,
-    )
-    limits = [
-        latency_limit(question.latency[name], budget, f"latency on {name}")
-        for name, budget in question.budgets.items()
-    ]
-    front = pareto_search(
-        space,
-        objectives,
-        constraints=limits,
-        seed=console.seed,
-        resolutions=question.resolutions,
-        progress=console.progress,
-    )
-    rows = [
-        {
-            **{o.key: float(value) for o, value in zip(objectives, values, strict=True)},
-            "arch": arch.to_dict(),
-        }
-        for arch, values in zip(front.archs, front.values, strict=True)
-    ]
-    scales = np.array([1e6 if _unit(o) == "M" else 1.0 for o in objectives])
-    step = max(1, -(-len(rows) // _SHOWN))
-    shown = sorted({*range(0, len(rows), step), len(rows) - 1})
-    console.table(
-        [*(f"{o.name} {_unit(o)}".strip() for o in objectives), "architecture"],
-        [[*(front.values[i] / scales).tolist(), front.archs[i].to_json()] for i in shown],
-        title=f"{len(rows)} subnets that nothing beats in all of {', '.join(o.name for o in objectives)} "
-        f"(predicted, best of {front.evaluations} in {front.seconds:.1f} s"
-        + (f"; {len(shown)} of them)" if len(shown) < len(rows) else ")"),
-    )
-    content = {
+    return {
         "space": space.name,
-        "targets": list(question.latency),
-        **_estimates(question),
-        "objectives": [{"name": o.key, "maximise": o.maximise} for o in objectives],
-        "front": rows,
-        "evaluations": front.evaluations,
-        "seconds": round(front.seconds, 3),
+        "dtype": question.dtype,
+        "arch": arch.to_dict(),
+        "predicted_accuracy": accuracy,
+        **({"targets": costs} if others else costs[0]),
+        **estimates(question),
+        "seconds": round(found.seconds, 3),
         "verified": False,
     }
-    if output is not None:
-        write_atomic(output, json.dumps(content, indent=1) + "\n")
-        console.say(f"the front is in {output}")
-    console.result(content)
 
 
-def _unit(objective: Objective) -> str:
-    """For people: counts are shown in millions."""
-    return "M" if objective.name in ("macs", "params") else objective.unit
+def estimates(question: PredictorQuery) -> dict[str, dict[str, float]]:
+    """For JSON: targets whose latency is estimated by descriptor, and how far off it may be."""
+    factors = {name: round(factor, 2) for name, factor in question.doubts.items()}
+    return {"estimated_within_factor": factors} if factors else {}

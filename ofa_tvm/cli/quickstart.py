@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import OUTPUT_PATH, dtype_option
+from ofa_tvm.cli.options import OUTPUT_PATH
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.deploy import Artefact
     from ofa_tvm.measurement import Measurement
-    from ofa_tvm.targets import DType, Target
-    from ofa_tvm.workflow.quickstart import QuickstartResult
+    from ofa_tvm.targets import Target
+    from ofa_tvm.workflow.quickstart_result import QuickstartResult
 
 
 @click.command(short_help="Train, tune, search and ship on handwritten digits, in a few minutes.")
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Train and compile for a device that is not here; nothing is measured.",
 )
-@dtype_option
+@dtype_or_auto_option
 @common_options
 def command(
     console: Console,
@@ -40,7 +41,7 @@ def command(
     threads: int | None,
     latency: str | None,
     compile_only: bool,
-    dtype: DType | None,
+    dtype: DTypeChoice,
 ) -> None:
     """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
 
@@ -55,22 +56,28 @@ def command(
     target = get_target(target_name)
     if threads is not None:
         target = target.with_threads(threads)
-    if dtype is not None:
-        target = target.with_dtype(dtype)
+    formats = [chosen or target.dtype for chosen in formats_of([target], dtype)]
+    target = target.with_dtype(formats[0])
     _check_folder(out)
     if compile_only:
         if budget is not None:
             raise UsageError("--compile-only measures nothing, so it takes no --latency")
+        if len(formats) > 1:
+            raise UsageError("--compile-only measures nothing, so it cannot choose a --dtype; name one")
         _compile_only(console, out, target)
         return
     console.say(
         f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
-        f"thread{'s' if target.threads > 1 else ''}, budget {budget or 'of the median subnet'}, "
+        f"thread{'s' if target.threads > 1 else ''}, {' or '.join(formats)}, "
+        f"budget {budget or 'of the median subnet'}, "
         f"seed {console.seed}, folder {out}"
     )
-    from ofa_tvm.workflow.quickstart import quickstart, summary
+    from ofa_tvm.workflow.quickstart import quickstart
+    from ofa_tvm.workflow.quickstart_result import summary
 
-    result = quickstart(out, target, budget=budget, seed=console.seed, progress=console.progress)
+    result = quickstart(
+        out, target, budget=budget, dtypes=formats, seed=console.seed, progress=console.progress
+    )
     from ofa_tvm.report.collect import collect
     from ofa_tvm.report.page import write_report
     from ofa_tvm.workflow.project import find_project
@@ -80,7 +87,11 @@ def command(
     console.print(f"report: {page}")
     from ofa_tvm.cli.retiming import show_retiming, tune_options
 
-    again = show_retiming(console, result.shipped.retiming, f"{tune_options(target)} (in {out})")
+    again = show_retiming(
+        console,
+        result.shipped.retiming,
+        f"{tune_options(target.with_dtype(result.dtype))} (in {out})",
+    )
     console.result({**summary(result), "report": str(page), "retiming": again})
 
 
@@ -92,7 +103,7 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
     console.print(
         f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
         f"{artefact.module_path.name}: {_product(artefact)}",
-        f"the network's test accuracy in ONNX Runtime is {artefact.manifest.accuracy.float32:.2%}",
+        f"the network's test accuracy in PyTorch is {artefact.manifest.accuracy.float32:.2%}",
         f"where the device is: ofa-tvm tune --target {target.name} --seconds 600, then "
         f"ofa-tvm search --target {target.name} --latency ... -o deploy (both in {out})",
     )
@@ -101,7 +112,7 @@ def _compile_only(console: Console, out: Path, target: Target) -> None:
             "artefact": str(artefact.folder),
             "target": target.name,
             "product": _product(artefact),
-            "accuracy_in_onnxruntime": artefact.manifest.accuracy.float32,
+            "accuracy_in_float32": artefact.manifest.accuracy.float32,
             "measured": False,
         }
     )
@@ -141,9 +152,11 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
 
     unit = result.budget.unit
     others = result.rows[0].onnxruntime is not None
+    several = len({row.dtype for row in result.rows}) > 1
     console.table(
         [
             "subnet",
+            *(("dtype",) if several else ()),
             "M MACs",
             "test accuracy",
             f"predicted {unit}",
@@ -153,6 +166,7 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
         [
             [
                 row.name,
+                *((row.dtype,) if several else ()),
                 f"{row.macs / 1e6:.2f}",
                 f"{row.accuracy:.2%}",
                 f"{row.predicted:.4f}",
@@ -171,8 +185,8 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
     shipped, quality = result.shipped, result.quality
     console.print(
         "",
-        f"budget {result.budget}; shipped {out / 'deploy'}: measured {shipped.measurement.cost:.4f} "
-        f"{unit} ({_spread(shipped.measurement)}), test accuracy "
+        f"budget {result.budget}; shipped {out / 'deploy'} in {result.dtype}: measured "
+        f"{shipped.measurement.cost:.4f} {unit} ({_spread(shipped.measurement)}), test accuracy "
         f"{shipped.accuracy:.2%}{accuracy_change(shipped)}, largest difference to ONNX Runtime "
         f"{shipped.difference.max_rel:.1e}",
         f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "

@@ -8,25 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
-    dtype_option,
     resolutions_option,
     space_option,
     threads_option,
 )
+from ofa_tvm.cli.search_inputs import accuracy_of, given_models, supernet_and_images, target_requests
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_tvm.estimators.contract import AccuracyModel, CostModel
     from ofa_tvm.search.budget import Budget
-    from ofa_tvm.spaces.space import Space
-    from ofa_tvm.supernet import Supernet
-    from ofa_tvm.targets import DType
-    from ofa_tvm.training.data import ImageData
-    from ofa_tvm.workflow.request import TargetRequest
     from ofa_tvm.workflow.settings import Settings
 
 
@@ -48,7 +44,7 @@ if TYPE_CHECKING:
     help="A target's name or YAML file; again for one subnet that keeps a budget on each of several targets.",
 )
 @threads_option
-@dtype_option
+@dtype_or_auto_option
 @space_option
 @resolutions_option
 @click.option(
@@ -99,7 +95,7 @@ def command(
     latencies: tuple[str, ...],
     targets: tuple[str, ...],
     threads: int | None,
-    dtype: DType | None,
+    dtype: DTypeChoice,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     pareto: str | None,
@@ -123,74 +119,83 @@ def command(
     and some measurements. With --no-verify the hardware in the target's descriptor gives a first estimate.
     """
     from ofa_tvm.search.budget import parse_budget
-    from ofa_tvm.workflow.models import load_accuracy
+    from ofa_tvm.targets import get_target
     from ofa_tvm.workflow.predictors import require_unit
     from ofa_tvm.workflow.settings import resolve
 
     budgets = [parse_budget(text) for text in latencies]
     _check_budgets(len(targets), len(budgets), pareto)
-    every_target = [
-        resolve(name, threads=threads, dtype=dtype, space=space, resolutions=resolutions) for name in targets
+    formats = formats_of([get_target(name) for name in targets], dtype)
+    alternatives = [
+        [resolve(name, threads=threads, dtype=one, space=space, resolutions=resolutions) for name in targets]
+        for one in formats
     ]
+    every_target = alternatives[0]
     settings = every_target[0]
-    _check_models([s.target.name for s in every_target], tables, predictors)
+    _check_models([s.target.name for s in every_target], tables, predictors, len(formats))
     no_verify = no_verify or pareto is not None
     if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
     if not (no_verify and (tables or predictors)):
         for budget, s in zip(budgets, every_target, strict=False):
             require_unit(budget, s.target)
-    if not no_verify and not arch_only:
+    evaluates = not no_verify and not arch_only
+    accuracies = [accuracy_of(each[0], accuracy_predictor, evaluates=evaluates) for each in alternatives]
+    if evaluates:
         _require_project(settings)
     else:
-        _require_accuracy(settings, accuracy_predictor, pareto)
-    accuracy_path = accuracy_predictor or settings.accuracy_predictor
-    _say_settings(console, every_target, budgets, accuracy_path)
-    accuracy = None if accuracy_path is None else load_accuracy(accuracy_path, settings.space)
-    models = _given_models(settings.space, len(every_target), tables, predictors)
+        _require_accuracy(settings, accuracies[0][0], pareto)
+    _say_settings(console, alternatives, budgets)
+    models = given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
-        _predict(console, every_target, budgets, accuracy, models, pareto, output)
+        _predict(console, alternatives, budgets, [own for own, _ in accuracies], models, pareto, output)
         return
     from ofa_tvm.cli.verified import show
     from ofa_tvm.workflow.pipeline import run_search
     from ofa_tvm.workflow.request import SearchRequest
 
-    net, data = _supernet(console, settings, random=arch_only)
-    request = SearchRequest(
-        settings.store,
-        net,
-        data,
-        _target_requests(every_target, budgets, models, None if arch_only else output),
-        resolutions=settings.resolutions,
-        accuracy=accuracy,
-        latency_samples=latency_samples,
-        calibration_images=settings.project.calibration_images,
-        candidates=candidates,
-        rounds=rounds,
-        with_runtime=with_runtime,
-        seed=console.seed,
-    )
-    show(console, request, run_search(request, progress=console.progress))
+    requests = []
+    for each, (accuracy, start) in zip(alternatives, accuracies, strict=True):
+        net, data = supernet_and_images(console, each[0], random=arch_only)
+        request = SearchRequest(
+            settings.store,
+            net,
+            data,
+            target_requests(each, budgets, models, None if arch_only else output),
+            resolutions=settings.resolutions,
+            accuracy=accuracy,
+            accuracy_start=start,
+            latency_samples=latency_samples,
+            calibration_images=settings.project.calibration_images,
+            candidates=candidates,
+            rounds=rounds,
+            with_runtime=with_runtime,
+            seed=console.seed,
+        )
+        requests.append(request)
+    show(console, run_search(*requests, progress=console.progress))
 
 
 def _predict(
     console: Console,
-    every_target: Sequence[Settings],
+    alternatives: Sequence[Sequence[Settings]],
     budgets: Sequence[Budget],
-    accuracy: AccuracyModel | None,
+    accuracies: Sequence[AccuracyModel | None],
     models: Sequence[CostModel | None],
     pareto: str | None,
     output: Path | None,
 ) -> None:
-    from ofa_tvm.cli.predicted import PredictorQuery, find_predicted, trade_off
+    from ofa_tvm.cli.predicted import PredictorQuery, find_predicted
+    from ofa_tvm.cli.trade_off import trade_off
 
-    question = PredictorQuery.of(
-        console, every_target, budgets, accuracy, models, needs_latency="latency" in (pareto or "latency")
+    needs_latency = "latency" in (pareto or "latency")
+    questions = PredictorQuery.each(
+        console, alternatives, budgets, accuracies, models, needs_latency=needs_latency
     )
     if pareto is not None:
-        trade_off(console, question, pareto.split(","), output)
+        trade_off(console, questions, pareto.split(","), output)
     else:
-        find_predicted(console, question)
+        find_predicted(console, questions)
 
 
 def _check_budgets(n_targets: int, n_budgets: int, pareto: str | None) -> None:
@@ -204,8 +209,12 @@ def _check_budgets(n_targets: int, n_budgets: int, pareto: str | None) -> None:
         )
 
 
-def _check_models(targets: Sequence[str], tables: Sequence[Path], predictors: Sequence[Path]) -> None:
+def _check_models(
+    targets: Sequence[str], tables: Sequence[Path], predictors: Sequence[Path], formats: int
+) -> None:
     """Each target once, with one latency model or none."""
+    if (tables or predictors) and formats > 1:
+        raise UsageError("a latency model is of one number format; choose that by --dtype, not auto")
     if len(set(targets)) < len(targets):
         raise UsageError("a target is named twice; give each target once, with its budget")
     if tables and predictors:
@@ -228,66 +237,25 @@ def _require_project(settings: Settings) -> None:
         raise settings.missing("data", "the images that subnets are calibrated and evaluated with")
 
 
-def _require_accuracy(settings: Settings, given: Path | None, pareto: str | None) -> None:
+def _require_accuracy(settings: Settings, known: AccuracyModel | None, pareto: str | None) -> None:
     """Where no accuracy is measured, one has to be predicted."""
-    if not (given or settings.accuracy_predictor) and (pareto is None or "accuracy" in pareto):
+    if known is None and (pareto is None or "accuracy" in pareto):
         raise settings.missing(
-            "accuracy_predictor", "a predictor of subnets' accuracies; or name one with --accuracy-predictor"
+            "accuracy_predictor",
+            f"a predictor of subnets' accuracies in {settings.arithmetic}; or name one with "
+            "--accuracy-predictor",
         )
 
 
 def _say_settings(
-    console: Console, every_target: Sequence[Settings], budgets: Sequence[Budget], accuracy: Path | None
+    console: Console, alternatives: Sequence[Sequence[Settings]], budgets: Sequence[Budget]
 ) -> None:
+    every_target = alternatives[0]
     wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, every_target, strict=False))
     console.say(
         f"budget {wanted or 'none'}, {every_target[0].describe()}, "
-        f"checkpoint {every_target[0].checkpoint or 'none'}, "
-        f"accuracy predictor {accuracy or 'to be learned'}, seed {console.seed}"
+        f"{' or '.join(each[0].target.dtype for each in alternatives)}, "
+        f"checkpoint {every_target[0].checkpoint or 'none'}, seed {console.seed}"
     )
     for other in every_target[1:]:
         console.say(f"and {other.describe_target()}")
-
-
-def _given_models(
-    space: Space, n_targets: int, tables: Sequence[Path], predictors: Sequence[Path]
-) -> list[CostModel | None]:
-    """The latency models that options name, one a target; None where none does."""
-    from ofa_tvm.latency.lookup_table import LookupTable
-    from ofa_tvm.workflow.models import load_latency
-
-    if tables:
-        return [LookupTable.read(path, space) for path in tables]
-    return [load_latency(path, space) for path in predictors] or [None] * n_targets
-
-
-def _supernet(console: Console, settings: Settings, *, random: bool) -> tuple[Supernet, ImageData | None]:
-    """The project's supernet and images; with `random` weights no images belong to it."""
-    from ofa_tvm.cli.networks import check_classes
-    from ofa_tvm.cli.verified import RANDOM
-
-    if random:
-        console.say(RANDOM)
-        return settings.supernet(random=True), None
-    net = settings.supernet()
-    data = settings.data(progress=console.progress)
-    check_classes(net, settings.checkpoint, data)
-    return net, data
-
-
-def _target_requests(
-    every_target: Sequence[Settings],
-    budgets: Sequence[Budget],
-    models: Sequence[CostModel | None],
-    output: Path | None,
-) -> tuple[TargetRequest, ...]:
-    """What is asked of each target; of several, each has a folder of its own within the output's."""
-    from ofa_tvm.workflow.request import TargetRequest
-
-    several = len(every_target) > 1
-    return tuple(
-        TargetRequest(
-            s.target, budget, model, output / s.target.name if output is not None and several else output
-        )
-        for s, budget, model in zip(every_target, budgets, models, strict=True)
-    )

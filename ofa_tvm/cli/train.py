@@ -127,7 +127,7 @@ def command(
         _shrink(console, rank, settings, found, data, images, project, out, init)
     else:
         arch = parse_arch(finetune, found)
-        weights = checkpoint or (None if project.checkpoint is None else project.path(project.checkpoint))
+        weights = checkpoint or project.weights("float32")
         if weights is None:
             raise UsageError("--finetune needs the trained supernet: give --checkpoint")
         _finetune(console, rank, settings, found, data, out, arch, weights)

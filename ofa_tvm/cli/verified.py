@@ -8,22 +8,28 @@ from typing import Any
 from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.retiming import show_retiming, tune_options
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
-from ofa_tvm.workflow.request import SearchOutcome, SearchRequest
+from ofa_tvm.workflow.request import SearchOutcome
 from ofa_tvm.workflow.ship import Shipped
 
 RANDOM = "random weights, because of --arch-only: the subnet's accuracy is a prediction, nothing is shipped"
 
 
-def show(console: Console, request: SearchRequest, outcome: SearchOutcome) -> None:
+def show(console: Console, outcome: SearchOutcome) -> None:
     """Print what was found, and the result for scripts."""
-    chosen = outcome.chosen
+    chosen, request = outcome.chosen, outcome.request
+    for other in reversed(outcome.others):
+        for number in range(len(other.targets)):
+            _on_target(console, other, number)
     parts = [_on_target(console, outcome, number) for number in range(len(outcome.targets))]
+    if outcome.others:
+        _show_formats(console, outcome)
     if outcome.targets[0].shipped is None:
         why = RANDOM if request.data is None else "nothing shipped: name a folder with -o"
         console.print(f"{why}; {outcome.seconds:.0f} s", chosen.arch.to_json())
     console.result(
         {
             "space": request.net.space.name,
+            "dtype": outcome.dtype,
             "arch": chosen.arch.to_dict(),
             "predicted_accuracy": min(chosen.accuracy, 1.0),
             "validation_accuracy": chosen.measured_accuracy,
@@ -31,9 +37,46 @@ def show(console: Console, request: SearchRequest, outcome: SearchOutcome) -> No
             "random_weights": request.data is None,
             "rounds": outcome.found.rounds,
             **({"targets": parts} if len(parts) > 1 else parts[0]),
+            "other_dtypes": [_best(other) for other in outcome.others],
             "seconds": round(outcome.seconds, 2),
         }
     )
+
+
+def _show_formats(console: Console, outcome: SearchOutcome) -> None:
+    """The best of each number format that competed."""
+    console.table(
+        ["dtype", "predicted acc.", "val. acc.", *(f"measured on {t.target.name}" for t in outcome.targets),
+         "architecture"],
+        [
+            [
+                one.dtype,
+                f"{min(one.chosen.accuracy, 1.0):.2%}",
+                "-" if one.chosen.measured_accuracy is None else f"{one.chosen.measured_accuracy:.2%}",
+                *(
+                    f"{cost.measured:.4g} {t.budget.unit}"
+                    for cost, t in zip(one.chosen.costs, one.targets, strict=True)
+                ),
+                one.chosen.arch.to_json(),
+            ]
+            for one in (outcome, *outcome.others)
+        ],
+        title="the best within the same budget in each number format",
+    )  # fmt: skip
+
+
+def _best(outcome: SearchOutcome) -> dict[str, Any]:
+    chosen = outcome.chosen
+    return {
+        "dtype": outcome.dtype,
+        "arch": chosen.arch.to_dict(),
+        "predicted_accuracy": min(chosen.accuracy, 1.0),
+        "validation_accuracy": chosen.measured_accuracy,
+        "targets": [
+            {"target": t.target.name, f"measured_latency_{t.budget.unit.lower()}": cost.measured}
+            for cost, t in zip(chosen.costs, outcome.targets, strict=True)
+        ],
+    }
 
 
 def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[str, Any]:
@@ -41,6 +84,7 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
     one, chosen, found = outcome.targets[number], outcome.chosen, outcome.found
     budget, shipped, cost = one.budget, one.shipped, chosen.costs[number]
     unit, name = budget.unit, f" on {one.target.name}" if len(outcome.targets) > 1 else ""
+    name += f" in {outcome.dtype}" if outcome.dtype != "float32" else ""
     console.table(
         [
             "round",

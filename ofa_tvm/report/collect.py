@@ -107,7 +107,7 @@ def _time(kernel: KernelEntry, inside: bool) -> float | None:
 
 def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyModel | None:
     named = project.accuracy_predictor
-    path = Store(project.folder).accuracy_model if named is None else project.path(named)
+    path = Store(project.folder).accuracy_model() if named is None else project.path(named)
     if not path.is_file():
         return None
     try:

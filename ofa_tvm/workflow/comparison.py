@@ -15,22 +15,46 @@ from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer, measure_callables, torch_subject
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
-from ofa_tvm.targets import Target
+from ofa_tvm.targets import DType, Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
-from ofa_tvm.workflow.ship import BuiltSubnet, Shipped, accuracy_through_module, build_subnet
+from ofa_tvm.workflow.ship import Shipped, accuracy_through_module, build_subnet
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subnet to compare.
+
+    Parameters
+    ----------
+    arch, net, target, records
+        What to compile, for what, and with which tuned kernels.
+    latency
+        Predicts what it costs.
+    shipped
+        Its module, if it is compiled and tested already.
+    """
+
+    arch: Arch
+    net: Supernet
+    target: Target
+    records: KernelTable
+    latency: CostModel
+    shipped: Shipped | None = None
 
 
 @dataclass(frozen=True)
 class Row:
     """One subnet of the final table; accuracies 0..1 through the compiled module, costs in the target's unit.
 
-    Other runtimes are timed on this machine only, so not where the target is another device.
+    Other runtimes are timed on this machine only, so not where the target is another device: ONNX Runtime on
+    what was compiled, PyTorch on the subnet in float32.
     """
 
     name: str
     arch: Arch
+    dtype: DType
     accuracy: float
     predicted: float
     measured: float
@@ -40,29 +64,16 @@ class Row:
 
 
 def compare(
-    net: Supernet,
-    data: ImageData,
-    target: Target,
-    records: KernelTable,
-    latency: CostModel,
-    subjects: Mapping[str, Arch],
-    shipped: Mapping[str, Shipped],
-    *,
-    calibration_images: int,
-    seed: int,
+    data: ImageData, subjects: Mapping[str, Subject], *, calibration_images: int, seed: int
 ) -> tuple[Row, ...]:
     """Measure subnets, all timed in the same rounds.
 
     Parameters
     ----------
-    net, data, target, records
-        Supernet, test images, what to compile for, and with which tuned kernels.
-    latency
-        Predicts what they cost.
+    data
+        Calibration and test images.
     subjects
-        The subnets by name.
-    shipped
-        Those of them that are compiled and tested already.
+        The subnets by name, all for one device.
     calibration_images, seed
         Of the batch-norm statistics.
 
@@ -71,37 +82,31 @@ def compare(
     UserError
         If a subnet cannot be compiled or measured.
     """
-    here = target.run.where == "local"
+    device = next(iter(subjects.values())).target
+    here = device.run.where == "local"
     with scratch_folder("compare") as name:
         modules: dict[str, _Module] = {}
-        for title, arch in subjects.items():
-            if title in shipped:
-                done = shipped[title]
-                modules[title] = _Module(done.artefact.module_path, done.artefact.onnx_path, done.accuracy)
-                continue
-            folder = Path(name) / title
+        for title, subject in subjects.items():
+            folder = Path(name) / title.replace(" ", "-")
             folder.mkdir()
-            built = build_subnet(
-                net, arch, data, target, records, folder, calibration_images=calibration_images, seed=seed
-            )
-            modules[title] = _tested(built, data, target, folder)
-        with Measurer(target) as measurer:
+            modules[title] = _tested(subject, data, folder, calibration_images, seed)
+        with Measurer(device) as measurer:
             order = [path for module in modules.values() for path in module.files[: 2 if here else 1]]
             timed = dict(zip(order, measurer.measure_many(order), strict=True))
-        eager = _eager(net, data, target, subjects, calibration_images, seed) if here else {}
-    predicted = latency.predict(list(subjects.values()))
+        eager = _eager(data, device, subjects, calibration_images, seed) if here else {}
     return tuple(
         Row(
             name=title,
-            arch=arch,
+            arch=subject.arch,
+            dtype=subject.target.dtype,
             accuracy=modules[title].accuracy,
-            predicted=float(predicted[i]),
+            predicted=float(subject.latency.predict([subject.arch])[0]),
             measured=timed[modules[title].so].cost,
-            macs=net.space.macs(arch, data.n_classes),
+            macs=subject.net.space.macs(subject.arch, data.n_classes),
             onnxruntime=timed[modules[title].onnx].cost if here else None,
             pytorch=eager[title].cost if here else None,
         )
-        for i, (title, arch) in enumerate(subjects.items())
+        for title, subject in subjects.items()
     )
 
 
@@ -118,29 +123,37 @@ class _Module:
         return self.so, self.onnx
 
 
-def _tested(built: BuiltSubnet, data: ImageData, target: Target, folder: Path) -> _Module:
+def _tested(subject: Subject, data: ImageData, folder: Path, images: int, seed: int) -> _Module:
+    if (done := subject.shipped) is not None:
+        return _Module(done.artefact.module_path, done.artefact.onnx_path, done.accuracy)
+    target = subject.target
+    built = build_subnet(
+        subject.net,
+        subject.arch,
+        data,
+        target,
+        subject.records,
+        folder,
+        calibration_images=images,
+        seed=seed,
+    )
     manifest = Manifest(TargetEntry.of(target))
     artefact = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
     return _Module(built.so, built.onnx, accuracy_through_module(artefact, data))
 
 
 def _eager(
-    net: Supernet,
-    data: ImageData,
-    target: Target,
-    subjects: Mapping[str, Arch],
-    calibration_images: int,
-    seed: int,
+    data: ImageData, target: Target, subjects: Mapping[str, Subject], images: int, seed: int
 ) -> Mapping[str, Measurement]:
     """The same subnets by PyTorch as it runs them without being compiled."""
     rng = np.random.default_rng(0)
     return measure_callables(
         {
             title: torch_subject(
-                calibrated_subnet(net, arch, data, calibration_images, seed),
-                rng.standard_normal((1, 3, arch.r, arch.r)).astype(np.float32),
+                calibrated_subnet(subject.net, subject.arch, data, images, seed, dtype="float32"),
+                rng.standard_normal((1, 3, subject.arch.r, subject.arch.r)).astype(np.float32),
             )
-            for title, arch in subjects.items()
+            for title, subject in subjects.items()
         },
         target,
     )

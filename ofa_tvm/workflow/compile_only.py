@@ -7,6 +7,7 @@ from pathlib import Path
 from ofa_tvm.deploy import Artefact, Manifest, write_artefact
 from ofa_tvm.deploy.manifest import AccuracyEntry, CheckEntry, TargetEntry
 from ofa_tvm.logs import find_records
+from ofa_tvm.number_formats import arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
@@ -27,7 +28,7 @@ def compile_only(
     """Train on the digits and compile the median subnet for a device that is not here.
 
     The artefact in `out/deploy` says nothing of latency, because nothing was measured, and of accuracy what
-    the network has in ONNX Runtime.
+    the network has in PyTorch.
 
     Parameters
     ----------
@@ -46,7 +47,9 @@ def compile_only(
     settings = settings or QuickstartSettings()
     store = Store(out)
     stages = Stages(store.stages, progress)
-    net, data = trained_on_digits(store, settings, stages, seed, progress)
+    dtype = arithmetic(target.dtype)
+    nets, data = trained_on_digits(store, settings, stages, seed, progress, {dtype})
+    net = nets[dtype]
     arch = net.space.median_arch(settings.resolutions[len(settings.resolutions) // 2])
     with stages.stage("compile"), scratch_folder("compile") as name:
         built = build_subnet(
@@ -63,7 +66,12 @@ def compile_only(
             target=TargetEntry.of(target),
             space=net.space.name,
             arch=arch,
-            accuracy=AccuracyEntry(None, None, test_images(data), accuracy_in_float32(built.onnx, data)),
+            accuracy=AccuracyEntry(
+                None,
+                None,
+                test_images(data),
+                accuracy_in_float32(net, arch, data, settings.training.calibration_images, seed),
+            ),
             kernels=kernel_entries(built.compiled, {}),
             check=CheckEntry(target.dtype, tuned_fraction=built.compiled.tuned_fraction),
         )

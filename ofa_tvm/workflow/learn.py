@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ofa_tvm.accuracy.correction import CORRECTING, transferred
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.estimators.contract import AccuracyModel, Function
@@ -15,7 +16,7 @@ from ofa_tvm.latency.log_model import kernel_sum_from_log
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch
-from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.targets import Variant
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.tuning import KernelUnion
@@ -31,6 +32,7 @@ def learn_accuracy(
     resolutions: Sequence[int],
     *,
     samples: int = ACCURACY_SAMPLES,
+    start: AccuracyPredictor | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -40,13 +42,15 @@ def learn_accuracy(
     Parameters
     ----------
     net, data
-        Supernet and images, whose validation split counts.
+        Supernet, computing in what accuracies are wanted of, and images, whose validation split counts.
     store
         The project's files; evaluations that are there are not repeated.
     resolutions
         Of the subnets.
     samples
         Random subnets.
+    start
+        A predictor of the same subnets in another number format, which a dozen of them correct.
     calibration_images, seed
         Of the batch-norm statistics; the seed also draws the subnets.
 
@@ -55,10 +59,10 @@ def learn_accuracy(
     UserError
         If a file cannot be read or written.
     """
-    space, rng = net.space, np.random.default_rng(seed)
-    sample = space.decode(space.sample_genes(rng, samples, resolutions))
+    space, rng, dtype = net.space, np.random.default_rng(seed), dtype_of(net)
+    sample = space.decode(space.sample_genes(rng, samples if start is None else CORRECTING, resolutions))
     ends = [end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))]
-    archs = list(dict.fromkeys([*ends, *sample]))
+    archs = list(dict.fromkeys([*ends, *sample] if start is None else sample))
     accuracies = evaluate_subnets(
         net,
         archs,
@@ -69,8 +73,12 @@ def learn_accuracy(
         seed=seed,
         progress=progress,
     )
-    predictor = AccuracyPredictor(space).fit(archs, accuracies)
-    predictor.save(store.accuracy_model)
+    predictor = (
+        AccuracyPredictor(space, dtype=dtype).fit(archs, accuracies)
+        if start is None
+        else transferred(start, archs, accuracies, dtype)
+    )
+    predictor.save(store.accuracy_model(dtype))
     return predictor
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.latency.collect import SubnetBench
 from ofa_tvm.logs import find_records
@@ -27,9 +27,34 @@ Stage = Callable[[str], AbstractContextManager[None]]
 """Encloses a stage, by its name; for those who count its seconds."""
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One request's search."""
+
+    request: SearchRequest
+    targets: Sequence[TargetBudget]
+    found: VerifiedResult
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """The less, the better: it is the most accurate, of equals the cheapest."""
+        best = self.found.winner
+        costs = zip(best.costs, self.targets, strict=True)
+        return -best.accuracy, max(cost.upper / target.budget.value for cost, target in costs)
+
+    def outcome(
+        self, chosen: Candidate, shipped: Sequence[Shipped | None], seconds: float, others: Sequence[_Run]
+    ) -> SearchOutcome:
+        targets = (
+            TargetOutcome(t.bench.target, t.budget, t.latency, done)
+            for t, done in zip(self.targets, shipped, strict=True)
+        )
+        beaten = (run.outcome(run.found.winner, [None] * len(run.targets), seconds, ()) for run in others)
+        return SearchOutcome(self.request, chosen, self.found, tuple(targets), seconds, tuple(beaten))
+
+
 def run_search(
-    request: SearchRequest,
-    *,
+    *requests: SearchRequest,
     progress: Progress = SILENT,
     stage: Stage = lambda name: nullcontext(),
 ) -> SearchOutcome:
@@ -41,8 +66,9 @@ def run_search(
 
     Parameters
     ----------
-    request
-        What to search for.
+    requests
+        What to search for. Several compete: the same budgets in other number formats, of which one that
+        cannot be kept, or for which nothing is tuned, is only said.
     progress
         Told of all that takes long, and of what is wrong with a tuning log.
     stage
@@ -59,30 +85,70 @@ def run_search(
         the budgets.
     """
     start = time.monotonic()
-    known = [_known(request, one) for one in request.targets]
     with ExitStack() as stack:
-        benches = [
-            _bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)
-        ]
-        with stage("learn accuracy"):
-            accuracy = _learn_accuracy(request, progress) if request.accuracy is None else request.accuracy
-        with stage("measure and learn latency"):
-            targets = [
-                _budgeted(request, one, bench, latency, accuracy, progress)
-                for one, bench, latency in zip(request.targets, benches, known, strict=True)
-            ]
-        with stage("search under the budget"):
-            found = _find(request, targets, accuracy, progress)
-        chosen = found.winner
-        shipped: Sequence[Shipped | None] = [None] * len(targets)
-        if folders := [one.artefact for one in request.targets if one.artefact is not None]:
-            with stage("ship and check"):
-                chosen, shipped = _ship(request, targets, found, folders, progress)
-    outcomes = (
-        TargetOutcome(t.bench.target, t.budget, t.latency, done)
-        for t, done in zip(targets, shipped, strict=True)
+        runs = _searches(requests, stack, progress, stage)
+        shipped: Sequence[Shipped | None] = [None] * len(runs[0].targets)
+        for run in runs:
+            if not any(one.artefact for one in run.request.targets):
+                chosen = run.found.winner
+                break
+            try:
+                with stage("ship and check"):
+                    chosen, shipped = _ship(run, progress)
+                break
+            except UserError as error:
+                if run is runs[-1]:
+                    raise
+                _left_out(run.request, error, progress)
+        others = [other for other in runs if other is not run]
+        return run.outcome(chosen, shipped, time.monotonic() - start, others)
+
+
+def _searches(
+    requests: Sequence[SearchRequest], stack: ExitStack, progress: Progress, stage: Stage
+) -> list[_Run]:
+    """What each request finds, the best first."""
+    runs: list[_Run] = []
+    errors: list[UserError] = []
+    for request in requests:
+        try:
+            runs.append(_search(_with_budgets(request, runs), stack, progress, stage))
+        except UserError as error:
+            if len(requests) > 1:
+                _left_out(request, error, progress)
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    return sorted(runs, key=lambda run: run.merit)
+
+
+def _left_out(request: SearchRequest, error: UserError, progress: Progress) -> None:
+    progress.say(f"{request.targets[0].target.dtype} is left out: {error}")
+
+
+def _with_budgets(request: SearchRequest, runs: Sequence[_Run]) -> SearchRequest:
+    """The request with the budgets that an earlier run had, where it states none of its own."""
+    if not runs:
+        return request
+    chosen = (
+        replace(one, budget=one.budget or known.budget)
+        for one, known in zip(request.targets, runs[0].targets, strict=True)
     )
-    return SearchOutcome(chosen, found, tuple(outcomes), time.monotonic() - start)
+    return replace(request, targets=tuple(chosen))
+
+
+def _search(request: SearchRequest, stack: ExitStack, progress: Progress, stage: Stage) -> _Run:
+    known = [_known(request, one) for one in request.targets]
+    benches = [_bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)]
+    with stage("learn accuracy"):
+        accuracy = _learn_accuracy(request, progress) if request.accuracy is None else request.accuracy
+    with stage("measure and learn latency"):
+        targets = [
+            _budgeted(request, one, bench, latency, accuracy, progress)
+            for one, bench, latency in zip(request.targets, benches, known, strict=True)
+        ]
+    with stage("search under the budget"):
+        return _Run(request, targets, _find(request, targets, accuracy, progress))
 
 
 def _known(request: SearchRequest, one: TargetRequest) -> KnownLatency | None:
@@ -124,6 +190,7 @@ def _learn_accuracy(request: SearchRequest, progress: Progress) -> AccuracyModel
         request.store,
         request.learned_resolutions,
         samples=request.accuracy_samples,
+        start=request.accuracy_start,
         calibration_images=request.calibration_images,
         seed=request.seed,
         progress=progress,
@@ -210,20 +277,15 @@ def _find(
     )
 
 
-def _ship(
-    request: SearchRequest,
-    targets: Sequence[TargetBudget],
-    found: VerifiedResult,
-    folders: Sequence[Path],
-    progress: Progress,
-) -> tuple[Candidate, list[Shipped]]:
+def _ship(run: _Run, progress: Progress) -> tuple[Candidate, Sequence[Shipped | None]]:
+    request = run.request
     if request.data is None:
         raise RuntimeError("a search without images ships nothing")
     return ship_best(
-        targets,
+        run.targets,
         request.data,
-        folders,
-        found,
+        [one.artefact for one in request.targets if one.artefact is not None],
+        run.found,
         calibration_images=request.calibration_images,
         with_runtime=request.with_runtime,
         seed=request.seed,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.yamlfile import read_yaml, write_yaml
 
 NAME = "ofa-tvm.yaml"
@@ -20,6 +21,7 @@ PROJECT_SCHEMA: dict[str, Any] = {
     "properties": {
         "space": {"type": "string"},
         "checkpoint": {"type": "string"},
+        "int8_checkpoint": {"type": "string"},
         "data": {"type": "string"},
         "bad_images": {"enum": ["refuse", "skip"]},
         "resolutions": {"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1},
@@ -42,6 +44,8 @@ class Project:
         Name of the search space.
     checkpoint
         The trained supernet.
+    int8_checkpoint
+        The same after it was trained for int8; without it that is done by ranges alone.
     data
         "digits", or a path to images.
     bad_images
@@ -60,6 +64,7 @@ class Project:
     folder: Path
     space: str = "ofa_mbv3_w1.0"
     checkpoint: Path | None = None
+    int8_checkpoint: Path | None = None
     data: str | None = None
     bad_images: Literal["refuse", "skip"] = "refuse"
     resolutions: tuple[int, ...] | None = None
@@ -70,6 +75,11 @@ class Project:
     def path(self, value: Path) -> Path:
         """A path of this file as seen from anywhere."""
         return self.folder / value
+
+    def weights(self, dtype: Arithmetic) -> Path | None:
+        """The supernet whose subnets compute in `dtype`."""
+        given = self.int8_checkpoint if dtype == "int8" and self.int8_checkpoint else self.checkpoint
+        return None if given is None else self.path(given)
 
     def save(self) -> Path:
         """Write `ofa-tvm.yaml` into the folder; returns its path."""
@@ -98,7 +108,7 @@ def read_project(file: Path) -> Project:
         If it cannot be read or has an unknown key; the sentence names line and key.
     """
     content = read_yaml(file, PROJECT_SCHEMA)
-    for key in ("checkpoint", "accuracy_predictor", "tuning_logs"):
+    for key in ("checkpoint", "int8_checkpoint", "accuracy_predictor", "tuning_logs"):
         if key in content:
             content[key] = Path(content[key])
     if "resolutions" in content:

@@ -7,33 +7,34 @@ training, the evaluations, the tuning log and the latency table go on where an i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import find_records
+from ofa_tvm.number_formats import Arithmetic, arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
-from ofa_tvm.targets import Target, Variant
+from ofa_tvm.targets import DType, Target, Variant
 from ofa_tvm.training.config import TrainingConfig
 from ofa_tvm.training.data import ImageData, digits
-from ofa_tvm.training.defaults import digits_config
+from ofa_tvm.training.defaults import digits_config, with_phases
 from ofa_tvm.training.shrinking import train
 from ofa_tvm.tuning import TuningResult
-from ofa_tvm.workflow.comparison import Row, compare
+from ofa_tvm.workflow.comparison import Subject, compare
 from ofa_tvm.workflow.loop import tune_space
 from ofa_tvm.workflow.models import load_latency
 from ofa_tvm.workflow.pipeline import run_search
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import Project
+from ofa_tvm.workflow.quickstart_result import QuickstartResult, summary
 from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetRequest
 from ofa_tvm.workflow.ship import Shipped
 from ofa_tvm.workflow.stages import Stages
@@ -77,42 +78,12 @@ class QuickstartSettings:
         return tuple(sorted(self.training.resolutions or get_space(SPACE).default_resolutions))
 
 
-@dataclass(frozen=True)
-class QuickstartResult:
-    """What the quickstart made and measured.
-
-    Parameters
-    ----------
-    artefact
-        Folder of the shipped artefact.
-    images
-        The PNG files to try it on.
-    budget
-        The latency budget.
-    rows
-        Largest, smallest and chosen subnet.
-    shipped
-        The chosen one as it was shipped.
-    stages
-        Seconds spent in each stage, earlier interrupted runs included.
-    quality
-        Rank correlation and error of the two predictors on subnets left out, and the tuning's extent.
-    """
-
-    artefact: Path
-    images: tuple[Path, ...]
-    budget: Budget
-    rows: tuple[Row, ...]
-    shipped: Shipped
-    stages: dict[str, float]
-    quality: dict[str, float]
-
-
 def quickstart(
     out: Path,
     target: Target,
     *,
     budget: Budget | None = None,
+    dtypes: Sequence[DType] = (),
     settings: QuickstartSettings | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -127,6 +98,8 @@ def quickstart(
         A target that runs on this machine, on a board of its tracker, or in the emulator.
     budget
         Limit of its cost; None takes the measured latency of the space's median subnet.
+    dtypes
+        Number formats that compete within the budget; by default the target's alone.
     settings
         Extent of the stages.
     seed
@@ -146,70 +119,83 @@ def quickstart(
         require_unit(budget, target)
     store = Store(out)
     stages = Stages(store.stages, progress)
-    net, data = trained_on_digits(store, settings, stages, seed, progress)
-    with stages.stage("tune the space's kernels"):
-        tuned = _tuned(net, target, store, settings, seed, progress)
-    request = _request(
-        settings, store, net, data, TargetRequest(target, budget, artefact=store.artefact), seed
+    targets = [target.with_dtype(dtype) for dtype in dtypes or (target.dtype,)]
+    nets, data = trained_on_digits(
+        store, settings, stages, seed, progress, {arithmetic(one.dtype) for one in targets}
     )
-    outcome = run_search(request, progress=progress, stage=stages.stage)
+    with stages.stage("tune the space's kernels"):
+        tuned = {
+            one.dtype: _tuned(nets[arithmetic(one.dtype)], one, store, settings, seed, progress)
+            for one in targets
+        }
+    outcome = run_search(
+        *(_request(settings, store, nets, data, one, budget, seed) for one in targets),
+        progress=progress,
+        stage=stages.stage,
+    )
     (done,) = outcome.targets
     if done.shipped is None:
         raise RuntimeError("a target with a folder ships")
-    latency = load_latency(store.latency_model(Variant.of(target)), net.space)
     with stages.stage("compare"):
         pictures = _write_images(data, store.images, settings.images)
-        subjects = {
-            "largest": net.space.max_arch(settings.resolutions[-1]),
-            "smallest": net.space.min_arch(settings.resolutions[0]),
-            "chosen": outcome.chosen.arch,
-        }
         rows = compare(
-            net,
             data,
-            target,
-            find_records(target, [store.logs]),
-            latency,
-            subjects,
-            {"chosen": done.shipped},
-            calibration_images=request.calibration_images,
+            _subjects(outcome, store, settings),
+            calibration_images=settings.training.calibration_images,
             seed=seed,
         )
-    quality = _quality(AccuracyPredictor.load(store.accuracy_model), latency, tuned, outcome)
+    quality = _quality(store, outcome, tuned[outcome.dtype])
     result = QuickstartResult(
-        store.artefact, pictures, done.budget, rows, done.shipped, stages.seconds, quality
+        store.artefact, outcome.dtype, pictures, done.budget, rows, done.shipped, stages.seconds, quality
     )
     write_atomic(store.summary, json.dumps(summary(result), indent=1))
     return result
 
 
 def trained_on_digits(
-    store: Store, settings: QuickstartSettings, stages: Stages, seed: int, progress: Progress
-) -> tuple[Supernet, ImageData]:
-    """The supernet, trained now or by an earlier run; its project file is written.
+    store: Store,
+    settings: QuickstartSettings,
+    stages: Stages,
+    seed: int,
+    progress: Progress,
+    needed: Collection[Arithmetic],
+) -> tuple[dict[Arithmetic, Supernet], ImageData]:
+    """The supernets by what they compute in, trained now or by an earlier run; the project file is written.
 
     Raises
     ------
     UserError
         If a file cannot be read or written.
     """
-    space, data = get_space(SPACE), digits()
+    data, config = digits(), settings.training
+    nets: dict[Arithmetic, Supernet] = {}
     with stages.stage("train the supernet"):
-        trained = train(settings.training, data, store.training, progress=progress, seed=seed)
-        net = build_supernet(space, data.n_classes)
-        net.load_checkpoint(trained.checkpoint)
-        net.eval()
+        trained = train(config, data, store.training, progress=progress, seed=seed).checkpoint
+        nets["float32"] = _loaded(trained, data)
         project = Project(
             store.folder,
             space=SPACE,
-            checkpoint=trained.checkpoint.relative_to(store.folder),
+            checkpoint=trained.relative_to(store.folder),
             data=data.name,
             resolutions=settings.resolutions,
-            accuracy_predictor=store.accuracy_model.relative_to(store.folder),
-            calibration_images=settings.training.calibration_images,
+            accuracy_predictor=store.accuracy_model().relative_to(store.folder),
+            calibration_images=config.calibration_images,
         )
+        if "int8" in needed:
+            again = with_phases(config, ["quantize"])
+            quantized = train(
+                again, data, store.int8_training, init=trained, progress=progress, seed=seed
+            ).checkpoint
+            nets["int8"] = _loaded(quantized, data)
+            project = replace(project, int8_checkpoint=quantized.relative_to(store.folder))
         project.save()
-    return net, data
+    return nets, data
+
+
+def _loaded(checkpoint: Path, data: ImageData) -> Supernet:
+    net = build_supernet(get_space(SPACE), data.n_classes)
+    net.load_checkpoint(checkpoint)
+    return net.eval()
 
 
 def _tuned(
@@ -238,16 +224,17 @@ def _tuned(
 def _request(
     settings: QuickstartSettings,
     store: Store,
-    net: Supernet,
+    nets: Mapping[Arithmetic, Supernet],
     data: ImageData,
-    target: TargetRequest,
+    target: Target,
+    budget: Budget | None,
     seed: int,
 ) -> SearchRequest:
     return SearchRequest(
         store,
-        net,
+        nets[arithmetic(target.dtype)],
         data,
-        (target,),
+        (TargetRequest(target, budget, artefact=store.artefact),),
         resolutions=settings.resolutions,
         accuracy_samples=settings.accuracy_samples,
         latency_samples=settings.latency_samples,
@@ -258,9 +245,27 @@ def _request(
     )
 
 
-def _quality(
-    accuracy: AccuracyPredictor, latency: LatencyRegressor, tuned: TuningResult, outcome: SearchOutcome
-) -> dict[str, float]:
+def _subjects(outcome: SearchOutcome, store: Store, settings: QuickstartSettings) -> dict[str, Subject]:
+    """The ends of the space, what was chosen, and what was best in each other number format."""
+
+    def subject(one: SearchOutcome, arch: Arch, shipped: Shipped | None = None) -> Subject:
+        target, net = one.targets[0].target, one.request.net
+        latency = load_latency(store.latency_model(Variant.of(target)), net.space)
+        return Subject(arch, net, target, find_records(target, [store.logs]), latency, shipped)
+
+    space, sides = outcome.request.net.space, settings.resolutions
+    return {
+        "largest": subject(outcome, space.max_arch(sides[-1])),
+        "smallest": subject(outcome, space.min_arch(sides[0])),
+        "chosen": subject(outcome, outcome.chosen.arch, outcome.targets[0].shipped),
+        **{f"best in {other.dtype}": subject(other, other.chosen.arch) for other in outcome.others},
+    }
+
+
+def _quality(store: Store, outcome: SearchOutcome, tuned: TuningResult) -> dict[str, float]:
+    (done,), dtype = outcome.targets, outcome.dtype
+    accuracy = AccuracyPredictor.load(store.accuracy_model(arithmetic(dtype)))
+    latency = load_latency(store.latency_model(Variant.of(done.target)), outcome.request.net.space)
     return {
         "accuracy_spearman": accuracy.validation_["spearman"],
         "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
@@ -268,7 +273,7 @@ def _quality(
         "latency_mape": latency.validation_["mape"],
         "kernels": tuned.kernels,
         "kernels_tuned": tuned.tuned,
-        "subnets_measured": len(outcome.targets[0].latency.measured) + len(outcome.found.record),
+        "subnets_measured": len(done.latency.measured) + len(outcome.found.record),
     }
 
 
@@ -284,35 +289,3 @@ def _write_images(data: ImageData, folder: Path, count: int) -> tuple[Path, ...]
         data.image("test", index).save(path)
         paths.append(path)
     return tuple(paths)
-
-
-def summary(result: QuickstartResult) -> dict[str, Any]:
-    """The result as plain JSON data; costs have the unit in their key."""
-    unit = result.budget.unit.lower()
-    return {
-        "artefact": str(result.artefact),
-        "images": [str(path) for path in result.images],
-        "budget": {"value": result.budget.value, "unit": result.budget.unit},
-        "subnets": [
-            {
-                "name": row.name,
-                "arch": row.arch.to_dict(),
-                "test_accuracy": row.accuracy,
-                f"predicted_{unit}": row.predicted,
-                f"measured_{unit}": row.measured,
-                "onnxruntime_ms": row.onnxruntime,
-                "pytorch_ms": row.pytorch,
-                "macs": row.macs,
-            }
-            for row in result.rows
-        ],
-        "shipped": {
-            "test_accuracy": result.shipped.accuracy,
-            "accuracy_change": result.shipped.accuracy_change,
-            f"measured_{unit}": result.shipped.measurement.cost,
-            "mad_ms": result.shipped.measurement.mad_ms,
-            "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,
-        },
-        "quality": result.quality,
-        "seconds": {name: round(seconds, 2) for name, seconds in result.stages.items()},
-    }

@@ -10,13 +10,14 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
-from ofa_tvm.targets import Target
+from ofa_tvm.targets import DType, Target
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
 from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
+    from ofa_tvm.accuracy.predictor import AccuracyPredictor
     from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.ship import Shipped
@@ -65,6 +66,8 @@ class SearchRequest:
         space's default ones.
     accuracy
         Predicts accuracies; None to learn it from measured subnets.
+    accuracy_start
+        To learn it from: a predictor of the same subnets in another number format.
     accuracy_samples, latency_samples
         Random subnets that are evaluated, and measured, where there is something to learn.
     calibration_images
@@ -79,8 +82,9 @@ class SearchRequest:
     Raises
     ------
     UsageError
-        If a budget has another unit than its target, a target is named twice, only some of the targets have
-        folders to ship into, or something would have to be learned or shipped without images.
+        If a budget has another unit than its target, a target is named twice, targets differ in number
+        format, only some of them have folders to ship into, or something would have to be learned or shipped
+        without images.
     """
 
     store: Store
@@ -89,6 +93,7 @@ class SearchRequest:
     targets: tuple[TargetRequest, ...]
     resolutions: tuple[int, ...] | None = None
     accuracy: AccuracyModel | None = None
+    accuracy_start: AccuracyPredictor | None = None
     accuracy_samples: int = ACCURACY_SAMPLES
     latency_samples: int = LATENCY_SAMPLES
     calibration_images: int = CALIBRATION_IMAGES
@@ -107,6 +112,8 @@ class SearchRequest:
         shipping = {one.artefact is not None for one in self.targets}
         if len(shipping) > 1:
             raise UsageError("a subnet ships for all targets of a search or for none; name a folder for each")
+        if len({one.target.dtype for one in self.targets}) > 1:
+            raise UsageError("the targets of a search share a number format")
         if self.data is None and (self.accuracy is None or True in shipping):
             raise UsageError("without images no accuracy can be learned, and nothing can be shipped")
 
@@ -142,6 +149,8 @@ class SearchOutcome:
 
     Parameters
     ----------
+    request
+        What was asked for; of several that competed, the one that won.
     chosen
         The subnet that shipped, else the most accurate one within the budgets. Its `costs` and those of all
         candidates are in the order of `targets`.
@@ -150,10 +159,19 @@ class SearchOutcome:
     targets
         In the order of the request.
     seconds
-        That it took.
+        That it took, the others included.
+    others
+        What came of those that competed with it, of which nothing shipped; the most accurate first.
     """
 
+    request: SearchRequest
     chosen: Candidate
     found: VerifiedResult
     targets: tuple[TargetOutcome, ...]
     seconds: float
+    others: tuple[SearchOutcome, ...] = ()
+
+    @property
+    def dtype(self) -> DType:
+        """The number format of its modules; targets of one request share it."""
+        return self.targets[0].target.dtype

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofa_tvm.errors import UsageError
+from ofa_tvm.number_formats import Arithmetic, arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.space import Space
@@ -18,7 +19,6 @@ from ofa_tvm.workflow.project import NAME, Project, find_project
 from ofa_tvm.workflow.store import Store
 
 if TYPE_CHECKING:
-    from ofa_tvm.number_formats import Arithmetic
     from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
 
@@ -62,18 +62,21 @@ class Settings:
         return self.store.logs
 
     @property
-    def accuracy_predictor(self) -> Path | None:
-        """The one that the project names, else the one that an earlier search learned for its supernet."""
-        if self.project.accuracy_predictor is not None:
+    def arithmetic(self) -> Arithmetic:
+        """What the supernet has to compute in."""
+        return arithmetic(self.target.dtype)
+
+    def accuracy_predictor(self, dtype: Arithmetic) -> Path | None:
+        """The one of subnets in float32 that the project names, else what an earlier search learned."""
+        if dtype == "float32" and self.project.accuracy_predictor is not None:
             return self.project.path(self.project.accuracy_predictor)
-        learned = self.store.accuracy_model
+        learned = self.store.accuracy_model(dtype)
         return learned if self.checkpoint is not None and learned.is_file() else None
 
     @property
     def checkpoint(self) -> Path | None:
-        """The project's trained supernet."""
-        given = self.project.checkpoint
-        return None if given is None else self.project.path(given)
+        """The project's trained supernet, for int8 the one that was trained for that if there is one."""
+        return self.project.weights(self.arithmetic)
 
     @cached_property
     def n_classes(self) -> int:
@@ -105,13 +108,10 @@ class Settings:
         threads = f"{self.target.threads} thread{'s' if self.target.threads > 1 else ''}"
         return f"target {self.target.name} ({self.target.summary}), {threads}"
 
-    def supernet(self, *, random: bool = False, dtype: Arithmetic = "float32") -> Supernet:
+    def supernet(self, *, random: bool = False) -> Supernet:
         """The project's supernet with its weights; with `random`, or without a checkpoint, random ones.
 
-        Parameters
-        ----------
-        dtype
-            What it is to compute in, whatever it was trained for.
+        It computes in what the target's number format asks for, whatever it was trained for.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class Settings:
         else:
             net = build_supernet(self.space, self.n_classes)
             net.load_checkpoint(self.checkpoint)
-        set_dtype(net, dtype)
+        set_dtype(net, self.arithmetic)
         return net.eval()
 
     def data(self, *, progress: Progress = SILENT) -> ImageData:
@@ -194,7 +194,13 @@ def resolve(
     project = find_project(start)
     if space is not None and space != project.space:
         project = replace(
-            project, space=space, checkpoint=None, data=None, resolutions=None, accuracy_predictor=None
+            project,
+            space=space,
+            checkpoint=None,
+            int8_checkpoint=None,
+            data=None,
+            resolutions=None,
+            accuracy_predictor=None,
         )
     found = get_space(project.space)
     chosen_target = get_target(target)

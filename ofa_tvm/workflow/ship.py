@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
-from ofa_tvm.training.validation import calibrated_subnet
+from ofa_tvm.training.validation import accuracy, calibrated_subnet
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 from ofa_tvm.workflow.retiming import Retiming, retiming
 
@@ -106,7 +106,13 @@ def test_images(data: ImageData) -> str:
 
 def accuracy_through_module(artefact: Artefact, data: ImageData) -> float:
     """Share of the test images that the compiled module itself classifies correctly, 0..1."""
-    return _accuracy(artefact.classifier.logits, data, artefact.runner.inputs[0].shape[-1])
+    resolution, targets = artefact.runner.inputs[0].shape[-1], data.targets("test")
+    correct = 0
+    for start in range(0, len(targets), _AT_ONCE):
+        chosen = np.arange(start, min(start + _AT_ONCE, len(targets)))
+        answers = artefact.classifier.logits(data.batch("test", chosen, resolution).numpy()).argmax(axis=1)
+        correct += int((answers == targets[chosen]).sum())
+    return correct / len(targets)
 
 
 def _some_images(data: ImageData, resolution: int, seed: int) -> np.ndarray:
@@ -116,27 +122,12 @@ def _some_images(data: ImageData, resolution: int, seed: int) -> np.ndarray:
     return data.batch("test", np.sort(chosen), resolution).numpy()
 
 
-def accuracy_in_float32(onnx: Path, data: ImageData) -> float:
-    """The same share by ONNX Runtime on the network in float32: what it is before it is compiled."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    (entry,) = session.get_inputs()
-
-    def logits(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([session.run(None, {entry.name: image[None]})[0] for image in x])
-
-    return _accuracy(logits, data, entry.shape[-1])
-
-
-def _accuracy(logits: Callable[[np.ndarray], np.ndarray], data: ImageData, resolution: int) -> float:
-    targets = data.targets("test")
-    correct = 0
-    for start in range(0, len(targets), _AT_ONCE):
-        chosen = np.arange(start, min(start + _AT_ONCE, len(targets)))
-        answers = logits(data.batch("test", chosen, resolution).numpy()).argmax(axis=1)
-        correct += int((answers == targets[chosen]).sum())
-    return correct / len(targets)
+def accuracy_in_float32(
+    net: Supernet, arch: Arch, data: ImageData, calibration_images: int, seed: int
+) -> float:
+    """The same share by PyTorch on the subnet in float32: what it is before other numbers come in."""
+    module = calibrated_subnet(net, arch, data, calibration_images, seed, dtype="float32")
+    return accuracy(module, data, "test", arch.r)
 
 
 def kernel_entries(compiled: CompiledModule, inside_us: Mapping[str, float]) -> tuple[KernelEntry, ...]:
@@ -252,15 +243,17 @@ def ready_to_ship(
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
     difference = _require_agreement(trial, arch, data, target, seed)
-    accuracy = accuracy_through_module(trial, data)
-    before = None if target.dtype == "float32" else accuracy_in_float32(trial.onnx_path, data)
-    change = None if before is None else accuracy - before
+    share = accuracy_through_module(trial, data)
+    before = (
+        None if target.dtype == "float32" else accuracy_in_float32(net, arch, data, calibration_images, seed)
+    )
+    change = None if before is None else share - before
     manifest = replace(
         manifest,
-        accuracy=AccuracyEntry(predicted_accuracy, accuracy, test_images(data), before, change),
+        accuracy=AccuracyEntry(predicted_accuracy, share, test_images(data), before, change),
         check=_check_entry(target, difference, built.compiled),
     )
-    return ReadyToShip(built, manifest, target, measurement, difference, accuracy, change)
+    return ReadyToShip(built, manifest, target, measurement, difference, share, change)
 
 
 def _require_agreement(

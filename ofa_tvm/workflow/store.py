@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.jsonfile import parse_json
+from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.search.budget import Budget, parse_budget
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Variant
@@ -47,14 +48,18 @@ class Store:
         return self.folder / "training"
 
     @property
+    def int8_training(self) -> Path:
+        """The same of what it trains for int8."""
+        return self.folder / "training-int8"
+
+    @property
     def accuracy_cache(self) -> Path:
         """Finished evaluations of subnets, each with the weights and images that it is true for."""
         return self.folder / "accuracy.jsonl"
 
-    @property
-    def accuracy_model(self) -> Path:
-        """The accuracy predictor that was learned for the project's supernet."""
-        return self.folder / "accuracy.model"
+    def accuracy_model(self, dtype: Arithmetic = "float32") -> Path:
+        """The accuracy predictor that was learned for the project's supernet, computing in `dtype`."""
+        return self.folder / ("accuracy.model" if dtype == "float32" else f"accuracy-{dtype}.model")
 
     @property
     def artefact(self) -> Path:

@@ -16,7 +16,8 @@ from ofa_tvm.search.budget import Budget
 from ofa_tvm.targets import get_target
 from ofa_tvm.workflow.compile_only import compile_only
 from ofa_tvm.workflow.project import read_project
-from ofa_tvm.workflow.quickstart import quickstart, summary
+from ofa_tvm.workflow.quickstart import quickstart
+from ofa_tvm.workflow.quickstart_result import summary
 
 pytestmark = pytest.mark.slow
 

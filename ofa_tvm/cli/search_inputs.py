@@ -1,0 +1,117 @@
+"""What `ofa-tvm search` reads before it starts: predictors, supernet and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofa_tvm.cli.console import Console
+from ofa_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ofa_tvm.accuracy.predictor import AccuracyPredictor
+    from ofa_tvm.estimators.contract import AccuracyModel, CostModel
+    from ofa_tvm.search.budget import Budget
+    from ofa_tvm.spaces.space import Space
+    from ofa_tvm.supernet import Supernet
+    from ofa_tvm.training.data import ImageData
+    from ofa_tvm.workflow.request import TargetRequest
+    from ofa_tvm.workflow.settings import Settings
+
+
+def accuracy_of(
+    settings: Settings, given: Path | None, *, evaluates: bool
+) -> tuple[AccuracyModel | None, AccuracyPredictor | None]:
+    """What predicts accuracies in the settings' number format, else what that can be learned from.
+
+    Parameters
+    ----------
+    given
+        The predictor that was named; None for the project's.
+    evaluates
+        Whether subnets will be evaluated where there is something to learn.
+
+    Returns
+    -------
+    A predictor of that format, None where there is none; else one of float32 that a few evaluations correct.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `load_accuracy`.
+    """
+    from ofa_tvm.accuracy.predictor import AccuracyPredictor
+    from ofa_tvm.workflow.models import load_accuracy
+
+    dtype, space = settings.arithmetic, settings.space
+    path = given or settings.accuracy_predictor(dtype)
+    try:
+        if path is not None:
+            return load_accuracy(path, space, dtype), None
+    except UsageError:
+        if not evaluates or dtype == "float32":
+            raise
+    start = path or settings.accuracy_predictor("float32")
+    if start is None or not evaluates:
+        return None, None
+    model = load_accuracy(start, space)
+    return None, model if isinstance(model, AccuracyPredictor) else None
+
+
+def given_models(
+    space: Space, n_targets: int, tables: Sequence[Path], predictors: Sequence[Path]
+) -> list[CostModel | None]:
+    """The latency models that options name, one a target; None where none does."""
+    from ofa_tvm.latency.lookup_table import LookupTable
+    from ofa_tvm.workflow.models import load_latency
+
+    if tables:
+        return [LookupTable.read(path, space) for path in tables]
+    return [load_latency(path, space) for path in predictors] or [None] * n_targets
+
+
+def supernet_and_images(
+    console: Console, settings: Settings, *, random: bool
+) -> tuple[Supernet, ImageData | None]:
+    """The project's supernet and images; with `random` weights no images belong to it."""
+    from ofa_tvm.cli.networks import check_classes
+    from ofa_tvm.cli.verified import RANDOM
+
+    if random:
+        console.say(RANDOM)
+        return settings.supernet(random=True), None
+    net = settings.supernet()
+    data = settings.data(progress=console.progress)
+    check_classes(net, settings.checkpoint, data)
+    if settings.arithmetic == "int8" and settings.checkpoint is not None:
+        _say_post_training(console, settings.checkpoint)
+    return net, data
+
+
+def _say_post_training(console: Console, checkpoint: Path) -> None:
+    from ofa_tvm.supernet.checkpoint import trained_dtype
+
+    if trained_dtype(checkpoint) != "int8":
+        console.say(
+            f"{checkpoint} was not trained for int8: this is post-training quantisation. To train it: "
+            f"ofa-tvm train --init {checkpoint} --phases quantize -o int8"
+        )
+
+
+def target_requests(
+    every_target: Sequence[Settings],
+    budgets: Sequence[Budget],
+    models: Sequence[CostModel | None],
+    output: Path | None,
+) -> tuple[TargetRequest, ...]:
+    """What is asked of each target; of several, each has a folder of its own within the output's."""
+    from ofa_tvm.workflow.request import TargetRequest
+
+    several = len(every_target) > 1
+    return tuple(
+        TargetRequest(
+            s.target, budget, model, output / s.target.name if output is not None and several else output
+        )
+        for s, budget, model in zip(every_target, budgets, models, strict=True)
+    )

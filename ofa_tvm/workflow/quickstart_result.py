@@ -1,0 +1,80 @@
+"""What the quickstart made, as types and as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa_tvm.search.budget import Budget
+from ofa_tvm.targets import DType
+from ofa_tvm.workflow.comparison import Row
+from ofa_tvm.workflow.ship import Shipped
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the quickstart made and measured.
+
+    Parameters
+    ----------
+    artefact
+        Folder of the shipped artefact.
+    dtype
+        Its number format.
+    images
+        The PNG files to try it on.
+    budget
+        The latency budget.
+    rows
+        Largest, smallest and chosen subnet.
+    shipped
+        The chosen one as it was shipped.
+    stages
+        Seconds spent in each stage, earlier interrupted runs included.
+    quality
+        Rank correlation and error of the two predictors on subnets left out, and the tuning's extent.
+    """
+
+    artefact: Path
+    dtype: DType
+    images: tuple[Path, ...]
+    budget: Budget
+    rows: tuple[Row, ...]
+    shipped: Shipped
+    stages: dict[str, float]
+    quality: dict[str, float]
+
+
+def summary(result: QuickstartResult) -> dict[str, Any]:
+    """The result as plain JSON data; costs have the unit in their key."""
+    unit = result.budget.unit.lower()
+    return {
+        "artefact": str(result.artefact),
+        "dtype": result.dtype,
+        "images": [str(path) for path in result.images],
+        "budget": {"value": result.budget.value, "unit": result.budget.unit},
+        "subnets": [
+            {
+                "name": row.name,
+                "dtype": row.dtype,
+                "arch": row.arch.to_dict(),
+                "test_accuracy": row.accuracy,
+                f"predicted_{unit}": row.predicted,
+                f"measured_{unit}": row.measured,
+                "onnxruntime_ms": row.onnxruntime,
+                "pytorch_ms": row.pytorch,
+                "macs": row.macs,
+            }
+            for row in result.rows
+        ],
+        "shipped": {
+            "test_accuracy": result.shipped.accuracy,
+            "accuracy_change": result.shipped.accuracy_change,
+            f"measured_{unit}": result.shipped.measurement.cost,
+            "mad_ms": result.shipped.measurement.mad_ms,
+            "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,
+        },
+        "quality": result.quality,
+        "seconds": {name: round(seconds, 2) for name, seconds in result.stages.items()},
+    }
