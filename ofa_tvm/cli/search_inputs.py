@@ -84,19 +84,12 @@ def supernet_and_images(
     net = settings.supernet()
     data = settings.data(progress=console.progress)
     check_classes(net, settings.checkpoint, data)
-    if settings.arithmetic == "int8" and settings.checkpoint is not None:
-        _say_post_training(console, settings.checkpoint)
-    return net, data
-
-
-def _say_post_training(console: Console, checkpoint: Path) -> None:
-    from ofa_tvm.supernet.checkpoint import trained_dtype
-
-    if trained_dtype(checkpoint) != "int8":
+    if settings.arithmetic == "int8" and net.trained_dtype != "int8":
         console.say(
-            f"{checkpoint} was not trained for int8: this is post-training quantisation. To train it: "
-            f"ofa-tvm train --init {checkpoint} --phases quantize -o int8"
+            f"{settings.checkpoint} was not trained for int8: this is post-training quantisation. To train "
+            f"it: ofa-tvm train --init {settings.checkpoint} --phases quantize -o int8"
         )
+    return net, data
 
 
 def target_requests(

@@ -208,7 +208,24 @@ def _shrink(
     )
     _show(console, result)
     console.print(f"{result.checkpoint}; {file} tells the other verbs")
+    if settings.phases[-1].quantize and init is not None:
+        _tell_project(console, init, result.checkpoint)
     console.result({**_plain(result), "project": str(file)})
+
+
+def _tell_project(console: Console, init: Path, quantized: Path) -> None:
+    """Note in the project of a supernet where the same is after it was trained for int8."""
+    from ofa_tvm.workflow.project import find_project
+    from ofa_tvm.workflow.store import Store
+
+    project = find_project(init.resolve().parent)
+    own = project.weights("float32")
+    if own is None or own.resolve() != init.resolve():
+        return
+    Store(project.folder).accuracy_model("int8").unlink(missing_ok=True)  # of other weights
+    folder = project.folder.resolve()
+    file = replace(project, int8_checkpoint=Path(os.path.relpath(quantized.resolve(), folder))).save()
+    console.print(f"{file} takes it where int8 is asked for: ofa-tvm search --dtype int8")
 
 
 def _finetune(

@@ -180,6 +180,31 @@ class CheckEntry:
 
 
 @dataclass(frozen=True)
+class QuantizationEntry:
+    """How a network in int8 came by its integers.
+
+    Attributes
+    ----------
+    trained
+        Whether its weights were trained for it; else they were rounded after training.
+    calibration
+        What the ranges of its feature maps were estimated on.
+    maps
+        Scale and zero point of each feature map, by the layer that makes it.
+    """
+
+    trained: bool
+    calibration: str
+    maps: Mapping[str, tuple[float, int]]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> QuantizationEntry:
+        """From the file's table."""
+        maps = {name: (float(scale), int(zero)) for name, (scale, zero) in content["maps"].items()}
+        return cls(content["trained"], content["calibration"], maps)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that an artefact says of itself; what the file says nothing of has its default.
 
@@ -199,6 +224,8 @@ class Manifest:
         How to call it.
     check
         Whether it computes what it should.
+    quantization
+        Of a network in int8.
     created, versions, sha256
         UTC in ISO format, packages that made it, and every file's checksum.
     """
@@ -215,6 +242,7 @@ class Manifest:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     check: CheckEntry = CheckEntry("float32")
+    quantization: QuantizationEntry | None = None
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -277,6 +305,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "preprocessing": Preprocessing.from_dict,
     "labels": tuple,
     "check": CheckEntry.from_dict,
+    "quantization": QuantizationEntry.from_dict,
 }
 
 

@@ -135,6 +135,23 @@ MANIFEST_SCHEMA: dict[str, Any] = {
                 "tuned_fraction": {"type": "float"},
             },
         },
+        "quantization": {
+            "type": "object",
+            "required": ["trained", "calibration", "maps"],
+            "properties": {
+                "trained": {"type": "boolean"},
+                "calibration": _TEXT,
+                "maps": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "array",
+                        "items": {"type": "number"},
+                        "minItems": 2,
+                        "maxItems": 2,
+                    },
+                },
+            },
+        },
         "versions": {"type": "object", "additionalProperties": _TEXT},
         "sha256": {
             "type": "object",

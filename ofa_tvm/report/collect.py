@@ -13,10 +13,11 @@ from ofa_tvm.deploy.manifest import KernelEntry
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.latency.dataset import Column, read_table
 from ofa_tvm.latency.learning_curve import learning_curve
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import Signature
+from ofa_tvm.number_formats import Arithmetic, arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.report.content import Content, Deployed, Measured, Training
 from ofa_tvm.search.evolution import Evolution
@@ -64,8 +65,8 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
                 progress.say(f"left out: {error}")
         artefacts.sort(key=lambda a: (a.name.split("/")[0] != "deploy", a.name))
     space = next((a.space for a in artefacts if a.space is not None), get_space(project.space))
-    accuracy = _accuracy_model(project, space, progress)
-    targets = _targets(project, space, accuracy, progress)
+    accuracy = _accuracy_model(project, space, "float32", progress)
+    targets = _targets(project, space, progress)
     training = _training(project)
     accuracies = None if accuracy is None else accuracy.left_out
     if not (artefacts or targets or accuracies or training):
@@ -105,25 +106,26 @@ def _time(kernel: KernelEntry, inside: bool) -> float | None:
     return None if kernel.cost is None else kernel.cost * kernel.calls
 
 
-def _accuracy_model(project: Project, space: Space, progress: Progress) -> AccuracyModel | None:
-    named = project.accuracy_predictor
-    path = Store(project.folder).accuracy_model() if named is None else project.path(named)
+def _accuracy_model(
+    project: Project, space: Space, dtype: Arithmetic, progress: Progress
+) -> AccuracyModel | None:
+    named = project.accuracy_predictor if dtype == "float32" else None
+    path = Store(project.folder).accuracy_model(dtype) if named is None else project.path(named)
     if not path.is_file():
         return None
     try:
-        return load_accuracy(path, space)
+        return load_accuracy(path, space, dtype)
     except UserError as error:
         progress.say(f"left out: {error}")
         return None
 
 
-def _targets(
-    project: Project, space: Space, accuracy: AccuracyModel | None, progress: Progress
-) -> list[Measured]:
+def _targets(project: Project, space: Space, progress: Progress) -> list[Measured]:
     found = []
     for name, path in Store(project.folder).latency_models().items():
         try:
             model = load_latency(path, space)
+            column = Column.parse(f"{model.target}_{model.unit.lower()}")
             table = path.with_suffix(".csv")
             if table.is_file():
                 content = read_table(table, space)
@@ -133,6 +135,7 @@ def _targets(
         except UserError as error:
             progress.say(f"left out: {error}")
             continue
+        accuracy = _accuracy_model(project, space, arithmetic(column.dtype), progress)
         found.append(_measured(name, space, model, genes, cost, accuracy, progress))
     return found
 

@@ -113,17 +113,6 @@ def n_classes(path: str | Path) -> int:
     raise UserError(f"the weights in {path} have no classifier; they are no supernet's")
 
 
-def trained_dtype(path: str | Path) -> str:
-    """What a checkpoint was trained to compute in.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read.
-    """
-    return str(read_checkpoint(path)[1].get("dtype", "float32"))
-
-
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     """Write tensors and plain values with a checksum, whole or not at all.
 

@@ -102,6 +102,16 @@ class MapQuantizer(nn.Module):
         return np.float32(scale.item()), np.uint8(zero.item())
 
 
+def map_schemes(module: nn.Module) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of each map of a quantised network, by the name of the layer that makes it."""
+    found = {}
+    for name, part in module.named_modules():
+        if isinstance(part, MapQuantizer) and part.enabled:
+            scale, zero = part.scheme()
+            found[name] = (float(scale), int(zero))
+    return found
+
+
 def weight_codes(weight: Tensor) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """The integers of a weight (c_out, ...), and the scale of each channel, (c_out,)."""
     scales = _channel_scales(weight)

@@ -39,6 +39,7 @@ class Supernet(nn.Module):
     def __init__(self, space: Space, n_classes: int = 1000, dropout: float = 0.0) -> None:
         super().__init__()
         self.space, self.n_classes, self.dropout = space, n_classes, dropout
+        self.trained_dtype: Arithmetic = "float32"
         largest = space.network(space.max_arch(), n_classes)
         bn = (largest.bn_eps, largest.bn_momentum)
         # MBConv networks have one block before the elastic ones.
@@ -195,6 +196,7 @@ class Supernet(nn.Module):
             )
         load_ranges(self, state, extra.get("dtype"), path)
         load_weights(self, state, path)
+        self.trained_dtype = dtype_of(self)
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the weights with the space's name, the number of classes and the dtype, whole or not at all.

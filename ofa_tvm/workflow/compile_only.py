@@ -73,6 +73,7 @@ def compile_only(
                 accuracy_in_float32(net, arch, data, settings.training.calibration_images, seed),
             ),
             kernels=kernel_entries(built.compiled, {}),
+            quantization=built.quantization,
             check=CheckEntry(target.dtype, tuned_fraction=built.compiled.tuned_fraction),
         )
         return write_artefact(store.artefact, built.so, built.onnx, manifest)

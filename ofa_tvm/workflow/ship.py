@@ -18,6 +18,7 @@ from ofa_tvm.deploy.manifest import (
     CheckEntry,
     KernelEntry,
     LatencyEntry,
+    QuantizationEntry,
     SearchEntry,
     TargetEntry,
 )
@@ -28,7 +29,8 @@ from ofa_tvm.measurement import Measurement, Measurer, profile
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch
-from ofa_tvm.supernet import Supernet
+from ofa_tvm.supernet import Supernet, dtype_of
+from ofa_tvm.supernet.fake_quantization import map_schemes
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
@@ -49,6 +51,7 @@ class BuiltSubnet:
     onnx: Path
     so: Path
     compiled: CompiledModule
+    quantization: QuantizationEntry | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,13 @@ def build_subnet(
     preprocessing = data.preprocessing.at(arch.r).to_dict()
     export_onnx(module, onnx, resolution=arch.r, labels=data.labels, preprocessing=preprocessing)
     compiled = compile_onnx(onnx, target, so, records=records)
-    return BuiltSubnet(arch, onnx, so, compiled)
+    quantization = None
+    if dtype_of(net) == "int8":
+        images = min(calibration_images, data.size("train"))
+        quantization = QuantizationEntry(
+            net.trained_dtype == "int8", f"{data.name}, train split, {images} images", map_schemes(module)
+        )
+    return BuiltSubnet(arch, onnx, so, compiled, quantization)
 
 
 def _times_inside(built: BuiltSubnet, target: Target, records: KernelTable, folder: Path) -> dict[str, float]:
@@ -239,6 +248,7 @@ def ready_to_ship(
         ),
         search=search or SearchEntry(0, ()),
         kernels=kernel_entries(built.compiled, _times_inside(built, target, records, folder)),
+        quantization=built.quantization,
     )
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
