@@ -102,8 +102,7 @@ def arithmetic(dtype: DType) -> Arithmetic:
 def competing(formats: Mapping[str, str]) -> tuple[DType, ...]:
     """Those of a target's formats (`supported`) that may be its fastest, float32 first.
 
-    float16 is left out where it is only stored, and where the device says nothing of it; integers where
-    there are no vector instructions for bytes.
+    float16 is left out where it is only stored, integers where no vector instructions are known for bytes.
     """
     slow = {"float16-weights", *(name for name, how in formats.items() if how in ("", "storage", _PLAIN))}
     return "float32", *(name for name in DTYPES if name in formats and name not in {*slow, "float32"})

@@ -15,7 +15,8 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.export import to_onnx
 from ofa_tvm.spaces import Layer
 from ofa_tvm.spaces.blocks import split_blocks
-from ofa_tvm.targets import Target, get_target
+from ofa_tvm.supernet import calibrate, set_dtype
+from ofa_tvm.targets import DType, Target, get_target
 from ofa_tvm.tuning import KernelUnion, allot, kernel_union, union
 
 N_CLASSES = 10
@@ -37,17 +38,22 @@ def blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "subnets"),
+    ("name", "subnets", "dtype"),
     [
-        ("ofa_digits", 15),
-        pytest.param("ofa_mbv3_w1.0", 5, marks=pytest.mark.slow),
-        pytest.param("ofa_mbv3_w1.2", 2, marks=pytest.mark.slow),
-        pytest.param("ofa_proxyless_w1.3", 4, marks=pytest.mark.slow),
-        pytest.param("ofa_resnet50", 5, marks=pytest.mark.slow),
+        ("ofa_digits", 15, "float32"),
+        ("ofa_digits", 8, "int8"),
+        pytest.param("ofa_mbv3_w1.0", 5, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_mbv3_w1.2", 2, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_proxyless_w1.3", 4, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_proxyless_w1.3", 2, "int8", marks=pytest.mark.slow),
+        pytest.param("ofa_resnet50", 5, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_resnet50", 5, "int8", marks=pytest.mark.slow),
     ],
 )
-def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, target: Target) -> None:
-    space = ofa_tvm.get_space(name)
+def test_union_holds_every_kernel_of_every_subnet(
+    name: str, subnets: int, dtype: DType, target: Target
+) -> None:
+    space, target = ofa_tvm.get_space(name), target.with_dtype(dtype)
     resolution = space.resolutions[0]
     found = kernel_union(space, [resolution], target, n_classes=N_CLASSES)
     known = {kernel.key for kernel in found.kernels}
@@ -59,7 +65,11 @@ def test_union_holds_every_kernel_of_every_subnet(name: str, subnets: int, targe
     archs += [space.sample(rng).replace(r=resolution) for _ in range(subnets)]
     used: set[str] = set()
     for arch in archs:
-        mod = lower_onnx(to_onnx(net.extract(arch), arch.r, 1), target)
+        network = net.extract(arch)
+        if dtype == "int8":  # the union's ranges are other ones, of noise
+            set_dtype(network, dtype)
+            calibrate(network, [0.5 + torch.rand(4, 3, arch.r, arch.r)])
+        mod = lower_onnx(to_onnx(network, arch.r, 1), target)
         kernels = kernels_of(mod)
         missing = [kernel.name for kernel in kernels.values() if kernel.key not in known]
         assert not missing, arch
