@@ -1,7 +1,7 @@
 """Number formats against each other and other runtimes': `python benchmarks/precision.py`.
 
 Random subnets that nobody tuned for are quantised (every layer, by MinMax: time does not depend on ranges)
-and compiled in float32, with float16 weights, and in int8. All are timed on one image beside ONNX Runtime in
+and compiled in float32, with float16 weights, in bfloat16, and in int8. All are timed on one image beside ONNX Runtime in
 float32 and on the same quantised file, in interleaved rounds in this process, pinned, with the same number of
 threads; ratios are paired by round. `--rivals openvino` adds OpenVINO in float32, in bfloat16 and on the
 quantised file.
@@ -32,6 +32,7 @@ from ofa_tvm.targets import Target
 OURS: dict[str, tuple[DType, bool]] = {  # the target's format, and whether the model is quantised
     "float32": ("float32", False),
     "float16-weights": ("float16-weights", False),
+    "bfloat16": ("bfloat16", False),
     INTEGERS: ("float32", True),
 }
 OPENVINO = {  # precision of what is not quantised (None: as OpenVINO chooses), and whether the model is
@@ -115,10 +116,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in rows[0]["of_onnxruntime_float32"]
     }
     integers = shares[INTEGERS]
-    low = {name: share for name, share in shares.items() if "int8" in name or "bfloat16" in name}
-    best = min((name for name in low if name != INTEGERS), key=lambda name: low[name])
+    rivals = [name for name in shares if name not in OURS and ("int8" in name or "bfloat16" in name)]
+    best = min(rivals, key=lambda name: shares[name])
     return {
         "of_onnxruntime_float32": shares,
+        "bfloat16_of_float32": shares["bfloat16"] / shares["float32"],
         "int8_of_float32": integers / shares["float32"],
         "best_rival": best,
         "int8_of_best_rival": integers / shares[best],
@@ -174,6 +176,7 @@ def main() -> None:
             show(names, list(row["ms"].values()), f"{subject.side:4} {share:12.3f}      ")
     means = summary(rows)
     show(names, list(means["of_onnxruntime_float32"].values()), "of ONNX Runtime float32: ".ljust(23))
+    print(f"bfloat16: {means['bfloat16_of_float32']:.3f} of float32's time")
     print(
         f"int8: {means['int8_of_float32']:.3f} of float32's time, {means['int8_of_best_rival']:.3f} of "
         f"{means['best_rival']}'s; library {means['int8_bytes_of_float32']:.2f}, compiling "
