@@ -1,10 +1,10 @@
 """Number formats against each other and other runtimes': `python benchmarks/precision.py`.
 
 Random subnets that nobody tuned for are quantised (every layer, by MinMax: time does not depend on ranges)
-and compiled in float32, with float16 weights, in bfloat16, and in int8. All are timed on one image beside ONNX Runtime in
-float32 and on the same quantised file, in interleaved rounds in this process, pinned, with the same number of
-threads; ratios are paired by round. `--rivals openvino` adds OpenVINO in float32, in bfloat16 and on the
-quantised file.
+and compiled in float32, with float16 weights, in bfloat16, and in int8. All are timed on one image beside
+ONNX Runtime in float32 and on the same quantised file, in interleaved rounds in this process, pinned, with
+the same number of threads; ratios are paired by round. `--rivals openvino` adds OpenVINO in float32, in
+bfloat16 and on the quantised file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -31,6 +32,8 @@ class Anatomy:
         Shape of the padded input, empty without one.
     in_place
         Whether the padded input is to be read where it lies, not copied (`convolutions.padded`).
+    lines_padded
+        Whether it has more lines than the input.
     together
         Lines of the result that are computed together, since they share what they read.
     in_dots
@@ -44,6 +47,7 @@ class Anatomy:
     reduce: tuple[int, ...]
     padded: tuple[int, ...]
     in_place: bool = False
+    lines_padded: bool = False
     together: int = 1
     in_dots: bool = False
 
@@ -66,11 +70,11 @@ def analyse(sch: Schedule) -> Anatomy | None:
     if len(extents) != len(kinds) or _DATA_PARALLEL not in kinds or _spread(sch, blocks[at], blocks[-1]):
         return None
     padded: tuple[int, ...] = ()
-    in_place, body = False, sch.get(blocks[at]).body
+    in_place, lines_padded, body = False, False, sch.get(blocks[at]).body
     for name, block in zip(names, blocks, strict=True):
         if name == padding:
             padded = tuple(int(sch.get(loop).extent) for loop in sch.get_loops(block))
-            in_place = _read_in_place(sch, block)
+            in_place, lines_padded = _read_in_place(sch, block), _pads_lines(sch, block, padded)
         elif name not in (names[at], names[-1]):
             try:
                 sch.compute_inline(block)
@@ -84,6 +88,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
         reduce=tuple(e for e, k in zip(extents, kinds, strict=True) if k == REDUCTION),
         padded=padded,
         in_place=in_place,
+        lines_padded=lines_padded,
         together=int(sch.get(blocks[at]).annotations.get(LINES, 1)),
         in_dots=has_dots(body) or has_pairs(body),
     )
@@ -128,9 +133,17 @@ def _is_constant(value: tvm.ir.Expr) -> bool:
 
 def _read_in_place(sch: Schedule, block: SBlockRV) -> bool:
     """Whether the condition of padding is marked as likely."""
-    condition = sch.get(block).body.value.args[0]
-    parts = [condition.a, condition.b] if isinstance(condition, tvm.tirx.And) else [condition]
+    parts = [sch.get(block).body.value.args[0]]
+    while parts and isinstance(parts[-1], tvm.tirx.And):
+        both = parts.pop()
+        parts += [both.b, both.a]
     return all(isinstance(part, tvm.ir.Call) and part.op.name.endswith("likely") for part in parts)
+
+
+def _pads_lines(sch: Schedule, block: SBlockRV, padded: Sequence[int]) -> bool:
+    """Whether a padded copy of a map (..., lines, columns, channels) has more lines than that."""
+    shapes = [region.source.shape for region in sch.get(block).reads]
+    return any(2 < len(shape) == len(padded) and int(shape[-3]) < padded[-3] for shape in shapes)
 
 
 def iter_kinds(sch: Schedule, block: SBlockRV) -> list[int]:

@@ -98,6 +98,23 @@ def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
 
+def padded_by_cases(data: te.Tensor, padding: Sequence[int], outside: tirx.Expr) -> te.Tensor:
+    """A map (n, h, w, c) with a constant around it, read in place as `padded`.
+
+    Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
+    a line, the first and last of which reach beyond it.
+    """
+    n, height, width, channels = (int(v) for v in data.shape)
+    top, left, bottom, right = padding
+
+    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        line = tirx.likely(tirx.all(y >= top, y < top + height))
+        column = tirx.likely(tirx.all(x >= left, x < left + width))
+        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], outside)
+
+    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
+
+
 def output_size(size: int, taps: int, stride: int, dilation: int) -> int:
     """Outputs along an axis whose padding is part of its size."""
     return (size - dilation * (taps - 1) - 1) // stride + 1

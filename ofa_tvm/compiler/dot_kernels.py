@@ -1,8 +1,7 @@
 """Integer products and convolutions: int32 sums of uint8 or int8 maps times int8 weights, four terms a dot.
 
 Weights are stored as int32 of four bytes each, in panels one vector wide. A dot takes four channels of a
-pixel; in depthwise convolutions, where a channel is alone, four lines of the window (the last are filled up
-with zeros).
+pixel; in depthwise convolutions, where a channel is alone, four lines of the window (`depthwise_kernels`).
 """
 
 from __future__ import annotations
@@ -14,14 +13,12 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
-from ofa_tvm.compiler.anatomy import LINES
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_size
-from ofa_tvm.compiler.dataflow import static_shape
-from ofa_tvm.compiler.dots import dot4, quads
+from ofa_tvm.compiler.convolutions import output_size, padded_by_cases
+from ofa_tvm.compiler.depthwise_kernels import depthwise_of_bytes
+from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
 from ofa_tvm.compiler.products import ProductForm, of_rows
 
-_DOT = 4
 _EXACT = 500  # products of two bytes whose sum float32 holds
 
 
@@ -43,7 +40,7 @@ def integer_product(
     """
     width = matrix.shape[1]
     panels = constant_of(_panels(matrix[np.newaxis, np.newaxis], form)[:, 0, 0])
-    return bb.call_te(_product, left, panels, width, _narrow(matrix), primfunc_name_hint="matmul")
+    return bb.call_te(_product, left, panels, width, is_narrow(matrix), primfunc_name_hint="matmul")
 
 
 def integer_convolution(
@@ -75,7 +72,7 @@ def integer_convolution(
     """
     window = list(strides), list(padding), list(dilation)
     panels, width = constant_of(_panels(weight, form)), weight.shape[3]
-    rest = width, *window, _narrow(weight)
+    rest = width, *window, is_narrow(weight)
     return bb.call_te(_dense, data, panels, _outside(data, outside), *rest, primfunc_name_hint="conv2d")
 
 
@@ -91,8 +88,7 @@ def integer_depthwise(
 ) -> relax.Call:
     """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`.
 
-    Lines that are taken together serve several lines of the result, each with weights of its own. Where dots
-    are no instruction, products of 16 bits need none of that, nor those of float32, which are as exact: a sum
+    Where dots are no instruction, products of 16 bits serve, or those of float32, which are as exact: a sum
     of fewer than 500 products of bytes is below 2^24.
     """
     window, name = (list(strides), list(padding), list(dilation)), "depthwise_conv2d"
@@ -101,17 +97,7 @@ def integer_depthwise(
         words = constant_of(weight[:, :, 0].astype(np.float32 if exact else np.int16))
         constants = words, _outside(data, outside)
         return bb.call_te(_depthwise_by_words, data, *constants, *window, primfunc_name_hint=name)
-    kh, kw, _, channels = weight.shape
-    height = (static_shape(data) or (0, 0))[1]
-    out_height = output_size(height + padding[0] + padding[2], kh, strides[0], dilation[0])
-    lines = _lines_together(kh, strides[0], out_height) if dilation[0] == 1 else 1
-    spread = np.zeros((lines, -(-((lines - 1) * strides[0] + kh) // _DOT) * _DOT, kw, channels), np.int8)
-    for line in range(lines):
-        spread[line, line * strides[0] : line * strides[0] + kh] = weight[:, :, 0]
-    packed = quads(spread.reshape(lines, -1, _DOT, kw, channels).transpose(0, 1, 3, 4, 2))
-    rest = kh, *window, _narrow(weight)
-    constants = constant_of(packed), _outside(data, outside)
-    return bb.call_te(_depthwise, data, *constants, *rest, primfunc_name_hint=name)
+    return depthwise_of_bytes(bb, data, weight, *window, _outside(data, outside))
 
 
 def _outside(data: relax.Expr, value: int) -> relax.Expr:
@@ -119,59 +105,30 @@ def _outside(data: relax.Expr, value: int) -> relax.Expr:
     return constant_of(np.full((1,), value, str(data.ty.dtype)))
 
 
-def _narrow(weight: np.ndarray) -> bool:
-    """Whether there is no -128."""
-    return bool(weight.size and weight.min() > np.iinfo(np.int8).min)
-
-
-def _lines_together(taps: int, stride: int, lines: int) -> int:
-    """How many lines of the result the lines that dots take together, four or eight, have all taps of.
-
-    They divide `lines`, so that all tiles are alike.
-    """
-    most = (-taps % _DOT) // stride + 1
-    return max(d for d in range(1, most + 1) if lines % d == 0)
-
-
 def _panels(weight: np.ndarray, form: ProductForm) -> np.ndarray:
     """int8 (kh, kw, c_in, c_out) as int32 (c_out / panel, kh, kw, c_in / 4, panel), filled up with zeros."""
     kh, kw, c_in, c_out = weight.shape
     lanes = form.lanes or 1
     panel = max(lanes, math.gcd(c_out, form.panel)) if 2 * c_out > lanes else c_out
-    padding = [(0, 0), (0, 0), (0, -c_in % _DOT), (0, -c_out % panel)]
-    whole = np.pad(weight, padding).reshape(kh, kw, -1, _DOT, (c_out + (-c_out % panel)) // panel, panel)
+    padding = [(0, 0), (0, 0), (0, -c_in % BYTES_A_WORD), (0, -c_out % panel)]
+    whole = np.pad(weight, padding).reshape(
+        kh, kw, -1, BYTES_A_WORD, (c_out + (-c_out % panel)) // panel, panel
+    )
     return quads(whole.transpose(4, 0, 1, 2, 5, 3))
 
 
 def _four(value: Callable[[Expr], Expr], number: Expr, dots: int, extent: int, dtype: str) -> list[Expr]:
     """The factors of one of so many dots over an axis of `extent` values; zeros where that ends before."""
     zero, found = tirx.const(0, dtype), []
-    for i in range(_DOT):
-        at = _DOT * number + i
-        if _DOT * (dots - 1) + i < extent:
+    for i in range(BYTES_A_WORD):
+        at = BYTES_A_WORD * number + i
+        if BYTES_A_WORD * (dots - 1) + i < extent:
             found.append(value(at))
         elif dots == 1:
             found.append(zero)
         else:
             found.append(tirx.if_then_else(at < extent, value(tirx.min(at, extent - 1)), zero))
     return found
-
-
-def _padded(data: te.Tensor, padding: Sequence[int], outside: te.Tensor) -> te.Tensor:
-    """A map (n, h, w, c) with a constant around it, read in place (`convolutions.padded`).
-
-    Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
-    a line, the first and last of which reach beyond it.
-    """
-    n, height, width, channels = (int(v) for v in data.shape)
-    top, left, bottom, right = padding
-
-    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
-        line = tirx.likely(tirx.all(y >= top, y < top + height))
-        column = tirx.likely(tirx.all(x >= left, x < left + width))
-        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], outside[0])
-
-    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
 
 def _product(left: te.Tensor, right: te.Tensor, width: int, narrow: bool) -> te.Tensor:
@@ -198,7 +155,7 @@ def _dense(
 ) -> te.Tensor:
     _, kh, kw, dots, panel = (int(v) for v in weight.shape)
     channels = int(data.shape[3])
-    source = _padded(data, padding, outside)
+    source = padded_by_cases(data, padding, outside[0])
     n, height, length, _ = (int(v) for v in source.shape)
     dy, dx, dc = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (dots, "dc")))
 
@@ -217,45 +174,6 @@ def _dense(
     return te.compute(shape, value, name="conv2d")
 
 
-def _depthwise(
-    data: te.Tensor,
-    weight: te.Tensor,
-    outside: te.Tensor,
-    kh: int,
-    strides: list[int],
-    padding: list[int],
-    dilation: list[int],
-    narrow: bool,
-) -> te.Tensor:
-    together, groups, kw, channels = (int(v) for v in weight.shape)
-    source = _padded(data, padding, outside)
-    n, height, length, _ = (int(v) for v in source.shape)
-    dg, dx = te.reduce_axis((0, groups), "dg"), te.reduce_axis((0, kw), "dx")
-    read = (together - 1) * strides[0] + kh  # lines that have weights
-    zero = tirx.const(0, data.dtype)
-
-    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
-        first, column = y // together * (together * strides[0]), x * strides[1] + dx * dilation[1]
-
-        def line(i: int) -> Expr:
-            dy = _DOT * dg + i
-            found = source[b, first + dy * dilation[0], column, c]
-            if _DOT * (groups - 1) + i < read:
-                return found
-            return zero if groups == 1 else tirx.if_then_else(dy < read, found, zero)
-
-        factors = [line(i) for i in range(_DOT)]
-        return te.sum(dot4(factors, weight[y % together, dg, dx, c], narrow=narrow), axis=[dg, dx])
-
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(length, kw, strides[1], dilation[1]),
-        channels,
-    )
-    return te.compute(shape, value, name="depthwise_conv2d", attrs={LINES: together})
-
-
 def _depthwise_by_words(
     data: te.Tensor,
     weight: te.Tensor,
@@ -266,7 +184,7 @@ def _depthwise_by_words(
 ) -> te.Tensor:
     kh, kw, channels = (int(v) for v in weight.shape)
     sums = "float32" if weight.dtype == "float32" else "int32"
-    source = _padded(data, padding, outside)
+    source = padded_by_cases(data, padding, outside[0])
     n, height, length, _ = (int(v) for v in source.shape)
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
 

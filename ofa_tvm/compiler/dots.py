@@ -34,7 +34,7 @@ from ofa_tvm.targets.tvm_target import cpu_features
 REVISION = "dots-4"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
-_BYTES = 4
+BYTES_A_WORD = 4
 _DOT4 = pure_operator("tirx.ofa_tvm_dot4")
 
 
@@ -58,6 +58,11 @@ def dot4(
 def quads(weights: np.ndarray) -> np.ndarray:
     """int8 weights (..., 4) as int32 (...), the first in the lowest byte."""
     return np.ascontiguousarray(weights, np.int8).view("<i4")[..., 0]
+
+
+def is_narrow(weights: np.ndarray) -> bool:
+    """Whether none of int8 weights is -128."""
+    return bool(weights.size and weights.min() > np.iinfo(np.int8).min)
 
 
 def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
@@ -184,7 +189,7 @@ def _x86_instruction(lanes: int, features: frozenset[str]) -> Instruction | None
 def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By an instruction that adds four products of bytes to each int32."""
     lanes = lanes_of(total)
-    operands = (reinterpreted(value, "int8", _BYTES * lanes) for value in (factors, weights))
+    operands = (reinterpreted(value, "int8", BYTES_A_WORD * lanes) for value in (factors, weights))
     return tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, total, *operands)
 
 
@@ -195,7 +200,7 @@ def _by_signed_bytes(total: Expr, factors: Expr, weights: Expr) -> Expr:
 
 def _by_long_products(narrow: bool, total: Expr, factors: Expr, weights: Expr) -> Expr:
     """By ARMv8.0's products of bytes in 16 bits."""
-    left, right = (reinterpreted(value, "int8", _BYTES * NEON_WORDS) for value in (factors, weights))
+    left, right = (reinterpreted(value, "int8", BYTES_A_WORD * NEON_WORDS) for value in (factors, weights))
     halves = [
         tirx.call_llvm_pure_intrin(
             "int16x8",

@@ -39,15 +39,15 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
 
 
 def _with_short_indices(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Indices of kernels of bytes as int32, where none is larger.
+    """Indices of kernels of bytes or of bfloat16 as int32, where none is larger.
 
     TVM's own pass for this comes after the loops' hints have become statements, which then name loops that
     are no more: such loops are not taken apart. The pass that is used here takes data for indices as well, so
     kernels with int64 in them stay as they are.
     """
-    of_bytes = any(str(v.dtype) in BYTES for v in function.params[:1])
+    of_dots = any(str(v.dtype) in (*BYTES, "bfloat16") for v in function.params[:1])
     large = any(math.prod(map(int, v.shape)) >= 1 << 31 for v in function.params)
-    if not of_bytes or large or _has_int64(function):
+    if not of_dots or large or _has_int64(function):
         return function
     return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": function}))["main"]
 

@@ -16,6 +16,7 @@ from ofa_tvm.compiler import normalisation
 from ofa_tvm.compiler.byte_tables import fused_as_stated
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.depthwise_kernels import depthwise_of_pairs
 from ofa_tvm.compiler.dot_kernels import integer_product
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
@@ -228,6 +229,9 @@ def _conv2d(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
     if not by_channel and not by_group:
         return relax.transform.legalize_ops.nn._nn_conv2d(bb, call)
     out_dtype = str(attributes.out_dtype or dtype)
+    of_pairs = form.in_pairs and form.pair_dots and dtype == "float32"
+    if by_channel and of_pairs and weight is not None:
+        return depthwise_of_pairs(bb, call.args[0], weight, *window)
     if by_channel:
         name = "depthwise_conv2d"
         return bb.call_te(depthwise, *call.args, *window, out_dtype, primfunc_name_hint=name)

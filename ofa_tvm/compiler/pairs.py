@@ -36,7 +36,7 @@ from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words
 from ofa_tvm.number_formats import bfloat16_products
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "pairs-1"
+REVISION = "pairs-2"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 PAIR = 2

@@ -50,6 +50,8 @@ class ProductForm:
         Whether an instruction adds products of four bytes.
     in_pairs
         Whether weights are stored as pairs of bfloat16, with which maps are multiplied in bfloat16.
+    pair_dots
+        Whether an instruction adds products of two bfloat16.
     """
 
     lanes: int | None = 1
@@ -60,6 +62,7 @@ class ProductForm:
     panel: int = 1
     dots: bool = True
     in_pairs: bool = False
+    pair_dots: bool = True
 
 
 PLAIN = ProductForm()

@@ -128,7 +128,7 @@ def _apply_template(
     if copied and not _copy_lines(sch, anatomy, outer[-1], mach):
         return None  # channels that share an input's channel: what they read depends on where they lie
     if anatomy.in_place:
-        for loop in (*(band or loops[-1:]), row0):
+        for loop in (*((band or loops[-1:]) if anatomy.lines_padded else []), row0):
             if loop in inner and int(sch.get(loop).extent) == 2:
                 sch.unroll(loop)  # both tiles touch the padding: nothing lies between
             else:

@@ -27,7 +27,7 @@ from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.vectors import BYTES
-from ofa_tvm.number_formats import byte_products, computes_in_half
+from ofa_tvm.number_formats import bfloat16_products, byte_products, computes_in_half
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -82,12 +82,17 @@ class Templates(ABC):
         """Whether an instruction adds products of four bytes."""
         return True
 
+    @property
+    def pair_dots(self) -> bool:
+        """Whether an instruction adds products of two bfloat16."""
+        return True
+
     def products(self, dtype: str) -> ProductForm:
         """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
         bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots
-        in_pairs = dtype == "bfloat16"
-        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, in_pairs)
+        pairs = dtype == "bfloat16", self.pair_dots
+        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, *pairs)
 
     @abstractmethod
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
@@ -149,6 +154,11 @@ class CpuTemplates(Templates):
     def dots(self) -> bool:
         """VNNI, or dotprod."""
         return byte_products(cpu_features(self.target)) in ("vpdpbusd", "sdot")
+
+    @property
+    def pair_dots(self) -> bool:
+        """AVX512-BF16, or ARM's bf16."""
+        return bool(bfloat16_products(cpu_features(self.target)))
 
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:
         """Those of the template for one reduction, else the one of the template for rows."""

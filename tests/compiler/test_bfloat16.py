@@ -264,7 +264,10 @@ FEW = {
     "odd channels": Case(19, 33, stride=2, activation="Relu"),
     "few channels": Case(3, 16, size=(12, 10), stride=2),
     "depthwise": Case(24, 24, k=5, groups=24),
-    "two lines apart": Case(24, 24, size=(14, 14), groups=24, stride=2),
+    "depthwise, large": Case(20, 20, size=(16, 30), k=7, groups=20, batch=2),
+    "depthwise, stride": Case(24, 24, size=(14, 14), groups=24, stride=2),
+    "depthwise, dilation": Case(24, 24, size=(14, 11), groups=24, dilation=2),
+    "depthwise, not padded": Case(24, 24, k=4, groups=24, padded=False),
     "grouped": Case(32, 48, groups=4, activation=""),
     "shortcut": Case(21, 21, k=1, batch=3, shortcut=True),
     "not padded": Case(16, 16, padded=False),
@@ -330,12 +333,15 @@ def test_convolutions_of_every_shape_agree(case: Case, tmp_path_factory: pytest.
     assert_close(case.model(), get_target("x86"), tmp_path_factory.mktemp("case"))
 
 
-def test_not_a_number_and_infinity_pass(tmp_path: Path, rng: np.random.Generator) -> None:
-    """A bad pixel reaches the same outputs as in float32, and no others: padded channels are read by none."""
-    model = Case(19, 33, k=1, activation="Relu").model()
+@pytest.mark.parametrize(
+    "case", [Case(19, 33, k=1), Case(16, 16), *(Case(24, 24, k=k, groups=24) for k in (3, 5, 7))]
+)
+def test_not_a_number_and_infinity_pass(case: Case, tmp_path: Path, rng: np.random.Generator) -> None:
+    """A bad pixel reaches the same outputs as in float32, and no others: padding and zeros hold it up."""
+    model = replace(case, activation="Relu", size=(13, 12)).model()
     ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so", dtype="bfloat16")
-    x = rng.standard_normal((1, 5, 9, 7)).astype(np.float32)
-    x[0, 2, 4, 3], x[0, 1, 8, 6] = np.nan, np.inf
+    x = rng.standard_normal((1, 5, 13, 12)).astype(np.float32)
+    x[0, 2, 0, 3], x[0, 1, 12, 11] = np.nan, np.inf
     got, expected = np.asarray(ofa_tvm.load(tmp_path / "m.so")(x)), reference(model, [x])[0]
     finite = np.isfinite(expected)
     assert not finite.all()
