@@ -45,7 +45,7 @@ VERBS = {
     "compile": "Compile an ONNX model into a shared library.",
     "measure": "Time one compiled module on its target.",
     "collect": "Measure random subnets of a space into a latency table.",
-    "predictor": "Fit, evaluate and use latency predictors.",
+    "predictor": "Fit, evaluate and use predictors.",
     "search": "Find, verify and ship the most accurate subnet within a latency budget.",
     "run": "Classify pictures with an artefact.",
     "bench": "Show an artefact's latency distribution.",

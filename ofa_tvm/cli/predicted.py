@@ -9,7 +9,7 @@ from typing import Any
 from ofa_tvm.cli.console import Console
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
-from ofa_tvm.latency.generalized import Estimate
+from ofa_tvm.latency.estimate import Estimate
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.evolution import latency_limit, search
 from ofa_tvm.targets import Variant

@@ -1,4 +1,4 @@
-"""ofa-tvm predictor fit | eval | adapt | suggest | predict | table."""
+"""ofa-tvm predictor fit | eval | adapt | suggest | predict | sources | table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, threads_option
-from ofa_tvm.cli.predictor_ask import predict_command, suggest_command, table_command
+from ofa_tvm.cli.predictor_accuracy import eval_accuracy_command, fit_accuracy_command
+from ofa_tvm.cli.predictor_ask import (
+    predict_command,
+    sources_command,
+    suggest_command,
+    table_command,
+)
 from ofa_tvm.cli.predictor_options import (
+    classes_option,
     column_option,
     device_options,
     model_option,
@@ -25,15 +32,22 @@ from ofa_tvm.errors import UsageError
 if TYPE_CHECKING:
     from ofa_tvm.latency.dataset import Column, LatencyTable
     from ofa_tvm.latency.regression import LatencyRegressor
-    from ofa_tvm.workflow.latency_models import Device
+    from ofa_tvm.workflow.asked import Device
 
 
-@click.group(short_help="Fit, evaluate and use latency predictors.")
+@click.group(short_help="Fit, evaluate and use predictors.")
 def command() -> None:
-    """Latency predictors are learned from tables of measured subnets (`ofa-tvm collect`)."""
+    """Predictors are learned from tables of measured subnets (`ofa-tvm collect`, `ofa-tvm evaluate`)."""
 
 
-for _verb in (suggest_command, predict_command, table_command):
+for _verb in (
+    suggest_command,
+    predict_command,
+    sources_command,
+    table_command,
+    fit_accuracy_command,
+    eval_accuracy_command,
+):
     command.add_command(_verb)
 
 
@@ -43,6 +57,7 @@ for _verb in (suggest_command, predict_command, table_command):
 )
 @column_option
 @space_of_table
+@classes_option
 @click.option(
     "--model",
     "kind",
@@ -60,6 +75,7 @@ def fit_command(
     data: tuple[Path, ...],
     target_column: str | None,
     space: str | None,
+    classes: int | None,
     kind: str | None,
     target: str | None,
     threads: int | None,
@@ -70,11 +86,11 @@ def fit_command(
     from ofa_tvm.latency.dataset import read_table
     from ofa_tvm.workflow.latency_models import fit_column
 
-    tables = [read_table(path, space) for path in data]
+    tables = [read_table(path, space, classes) for path in data]
     several = len(tables) > 1 or (len(tables[0].columns) > 1 and target_column is None)
     kind = kind or ("generalized" if several else "regression")
     if kind == "generalized":
-        _fit_generalized(console, tables, target_column, targets_dir, output)
+        _fit_generalized(console, tables, target_column, classes, targets_dir, output)
         return
     if len(tables) > 1:
         raise UsageError(f"a {kind} model is of one table; give --data once, or --model generalized")
@@ -82,7 +98,7 @@ def fit_command(
     column, values = table.column(target_column)
     console.say(
         f"{table.path}: {len(table)} subnets of {table.space.name}, column {column.name}, {kind} model, "
-        f"{table.n_classes} classes, into {output}"
+        f"{_classes(table, classes)}, into {output}"
     )
     start = time.monotonic()
     prior = None
@@ -127,14 +143,20 @@ def _fit_generalized(
     console: Console,
     tables: list[LatencyTable],
     target_column: str | None,
+    classes: int | None,
     targets_dir: Path | None,
     output: Path,
 ) -> None:
     from ofa_tvm.workflow.latency_models import fit_devices
 
-    console.say(f"{', '.join(table.path for table in tables)}: generalized model, into {output}")
+    for table in tables:
+        console.say(
+            f"{table.path}: {len(table)} subnets of {table.space.name}, {len(table.columns)} columns, "
+            f"{_classes(table, classes)}"
+        )
+    console.say(f"generalized model, into {output}")
     start = time.monotonic()
-    model, columns = fit_devices(tables, target_column, targets_dir)
+    model, columns = fit_devices(tables, target_column, targets_dir, console.progress)
     model.save(output)
     seconds = time.monotonic() - start
     console.print(f"{output}: fitted to {len(columns)} columns in {seconds:.1f} s; each device left out:")
@@ -160,20 +182,21 @@ def _fit_generalized(
 @model_option
 @click.option("--data", required=True, type=INPUT_PATH, help="Latency table (CSV) to compare with.")
 @column_option
-@device_options(space_of_table, targets_dir_option, source_option)
+@device_options(space_of_table, classes_option, targets_dir_option, source_option)
 @common_options
 def eval_command(
     console: Console, model: Path | None, data: Path, target_column: str | None, device: Device
 ) -> None:
     """Compare a predictor with measured latencies that it was not fitted to.
 
-    mape, within5 and within10 (predictions no more than 5 and 10 % off) are fractions of 1.
+    mape, within5 and within10 (predictions no more than 5 and 10 % off) and within95 (measurements inside
+    their 95 % interval) are fractions of 1.
     """
     from ofa_tvm.workflow.latency_models import open_model
 
     predictor = open_model(model)
-    table = predictor.table(data, device.space)
-    console.say(f"{predictor.name} on {data}, {len(table)} subnets")
+    table, remark = predictor.table(data, device)
+    console.say(f"{predictor.name} on {data}, {_about(table, remark, device.classes)}")
     rows = {}
     for scores in predictor.scores(table, target_column, device):
         if scores.remark:
@@ -189,7 +212,7 @@ def eval_command(
     "--data", required=True, type=INPUT_PATH, help="Latency table (CSV) of few subnets of the target."
 )
 @column_option
-@device_options(space_of_table, targets_dir_option, source_option)
+@device_options(space_of_table, classes_option, targets_dir_option, source_option)
 @click.option("-o", "--output", required=True, type=OUTPUT_PATH, help="The model file to write.")
 @common_options
 def adapt_command(
@@ -209,12 +232,26 @@ def adapt_command(
 
     start = time.monotonic()
     predictor = open_model(model)
-    table = predictor.table(data, device.space)
+    table, remark = predictor.table(data, device)
     column, values = table.column(target_column)
-    estimator = predictor.starting(table, column, device)
-    console.say(f"{predictor.name} adapted to {column.name} by {len(table)} subnets of {data}, into {output}")
-    estimator.fit(table.archs, values).save(output)
+    console.say(
+        f"{predictor.name} adapted to {column.name} by {data}, "
+        f"{_about(table, remark, device.classes)}, into {output}"
+    )
+    estimator, remarks = predictor.adapted(table, column, values, device)
+    for line in filter(None, remarks):
+        console.say(line)
+    estimator.save(output)
     _report_fit(console, output, estimator, column, "adapted", time.monotonic() - start)
+
+
+def _classes(table: LatencyTable, given: int | None) -> str:
+    unsure = "" if given or table.classes_noted else " (not noted beside it: --classes says otherwise)"
+    return f"{table.n_classes} classes{unsure}"
+
+
+def _about(table: LatencyTable, remark: str, classes: int | None) -> str:
+    return f"{len(table)} subnets, {remark or f'space {table.space.name}'}, {_classes(table, classes)}"
 
 
 def _with_unit(scores: Mapping[str, float], unit: str) -> dict[str, float | None]:

@@ -20,6 +20,7 @@ from ofa_tvm.cli.options import (
 )
 from ofa_tvm.cli.predictor_options import (
     batch_option,
+    classes_option,
     column_option,
     device_options,
     model_option,
@@ -30,7 +31,7 @@ from ofa_tvm.cli.predictor_options import (
 
 if TYPE_CHECKING:
     from ofa_tvm.targets import DType
-    from ofa_tvm.workflow.latency_models import Device
+    from ofa_tvm.workflow.asked import Device
 
 
 @click.command("suggest")
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     batch_option,
     threads_option,
     space_of_table,
+    classes_option,
     targets_dir_option,
 )
 @resolutions_option
@@ -80,6 +82,7 @@ def suggest_command(
     batch_option,
     threads_option,
     space_of_table,
+    classes_option,
     targets_dir_option,
     source_option,
 )
@@ -90,12 +93,13 @@ def predict_command(console: Console, model: Path | None, archs: Path, device: D
     A generalized model predicts the devices that it was fitted to from their measurements, others from their
     hardware.
     """
-    from ofa_tvm.spaces.archs_file import read_archs
     from ofa_tvm.workflow.latency_models import open_model
 
     predictor = open_model(model)
-    found = read_archs(archs, predictor.space(device))
-    answer = predictor.predict(found, device)
+    space, found, remark = predictor.archs(archs, device)
+    if remark:
+        console.say(f"{archs}: {remark}")
+    answer = predictor.predict(space, found, device)
     unit, rows = answer.unit, list(zip(found, answer.mean.tolist(), answer.deviation.tolist(), strict=True))
     console.say(f"{predictor.name} ({answer.space.name}, {answer.basis}) for {len(found)} subnets of {archs}")
     console.table(
@@ -108,6 +112,51 @@ def predict_command(console: Console, model: Path | None, archs: Path, device: D
         for arch, value, std in rows
     ]
     console.result({"space": answer.space.name, "target": answer.target, "predictions": predictions})
+
+
+@click.command("sources")
+@model_option
+@common_options
+def sources_command(console: Console, model: Path | None) -> None:
+    """List the data sets that a model over many devices was fitted to: what --source may be.
+
+    Software and way of timing are part of a latency. The level is that of a data set's latencies against the
+    mean of all data sets, for the same hardware and networks.
+    """
+    from ofa_tvm.errors import UsageError
+    from ofa_tvm.latency.sources import list_sources
+    from ofa_tvm.workflow.latency_models import ManyDevices, open_model
+
+    predictor = open_model(model)
+    if not isinstance(predictor, ManyDevices):
+        raise UsageError(f"{predictor.name} is of one target, which it was measured on: it has no sources")
+    sources = list_sources(predictor.model)
+    console.table(
+        ["source", "spaces", "columns", "batches", "level", "devices"],
+        [
+            [
+                source.name,
+                ", ".join(source.spaces),
+                len(source.references),
+                ", ".join(map(str, source.batches)),
+                ", ".join(f"{kind} x{level:.2f}" for kind, level in source.levels.items()),
+                ", ".join(source.devices),
+            ]
+            for source in sources
+        ],
+        title=f"data sets of {predictor.name}",
+    )
+    content = {
+        source.name: {
+            "spaces": source.spaces,
+            "columns": [r.name for r in source.references],
+            "devices": source.devices,
+            "batches": source.batches,
+            "levels": {kind: round(level, 3) for kind, level in source.levels.items()},
+        }
+        for source in sources
+    }
+    console.result({"sources": content})
 
 
 @click.command("table")

@@ -15,12 +15,20 @@ R = TypeVar("R")
 column_option = click.option(
     "--target-column", help="Heading of the column (as x86_ms) or its target; by default all or the only one."
 )
-space_of_table = click.option("--space", help="Search space; by default the one that the file names.")
+space_of_table = click.option("--space", help="Search space; by default the file's or the model's.")
+classes_option = click.option(
+    "--classes",
+    type=click.IntRange(min=1),
+    help="Of the networks that were measured; by default as noted beside the table, else as is usual in the "
+    "space.",
+)
 targets_dir_option = click.option(
     "--targets-dir", type=INPUT_PATH, help="Folder of device files and targets; by default those that ship."
 )
 source_option = click.option(
-    "--source", help="Data set whose way of measuring is meant, for a model of several (see docs/latency.md)."
+    "--source",
+    help="Data set whose way of measuring is meant, of those that `predictor sources` lists; by default the "
+    "likeliest.",
 )
 batch_option = click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
@@ -34,12 +42,12 @@ model_option = click.option(
 
 def device_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Options that say which device and space is meant; the verb takes them as `device`."""
-    names = ("target", "batch", "threads", "space", "targets_dir", "source")
+    names = ("target", "batch", "threads", "space", "classes", "targets_dir", "source")
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> R:
-            from ofa_tvm.workflow.latency_models import Device
+            from ofa_tvm.workflow.asked import Device
 
             given = {name: kwargs.pop(name) for name in names if name in kwargs}
             return function(*args, device=Device(**given), **kwargs)

@@ -34,7 +34,8 @@ class Estimator(ABC):
     FEATURES : tuple of str
         Names of what it is fitted to; a file of other ones is refused.
     HEADER : mapping
-        Schemas of the keys of its files' headers, all of which have to be there.
+        Schemas of the keys of its files' headers, all of which have to be there; files of older formats may
+        lack those with a default.
     ARRAYS : tuple of str
         Arrays that its files have to have.
     """

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, overload
 
 import numpy as np
 
+from ofa_tvm.errors import UserError
 from ofa_tvm.spaces import Arch, LayeredSpace
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -88,6 +89,24 @@ Correct = Callable[[CostModel, Sequence[Arch], np.ndarray], CostModel]
 def as_genes(space: LayeredSpace, archs: Sequence[Arch] | np.ndarray) -> np.ndarray:
     """A population as genes, whichever way it came: (n, n_genes)."""
     return archs if isinstance(archs, np.ndarray) else space.encode(archs)
+
+
+def checked_costs(genes: np.ndarray, latency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Genes (n, n_genes) and latencies (n,) as they are.
+
+    Raises
+    ------
+    UserError
+        If there are none, lengths differ, or a latency is not above 0 and finite.
+    """
+    if len(genes) != len(latency) or not len(latency):
+        raise UserError(
+            f"a latency model needs as many latencies as subnets, and at least one; "
+            f"got {len(latency)} and {len(genes)}"
+        )
+    if bad := np.flatnonzero(~(np.isfinite(latency) & (latency > 0))).tolist():
+        raise UserError(f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite")
+    return genes, latency
 
 
 def resolutions_of(space: LayeredSpace, genes: np.ndarray) -> tuple[int, ...]:

@@ -27,9 +27,9 @@ from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.spaces import LayeredSpace
 from ofa_tvm.spaces.blocks import BlockStructure, BlockTables
 
-FORMAT = 2
+FORMAT = 3
 # 1 kept neither the weights of a fit's rows nor, for networks, the names of the features.
-_READ = (1, FORMAT)
+_READ = (1, 2, FORMAT)
 _MOST_BYTES = 1 << 28
 _MOST_LOG_VARIANCE = 100.0
 _MOST_WEIGHT = 1e30
@@ -49,13 +49,17 @@ def between(least: float, most: float) -> dict[str, Any]:
 
 
 def record(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema of a mapping with exactly these keys."""
+    """Schema of a mapping with exactly these keys; older files may lack those with a default."""
     return {
         "type": "object",
         "properties": dict(properties),
-        "required": sorted(properties),
+        "required": _required(properties),
         "additionalProperties": False,
     }
+
+
+def _required(properties: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key, schema in properties.items() if "default" not in schema)
 
 
 def write_model(
@@ -90,7 +94,7 @@ def read_model(
     kind
         Of the model that is wanted.
     header_schema
-        Schemas of the header's keys, each of which must be there.
+        Schemas of the header's keys, each of which must be there; older files may lack those with a default.
     arrays
         Names of those that must be there.
     features
@@ -112,10 +116,14 @@ def read_model(
             f"{path} has format {shown(header.get('format'), 20)}, this version reads {read}; fit it again"
         )
     keys = header_schema or {}
-    schema = {"type": "object", "required": sorted(keys), "properties": keys}
+    required = sorted(keys) if header["format"] == FORMAT else _required(keys)
+    schema = {"type": "object", "required": required, "properties": keys}
     if (problem := first_problem(header, schema)) is not None:
         where = "".join(f" {key}:" for key in [key_path(problem[0])] if key)
         raise damaged(path, f"in its header{where} {problem[1]}")
+    for key, schema in keys.items():
+        if "default" in schema:
+            header.setdefault(key, schema["default"])
     stored = header.get("features", features if header["format"] == 1 else None)
     if features is not None and (not isinstance(stored, Sequence) or list(stored) != list(features)):
         raise UserError(f"{path} was fitted to other features by another version of ofa-tvm; fit it again")

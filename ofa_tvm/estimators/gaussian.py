@@ -19,6 +19,8 @@ from scipy.linalg import solve_triangular
 from ofa_tvm.estimators.scales import Learned, Scales, learn_scales
 from ofa_tvm.estimators.solvers import Dual, Kernel, Primal
 
+_DENSE = 0.25  # share of entries above which multiplying zeros is quicker than skipping them
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -149,14 +151,19 @@ def fit_linear(
     `row_noise` (n,) is how many times the noise's variance each row has, by default once.
     """
 
-    def of(f: sparse.csr_matrix) -> Kernel:
-        return lambda rows: (f[rows] @ f[rows].T).toarray()
-
-    kernels = [of(f) for f in features]
+    kernels = [_kernel_of(f) for f in features]
     used = sum(int((f.getnnz(axis=0) > 0).sum()) for f in features)
     solver = Primal(features) if used < len(y) else Dual(kernels, len(y))
     scales = learn_scales(solver, kernels, y, centre, known=known, robust=robust, row_noise=row_noise)
     return LinearPosterior(features, solver, scales)
+
+
+def _kernel_of(f: sparse.csr_matrix) -> Kernel:
+    """Products of rows of features; those that most rows have are multiplied as dense ones."""
+    if f.nnz > _DENSE * np.prod(f.shape):
+        dense = f.toarray()
+        return lambda rows: dense[rows] @ dense[rows].T
+    return lambda rows: (f[rows] @ f[rows].T).toarray()
 
 
 def _squares(f: sparse.csr_matrix) -> np.ndarray:

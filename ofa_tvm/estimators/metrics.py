@@ -27,6 +27,11 @@ def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     }
 
 
+def within95(predicted: np.ndarray, deviation: np.ndarray, measured: np.ndarray) -> float:
+    """Share of the measurements that lie in their 95 % interval, 1.96 deviations to either side."""
+    return float((np.abs(predicted - measured) < 1.96 * deviation).mean())
+
+
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation, or NaN if either is constant."""
     return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)

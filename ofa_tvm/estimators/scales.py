@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
-from ofa_tvm.estimators.solvers import Kernel, Solver
+from ofa_tvm.estimators.solvers import Dual, Kernel, Solver
 
 # More rows than these tell nothing new about a handful of scales.
 _ROWS_FOR_SCALES = 600
@@ -84,13 +86,11 @@ class _Search:
         known: np.ndarray | None,
         robust: bool,
     ) -> None:
-        n = len(y)
         self._solver, self._y, self._centre, self._given, self._known = solver, y, centre, given, known
-        self._chosen = np.arange(n)
-        if n > _ROWS_FOR_SCALES:
-            self._chosen = np.sort(np.random.default_rng(0).choice(n, _ROWS_FOR_SCALES, replace=False))
-        self._kernels = [] if known is not None else [kernel(self._chosen) for kernel in kernels]
-        self.reweightings = 0 if not robust or n <= 8 else _REWEIGHTINGS if n <= _ROWS_FOR_SCALES else 2
+        self._kernels = [] if known is not None else [kernel(np.arange(len(y))) for kernel in kernels]
+        # Of many rows, each weighing takes long and changes little.
+        most = _REWEIGHTINGS if len(y) <= _ROWS_FOR_SCALES else 1
+        self.reweightings = most if robust and len(y) > 8 else 0
 
     def settle(self, weights: np.ndarray) -> _Found:
         """Scales and weights of the rows in turn, from first weights on."""
@@ -101,7 +101,7 @@ class _Search:
             weights = self._reweighted(found.residuals, found.variances)
             if np.allclose(weights, found.row_weights, rtol=0.05):
                 break
-            if iteration == 0:
+            if iteration == 0 and self._known is None:
                 theta = self._learn(theta, weights)
                 self._solver.scale(np.exp(theta[:-1]))
             found = self.condition(theta, weights)
@@ -139,7 +139,7 @@ class _Search:
         result = minimize(
             _negative_evidence,
             theta,
-            args=(self._kernels, self._y[self._chosen], weights[self._chosen], self._centre),
+            args=(self._kernels, self._y, weights, self._centre),
             jac=True,
             method="L-BFGS-B",
             bounds=[_LOG_BOUNDS] * len(theta),
@@ -173,8 +173,27 @@ def learn_scales(
     row_noise : (n,) array, optional
         How many times the noise's variance each row has, by default once.
     """
+    # Small matrices are not worth sharing: on a busy machine, waiting for a second core costs 40 times that.
+    with threadpool_limits(1 if len(y) <= _ROWS_FOR_SCALES else None, user_api="blas"):
+        return _learned_scales(solver, kernels, y, centre, known, robust, row_noise)
+
+
+def _learned_scales(
+    solver: Solver,
+    kernels: Sequence[Kernel],
+    y: np.ndarray,
+    centre: np.ndarray,
+    known: Learned | None,
+    robust: bool,
+    row_noise: np.ndarray | None,
+) -> Scales:
     given = np.ones(len(y)) if row_noise is None else row_noise
-    log_variances = None if known is None else known.log_variances
+    if known is not None:
+        log_variances = known.log_variances
+    elif len(y) > _ROWS_FOR_SCALES:
+        log_variances = _scales_of_some(kernels, y, centre, given, robust)
+    else:
+        log_variances = None
     search = _Search(solver, kernels, y, centre, given, log_variances, robust)
     if known is not None and known.row_weights is not None:
         solver.scale(np.exp(known.log_variances[:-1]))
@@ -189,6 +208,22 @@ def learn_scales(
     return Scales(variances, noise, found.row_weights, found.residuals, std, inflation)
 
 
+def _scales_of_some(
+    kernels: Sequence[Kernel], y: np.ndarray, centre: np.ndarray, given: np.ndarray, robust: bool
+) -> np.ndarray:
+    """Log variances (n_groups + 1,) by random rows, as many as tell them."""
+    chosen = np.sort(np.random.default_rng(0).choice(len(y), _ROWS_FOR_SCALES, replace=False))
+
+    def among(kernel: Kernel) -> Kernel:
+        return lambda rows: kernel(chosen[rows])
+
+    some = [among(kernel) for kernel in kernels]
+    with threadpool_limits(1, user_api="blas"):
+        solver = Dual(some, len(chosen))
+        search = _Search(solver, some, y[chosen], centre, given[chosen], None, robust)
+        return search.settle(given[chosen]).theta
+
+
 def _negative_evidence(
     theta: np.ndarray, kernels: Sequence[np.ndarray], y: np.ndarray, weights: np.ndarray, centre: np.ndarray
 ) -> tuple[float, np.ndarray]:
@@ -201,12 +236,13 @@ def _negative_evidence(
         total += scale * kernel
     total[np.diag_indices(n)] += 1e-10 * np.trace(total) / n
     try:
-        factor = cho_factor(total, lower=True, check_finite=False)
+        factor = cholesky(total, lower=True, check_finite=False, overwrite_a=True)
     except np.linalg.LinAlgError:
         return 1e25, np.zeros_like(theta)
-    alpha = cho_solve(factor, y, check_finite=False)
-    inverse = cho_solve(factor, np.eye(n), check_finite=False)
-    value = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum()
+    inverse, _ = dpotri(factor, lower=1)
+    inverse += np.tril(inverse, -1).T  # LAPACK fills the lower triangle; the factor's upper one is 0
+    alpha = inverse @ y
+    value = 0.5 * y @ alpha + np.log(np.diag(factor)).sum()
     outer = inverse - np.outer(alpha, alpha)
     gradient = np.array(
         [0.5 * s * np.einsum("ij,ij->", outer, k) for s, k in zip(scales[:-1], kernels, strict=True)]

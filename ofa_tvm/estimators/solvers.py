@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 """Of a group: row numbers (m,) -> Gram matrix (m, m) of these rows."""
@@ -39,9 +40,10 @@ class Dual:
         """Leave-one-out residuals and variances (noise of the row included), both (n,)."""
         total = self._gram.copy()
         total[np.diag_indices(len(y))] += noise + 1e-10 * np.trace(total) / len(y)
-        self.factor = cho_factor(total, lower=True, check_finite=False, overwrite_a=True)
+        lower = cholesky(total, lower=True, check_finite=False, overwrite_a=True)
+        self.factor = lower, True
         self.alpha = cho_solve(self.factor, y, check_finite=False)
-        inverse_diagonal = _inverse_diagonal(self.factor)
+        inverse_diagonal = _inverse_diagonal(lower)
         return self.alpha / inverse_diagonal, 1 / inverse_diagonal
 
 
@@ -95,10 +97,9 @@ class Primal:
         return groups
 
 
-def _inverse_diagonal(factor: tuple[np.ndarray, bool]) -> np.ndarray:
-    from scipy.linalg.lapack import dtrtri
-
-    inverse, info = dtrtri(factor[0], lower=1)
+def _inverse_diagonal(factor: np.ndarray) -> np.ndarray:
+    """Diagonal (n,) of the inverse of L L^T, by its lower triangle L, whose upper one is 0."""
+    inverse, info = dtrtri(factor, lower=1)
     if info:
         raise np.linalg.LinAlgError("singular kernel matrix")
-    return np.einsum("ij,ij->j", np.tril(inverse), np.tril(inverse))
+    return np.asarray(np.einsum("ij,ij->j", inverse, inverse))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError, shorten, shown
 from ofa_tvm.latency.table_file import (
+    absurd,
     is_packed,
     latency_of,
     read_bytes,
@@ -37,11 +39,9 @@ _OTHERS = "|".join(dtype for dtype in DTYPES if dtype != "float32")  # which hea
 _COLUMN = re.compile(
     rf"(?P<target>.+?)(?:_(?P<dtype>{_OTHERS}))?(?:_b(?P<batch>[1-9][0-9]{{0,5}}))?_(?P<unit>ms|minstr)"
 )
+_BATCH = re.compile(r"_b([1-9][0-9]*)(?=_|$)")
 _UNITS = {"ms": "ms", "minstr": "Minstr"}
 
-# A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest
-# subnet of a space takes some 20 times the smallest one's time.
-_ABSURD_RATIO = 200.0
 _SHOWN = 5
 
 
@@ -118,6 +118,8 @@ class LatencyTable:
         Row of the file that each entry came from.
     space : LayeredSpace
         That the architectures belong to.
+    n_classes : int
+        Of the networks that were measured.
     path : str
         Where it was read, for messages.
     meta : tuple of dict
@@ -129,6 +131,7 @@ class LatencyTable:
     values: np.ndarray
     rows: np.ndarray
     space: LayeredSpace
+    n_classes: int = 1000
     path: str = ""
     meta: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
@@ -136,9 +139,9 @@ class LatencyTable:
         return len(self.archs)
 
     @property
-    def n_classes(self) -> int:
-        """Of the networks that were measured; 1000 where it is not recorded."""
-        return int(next((entry["n_classes"] for entry in self.meta if "n_classes" in entry), 1000))
+    def classes_noted(self) -> bool:
+        """Whether the classes are noted beside the table."""
+        return _noted_classes(self.meta) is not None
 
     def column(self, name: str | None = None) -> tuple[Column, np.ndarray]:
         """Pick a column by its heading (its unit may be left out) or target; without a name, the only one.
@@ -154,17 +157,31 @@ class LatencyTable:
         UsageError
             If no column or several fit.
         """
-        names = [column.name for column in self.columns]
-        fitting = [i for i, column in enumerate(self.columns) if name in (None, column.name)]
-        for same in ("series", "target"):
-            if name is not None and not fitting:
-                fitting = [i for i, column in enumerate(self.columns) if getattr(column, same) == name]
-        if len(fitting) != 1:
-            problem = "has no column" if not fitting else "has several columns that fit"
-            raise UsageError(
-                f"{self.path or 'the table'} {problem} {name or ''}: choose one of {', '.join(names)}"
+        fitting = list(range(len(self.columns)))
+        if name is not None:
+            readings: tuple[Callable[[Column], bool], ...] = (
+                lambda column: column.name == name,
+                lambda column: column.series == name,
+                lambda column: same_series(column.series, name),
+                lambda column: same_series(column.name, name),
+                lambda column: column.target == name,
+                lambda column: _BATCH.sub(r"_\1", column.series).removeprefix(f"{name}_").isdecimal(),
             )
+            every = (list(compress(fitting, map(reading, self.columns))) for reading in readings)
+            fitting = next(filter(None, every), [])
+        if len(fitting) != 1:
+            where, problem = self.path or "the table", f"has {len(fitting)} columns"
+            if name is not None:
+                meant = shorten(name, 60)
+                problem = f"{problem} that {meant} may mean" if fitting else f"has no column {meant}"
+            listed = [self.columns[i].name for i in fitting] or [column.name for column in self.columns]
+            raise UsageError(f"{where} {problem}: choose one of {', '.join(listed)} with --target-column")
         return self.columns[fitting[0]], self.values[:, fitting[0]]
+
+
+def same_series(a: str, b: str) -> bool:
+    """Whether two names of columns mean the same: the batch may be written `_b64` or `_64`."""
+    return _BATCH.sub(r"_\1", a) == _BATCH.sub(r"_\1", b)
 
 
 def _fail(path: Path, problems: Sequence[str]) -> None:
@@ -176,7 +193,9 @@ def _fail(path: Path, problems: Sequence[str]) -> None:
         )
 
 
-def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = None) -> LatencyTable:
+def read_table(
+    path: str | os.PathLike[str], space: LayeredSpace | str | None = None, n_classes: int | None = None
+) -> LatencyTable:
     """Read a latency table (plain or gzip), checking every row.
 
     Parameters
@@ -184,6 +203,9 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     path : path
     space : Space or str, optional
         Space that the architectures must belong to; default the one that the `.meta.jsonl` file names.
+    n_classes : int, optional
+        Of the networks that were measured; default what the `.meta.jsonl` file says, else as is usual in the
+        space.
 
     Raises
     ------
@@ -192,7 +214,7 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
         infinite, not above zero or absurd beside its column's median; a duplicate; an architecture outside
         the space; an emulated row among real ones. The message carries row numbers; no row is ever dropped.
     UsageError
-        If the space is neither given nor recorded.
+        If the space is neither given nor recorded, or another number of classes is.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -211,8 +233,23 @@ def read_table(path: str | os.PathLike[str], space: LayeredSpace | str | None = 
     problems += _other_units(meta, columns[0].unit, seen, space)
     _fail(path, problems)
     numbers = np.array([row for row, _ in lines[1:]])
-    _fail(path, _absurd(values, numbers, header))
-    return LatencyTable(tuple(seen), columns, values, numbers, space, str(path), meta)
+    _fail(path, absurd(values, numbers, header))
+    classes = _resolve_classes(path, n_classes, meta, space)
+    return LatencyTable(tuple(seen), columns, values, numbers, space, classes, str(path), meta)
+
+
+def columns_of(path: str | os.PathLike[str]) -> tuple[Column, ...]:
+    """What a table's heading says; raises UserError as `read_table` does."""
+    path = Path(path)
+    lines = rows_of(text_of(read_bytes(path), path), path)
+    return _columns(path, lines[0][1]) if lines else ()
+
+
+def noted_space(path: str | os.PathLike[str]) -> str | None:
+    """The space that a table says it belongs to, by its notes or its heading; None if it does not."""
+    path = Path(path)
+    noted = next((str(entry["space"]) for entry in read_meta(path) if "space" in entry), None)
+    return "fbnet" if noted is None and text_of(read_bytes(path), path).startswith("ops,") else noted
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[Column, ...]:
@@ -224,6 +261,10 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[Column, ...]:
     if len(set(header)) != len(header):
         raise UserError(f"{path} has two columns of the same name in its heading")
     columns = tuple(Column.parse(name) for name in header[1:])
+    for i, column in enumerate(columns):
+        for other in columns[:i]:
+            if same_series(column.series, other.series):
+                raise UserError(f"{path}: {other.name} and {column.name} are one column; delete one of them")
     if len({column.unit for column in columns}) > 1:
         raise UserError(
             f"{path} mixes emulated (_minstr) and real (_ms) columns; keep them in separate files"
@@ -258,16 +299,6 @@ def _parsed(
     return seen, values, problems
 
 
-def _absurd(values: np.ndarray, numbers: np.ndarray, header: Sequence[str]) -> list[str]:
-    """Values too far from their column's median."""
-    medians = np.median(values, axis=0)
-    ratios = values / medians
-    return [
-        f"row {numbers[i]}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
-        for i, j in np.argwhere((ratios > _ABSURD_RATIO) | (ratios < 1 / _ABSURD_RATIO))
-    ]
-
-
 def _other_units(
     meta: Iterable[dict[str, Any]], unit: str, rows: Mapping[Any, int], space: LayeredSpace
 ) -> list[str]:
@@ -284,6 +315,19 @@ def _other_units(
                     f"row {row} was measured as {entry['column']}, and the table's unit is {unit}"
                 )
     return problems
+
+
+def _noted_classes(meta: Iterable[dict[str, Any]]) -> int | None:
+    return next((int(entry["n_classes"]) for entry in meta if "n_classes" in entry), None)
+
+
+def _resolve_classes(
+    path: Path, given: int | None, meta: Iterable[dict[str, Any]], space: LayeredSpace
+) -> int:
+    noted = _noted_classes(meta)
+    if None not in (given, noted) and given != noted:
+        raise UsageError(f"{path} was measured with networks of {noted} classes, not {given}")
+    return given or noted or space.usual_classes
 
 
 def _resolve_space(

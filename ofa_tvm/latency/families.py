@@ -87,46 +87,60 @@ def slower(device: np.ndarray, host: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of the series of a family, and to which source, device and host each series belongs.
+    """Rows of the series of a family, one series after the other.
 
-    `host_of` counts pairs of source and device: the same device may have several hosts.
+    Attributes
+    ----------
+    index : sequence of (rows, n_blocks) arrays
+        Of each series: where the contexts of its subnets' blocks are, see `stacked_contexts`.
+    logs : (n,) array
+        Logarithms of the latencies in ms.
+    size : (n,) array
+        Rows of the series that a row belongs to.
+    source, device, host : (n,) int arrays
+        That a row belongs to; hosts are pairs of source and device: the same device may have several.
+    sources : names of the sources
     """
 
     series: tuple[Series, ...]
-    rows: tuple[np.ndarray, ...]
-    logs: tuple[np.ndarray, ...]
+    index: tuple[np.ndarray, ...]
+    logs: np.ndarray
+    size: np.ndarray
+    source: np.ndarray
+    device: np.ndarray
+    host: np.ndarray
     sources: tuple[str, ...]
-    source_of: np.ndarray
-    device_of: np.ndarray
-    host_of: np.ndarray
 
     @classmethod
     def of(cls, series: Sequence[Series]) -> _Rows:
         rng = np.random.default_rng(0)
         rows = [rng.permutation(len(s.ms))[:_ROWS] for s in series]
-        sources = sorted({s.source for s in series})
-        devices = sorted({s.platform.device.identity for s in series})
-        hosts = sorted({(s.source, s.platform.device.identity) for s in series})
+        size = np.array([len(r) for r in rows])
+        sources, source = np.unique([s.source for s in series], return_inverse=True)
+        _, device = np.unique([s.platform.device.identity for s in series], return_inverse=True)
+        _, host = np.unique(source * len(series) + device, return_inverse=True)
+        chosen = list(zip(series, rows, strict=True))
         return cls(
-            tuple(series),
-            tuple(rows),
-            tuple(np.log(s.ms[r]) for s, r in zip(series, rows, strict=True)),
-            tuple(sources),
-            np.array([sources.index(s.source) for s in series]),
-            np.array([devices.index(s.platform.device.identity) for s in series]),
-            np.array([hosts.index((s.source, s.platform.device.identity)) for s in series]),
+            series=tuple(series),
+            index=tuple(
+                stacked_contexts(block_structure(s.space, s.n_classes), s.genes[r]) for s, r in chosen
+            ),
+            logs=np.log(np.concatenate([s.ms[r] for s, r in chosen])),
+            size=np.repeat(size, size),
+            source=np.repeat(source, size),
+            device=np.repeat(device, size),
+            host=np.repeat(host, size),
+            sources=tuple(sources.tolist()),
         )
 
-    def rooflines(self, exponent: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Least times (rows, n_classes) and numbers of kernels (rows,) of each series' subnets."""
+    def rooflines(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
+        """Least times (n, n_classes) and numbers of kernels (n,) of all rows' subnets."""
         times, kernels = [], []
-        for s, r in zip(self.series, self.rows, strict=True):
-            structure = block_structure(s.space, s.n_classes)
-            index = stacked_contexts(structure, s.genes[r])
-            t, k = rooflines(structure, s.platform, exponent)
+        for s, index in zip(self.series, self.index, strict=True):
+            t, k = rooflines(block_structure(s.space, s.n_classes), s.platform, exponent)
             times.append(t[index].sum(axis=1))
             kernels.append(k[index].sum(axis=1))
-        return times, kernels
+        return np.concatenate(times), np.concatenate(kernels)
 
 
 class _Problem:
@@ -137,47 +151,60 @@ class _Problem:
     """
 
     def __init__(self, rows: _Rows, family: str, exponent: float) -> None:
-        self._rows, self._gpu, self._exponent = rows, family == "gpu", exponent
-        self._spread = _SPREAD_DEVICE[family]
+        self._rows, self._gpu = rows, family == "gpu"
         self._times, self._kernels = rows.rooflines(exponent)
-        n_classes, n_devices = len(KERNEL_CLASSES), 1 + int(rows.device_of.max())
-        self._ends = np.cumsum([n_classes, 1, 1, len(rows.sources), n_devices])
-        # Every class is expected to take an equal part of half the latency.
-        shares = np.mean(
-            [(t / np.exp(y)[:, None]).mean(axis=0) for t, y in zip(self._times, rows.logs, strict=True)],
-            axis=0,
-        )
-        self._centre = np.clip(np.log(0.5 / n_classes / np.maximum(shares, 1e-9)), -6.0, 6.0)
+        n_classes = len(KERNEL_CLASSES)
+        counts = [n_classes, 1, 1, len(rows.sources), 1 + int(rows.device.max()), 1 + int(rows.host.max())]
+        self._ends = np.cumsum(counts)
+        # Every class is expected to take an equal part of half the latency. Series count alike.
+        shares = np.average(self._times / np.exp(rows.logs)[:, None], axis=0, weights=1 / rows.size)
+        efficiency = np.clip(np.log(0.5 / n_classes / np.maximum(shares, 1e-9)), -6.0, 6.0)
+        self.start = np.zeros(self._ends[-1])
+        self.start[: n_classes + 2] = [*efficiency, np.log(0.01), np.log(0.05)]
+        spreads = [_SPREAD_EFFICIENCY, 1.0, 2.0, SPREAD_SOURCE, _SPREAD_DEVICE[family], _SPREAD_HOST]
+        self._spreads = np.repeat(spreads, counts)
+        self._exponent = (exponent - _EXPECTED_EXPONENT) / _EXPONENT_SPREAD if self._gpu else 0.0
+        # Rows of one series are not independent: four of them count.
+        self._weights = 2 / _SPREAD_FIT / np.sqrt(rows.size)
 
     def split(self, q: np.ndarray) -> list[np.ndarray]:
-        return np.split(q, self._ends)
+        return np.split(q, self._ends[:-1])
 
-    @property
-    def start(self) -> np.ndarray:
-        n_factors = int(self._ends[-1] - self._ends[2]) + 1 + int(self._rows.host_of.max())
-        return np.concatenate([self._centre, [np.log(0.01), np.log(0.05)], np.zeros(n_factors)])
+    def _terms(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log latency of every row (n,); shares of the classes and the floor in the device's time
+        (n, n_classes + 1); how much of the latency follows the device (n,), the rest follows the host."""
+        efficiency, floor, host, source, device, hosts = self.split(q)
+        parts = np.column_stack([self._times * np.exp(efficiency), self._kernels * np.exp(floor)])
+        work = parts.sum(axis=1)
+        busy = np.log(work) + source[self._rows.source] + device[self._rows.device]
+        follows = np.ones(len(busy))
+        if self._gpu:
+            waiting = np.log(self._kernels) + host + hosts[self._rows.host]
+            latency = np.logaddexp(OVERLAP * busy, OVERLAP * waiting) / OVERLAP
+            follows = np.exp(OVERLAP * (busy - latency))
+            busy = latency
+        return busy, parts / work[:, None], follows
 
     def __call__(self, q: np.ndarray) -> np.ndarray:
-        efficiency, floor, host, source, device, hosts = self.split(q)
-        rows, out = self._rows, []
-        for i, (t, k, y) in enumerate(zip(self._times, self._kernels, rows.logs, strict=True)):
-            busy = np.log(t @ np.exp(efficiency) + np.exp(floor) * k)
-            busy = busy + source[rows.source_of[i]] + device[rows.device_of[i]]
-            if self._gpu:
-                waiting = np.log(k) + host + hosts[rows.host_of[i]]
-                busy = np.logaddexp(OVERLAP * busy, OVERLAP * waiting) / OVERLAP
-            # Rows of one series are not independent: four of them count.
-            out.append((busy - y) / _SPREAD_FIT * 2 / np.sqrt(len(y)))
-        beliefs = [
-            (efficiency - self._centre) / _SPREAD_EFFICIENCY,
-            (floor - np.log(0.01)),
-            (host - np.log(0.05)) / 2,
-            source / SPREAD_SOURCE,
-            device / self._spread,
-            hosts / _SPREAD_HOST,
-            [(self._exponent - _EXPECTED_EXPONENT) / _EXPONENT_SPREAD if self._gpu else 0.0],
-        ]
-        return np.concatenate([*out, *beliefs])
+        latency = self._terms(q)[0]
+        beliefs = (q - self.start) / self._spreads
+        return np.concatenate([(latency - self._rows.logs) * self._weights, beliefs, [self._exponent]])
+
+    def jacobian(self, q: np.ndarray) -> np.ndarray:
+        """Of the residuals by the parameters."""
+        _, shares, follows = self._terms(q)
+        n, rows = len(follows), self._rows
+        out = np.zeros((n + len(q) + 1, len(q)))
+        device, host = follows * self._weights, (1 - follows) * self._weights
+        _, hosts, sources, devices, host_factors = self._ends[:-1]
+        at = np.arange(n)
+        out[:n, :hosts] = device[:, None] * shares
+        out[:n, hosts] = host
+        out[at, sources + rows.source] = device
+        out[at, devices + rows.device] = device
+        out[at, host_factors + rows.host] = host
+        out[n + np.arange(len(q)), np.arange(len(q))] = 1 / self._spreads
+        return out
 
 
 def _fit_family(series: Sequence[Series], family: str) -> Family:
@@ -189,7 +216,8 @@ def _fit_family(series: Sequence[Series], family: str) -> Family:
     fits = []
     for exponent in _EXPONENTS if gpu else (0.0,):
         problem = _Problem(rows, family, exponent)
-        fits.append((least_squares(problem, problem.start, max_nfev=100), problem, exponent))
+        found = least_squares(problem, problem.start, problem.jacobian, max_nfev=100)
+        fits.append((found, problem, exponent))
     found, problem, exponent = min(fits, key=lambda fit: float(fit[0].cost))
     efficiency, floor, host, source, _, _ = problem.split(found.x)
     return Family(

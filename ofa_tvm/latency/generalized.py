@@ -12,48 +12,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.stats import t as student
+from threadpoolctl import threadpool_limits
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.base import Arrays, Estimator, Header
-from ofa_tvm.estimators.contract import FunctionCost
 from ofa_tvm.estimators.files import SCORES, TEXT, damaged, space_of, tables_array, tables_of
 from ofa_tvm.estimators.metrics import errors
+from ofa_tvm.latency.dataset import same_series
 from ofa_tvm.latency.families import FAMILY_SCHEMA, OVERLAP, SPREAD_SOURCE, Family, fit_families, slower
-from ofa_tvm.latency.features import FEATURE_NAMES, KERNEL_CLASSES, context_features
+from ofa_tvm.latency.features import KERNEL_CLASSES
 from ofa_tvm.latency.references import MOST_ROWS, REFERENCE_SCHEMA, Reference, reference_of
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.series import Series, family_of
+from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.spaces import LayeredSpace, get_layered_space
 from ofa_tvm.spaces.blocks import BlockTables, block_structure, resolution_of_contexts, stacked_contexts
 from ofa_tvm.targets.devices import Platform
 
 # What is free in a new target where nothing else is known: an efficiency, and the cost of a kernel.
 _FREE_EFFICIENCY, _FREE_KERNEL = 0.3, 0.5
-# A space's mean subnet may have so many times more or less work than those that were measured.
-_BEYOND = 2.0
 
 
 def shipped_model() -> GeneralizedLatency:
     """The model that comes with the package; `benchmarks/latency/fit_shipped.py` says from which data."""
     return GeneralizedLatency.load(Path(__file__).parent / "data" / "generalized.model")
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate(FunctionCost):
-    """Latencies of a device that was not measured; `spread` is their logarithm's standard deviation."""
-
-    spread: float = 0.0
-
-    @property
-    def factor(self) -> float:
-        """In 95 % of cases the true latency is at most so many times more or less."""
-        return float(np.exp(1.96 * self.spread))
 
 
 class GeneralizedLatency(Estimator):
@@ -83,7 +72,14 @@ class GeneralizedLatency(Estimator):
     validation_: dict[str, dict[str, float]]
     data_sha256_: str
 
-    def fit(self, series: Sequence[Series], *, validate: bool = True, rows_used: int = MOST_ROWS) -> Self:
+    def fit(
+        self,
+        series: Sequence[Series],
+        *,
+        validate: bool = True,
+        rows_used: int = MOST_ROWS,
+        progress: Progress = SILENT,
+    ) -> Self:
         """Fit to the series of many platforms.
 
         Parameters
@@ -101,13 +97,21 @@ class GeneralizedLatency(Estimator):
         """
         if not series:
             raise UserError("a generalized model needs at least one column of latencies")
-        self.families, self.validation_ = fit_families(series), {}
-        if validate:
-            self.families = {
-                name: self._validate([s for s in series if s.family == name], family)
-                for name, family in self.families.items()
-            }
-        self.references = tuple(reference_of(s, rows_used) for s in series)
+        self.validation_ = {}
+        devices = {s.platform.device.identity for s in series if s.family != "other"} if validate else set()
+        # Matrices are too small to share between threads.
+        with progress.task("fit", len(series) + len(devices)) as task, threadpool_limits(1, user_api="blas"):
+            self.families = fit_families(series)
+            if validate:
+                self.families = {
+                    name: self._validate([s for s in series if s.family == name], family, task)
+                    for name, family in self.families.items()
+                }
+            references = []
+            for s in series:
+                references.append(reference_of(s, rows_used))
+                task.advance(note=s.name)
+            self.references = tuple(references)
         digest = hashlib.sha256()
         for s in series:
             digest.update(f"{s.name} {s.space.name} {s.source}".encode())
@@ -116,10 +120,11 @@ class GeneralizedLatency(Estimator):
         self.data_sha256_ = digest.hexdigest()
         return self
 
-    def _validate(self, members: Sequence[Series], fitted: Family) -> Family:
+    def _validate(self, members: Sequence[Series], fitted: Family, task: Task) -> Family:
         """The family with the spread that leaving out each of its devices gives."""
         gaps = []
         for device in sorted({s.platform.device.identity for s in members}):
+            task.advance(note=f"without {device}")
             rest = [s for s in members if s.platform.device.identity != device]
             if not rest:
                 continue
@@ -135,8 +140,7 @@ class GeneralizedLatency(Estimator):
                     gaps.append(np.sqrt(np.mean(np.log(predicted / s.ms) ** 2)))
         if not gaps:
             return fitted
-        spread = float(np.sqrt(np.mean(np.square(gaps))))
-        return replace(fitted, spread=spread)
+        return replace(fitted, spread=float(np.sqrt(np.mean(np.square(gaps)))))
 
     def _family(self, platform: Platform) -> Family:
         name = family_of(platform)
@@ -153,7 +157,7 @@ class GeneralizedLatency(Estimator):
         space: LayeredSpace,
         platform: Platform,
         source: str | None = None,
-        n_classes: int = 1000,
+        n_classes: int | None = None,
     ) -> BlockTables:
         """Latency in ms from the descriptor alone, as tables.
 
@@ -163,6 +167,7 @@ class GeneralizedLatency(Estimator):
         Parameters
         ----------
         source : data set whose way of measuring is meant; None: an average one
+        n_classes : of the networks; None: as is usual in the space
 
         Raises
         ------
@@ -172,16 +177,28 @@ class GeneralizedLatency(Estimator):
         return self._parts(self._family(platform), space, platform, source, n_classes)[0]
 
     def known(
-        self, space: LayeredSpace, platform: Platform, name: str | None = None, n_classes: int = 1000
+        self,
+        space: LayeredSpace,
+        platform: Platform,
+        name: str | None = None,
+        n_classes: int | None = None,
+        source: str | None = None,
     ) -> Reference | None:
-        """The reference of a device at a batch size in a space, or of a column of that name; None if it was
-        not measured there."""
+        """The reference of a device at a batch size in a space, or of a column of that name, or of a source;
+        None if it was not measured there."""
+        wanted = (space.name, n_classes or space.usual_classes, platform.device.identity, platform.batch)
         for r in self.references:
-            if (r.space, r.n_classes, r.device) != (space.name, n_classes, platform.device.identity):
-                continue
-            if r.batch == platform.batch and name in (None, r.name):
+            asked = source in (None, r.source) and (name is None or same_series(name, r.name))
+            if asked and (r.space, r.n_classes, r.device, r.batch) == wanted:
                 return r
         return None
+
+    def without(self, device: str) -> GeneralizedLatency:
+        """The same model without the tables of a device; what devices share stays as it is."""
+        other = GeneralizedLatency()
+        other.families, other.validation_, other.data_sha256_ = self.families, {}, self.data_sha256_
+        other.references = tuple(r for r in self.references if r.device != device)
+        return other
 
     def _parts(
         self,
@@ -189,10 +206,10 @@ class GeneralizedLatency(Estimator):
         space: LayeredSpace,
         platform: Platform,
         source: str | None,
-        n_classes: int,
+        n_classes: int | None,
     ) -> tuple[BlockTables, list[BlockTables]]:
         """The tables, and the parts that they are the sum of: a kernel class each, then the kernels' own."""
-        structure = block_structure(space, n_classes)
+        structure = block_structure(space, n_classes or space.usual_classes)
         device, host = family.parts(structure, platform, source)
         at = resolution_of_contexts(structure)
         slopes = np.ones((len(space.resolutions), 2))
@@ -226,33 +243,46 @@ class GeneralizedLatency(Estimator):
         software = (SPREAD_SOURCE**2 + ((levels - levels.mean()) ** 2).sum()) / len(levels)
         return float(np.sqrt(family.spread**2 + software))
 
-    def estimate(self, space: LayeredSpace, platform: Platform, n_classes: int = 1000) -> Estimate:
-        """`zero_shot` for spaces like those that the model was fitted to.
+    def deviation(self, platform: Platform, source: str | None = None) -> float:
+        """`spread`, widened so that 95 % of unseen devices are within 1.96 times of it.
 
-        Raises
-        ------
-        UserError
-            As `zero_shot`, and if the space's networks are smaller than any that the model was fitted to or
-            do other work.
+        Few devices were left out to find it, and tell little of how far off another may be: Student's t.
         """
-        tables = self.zero_shot(space, platform, n_classes=n_classes)
-        seen = {r.space: _work(get_layered_space(r.space), r.n_classes) for r in self.references}
-        work = _work(space, n_classes)
-        least = min(w.sum() for w in seen.values()) / _BEYOND
-        most = _BEYOND * np.max(list(seen.values()), axis=0)
-        if space.name not in seen and (work.sum() < least or (work > most).any()):
-            raise UserError(
-                f"the model was fitted to networks like those of {', '.join(sorted(seen))}, and the space "
-                f"{space.name} is unlike them"
-            )
-        return Estimate(space, tables, n_classes=n_classes, spread=self.spread(platform))
+        family = family_of(platform)
+        devices = {r.device for r in self.references if r.family in (family, "")}
+        return self.spread(platform, source) * float(student.ppf(0.975, max(1, len(devices)))) / 1.96
+
+    def expectation(self, space: LayeredSpace, platform: Platform) -> str:
+        """How well devices of a platform's kind were predicted that were left out, as part of a sentence."""
+        family = family_of(platform)
+        left_out = [
+            (r, scores)
+            for r in self.references
+            if r.family == family
+            and (scores := self.validation_.get(f"{r.space}/{r.source}/{r.name}")) is not None
+        ]
+        for seen in (
+            [scores for r, scores in left_out if (r.space, r.batch) == (space.name, platform.batch)],
+            [scores for r, scores in left_out if r.space == space.name],
+            [scores for _, scores in left_out],
+        ):
+            if len(seen) > 1:
+                break
+        if not seen:
+            return "how far off that may be was not found out"
+        off, ranks = ([scores[what] for scores in seen] for what in ("mape", "spearman"))
+        return (
+            f"{len(seen)} columns of {family.upper()}s that were left out were "
+            f"{min(off):.0%} to {max(off):.0%} off, with rank correlations of {min(ranks):.2f} to "
+            f"{max(ranks):.2f}"
+        )
 
     def prior(
         self,
         space: LayeredSpace,
         platform: Platform,
         source: str | None = None,
-        n_classes: int = 1000,
+        n_classes: int | None = None,
     ) -> LatencyRegressor:
         """An estimator to be fitted to the first measurements of a target.
 
@@ -269,16 +299,17 @@ class GeneralizedLatency(Estimator):
         guess = guess.scaled(1 / level)
         free = [_FREE_EFFICIENCY] * (len(parts) - 1) + [_FREE_KERNEL]
         variations = [part.scaled(f / level) for part, f in zip(parts, free, strict=True)]
-        known = [r for r in self.references if r.space == space.name and r.n_classes == n_classes]
+        known = [r for r in self.references if r.space == space.name]
         for reference in known:
-            values = reference.tables(sample)
-            shape = reference.tables.scaled(1 / (float(values.mean()) * np.sqrt(len(known))))
+            # Other numbers of classes change one entry of the tables, by little.
+            tables = guess.structure.unstacked(reference.tables.stacked, reference.tables.constant)
+            shape = tables.scaled(1 / (float(tables(sample).mean()) * np.sqrt(len(known))))
             variations.append(shape + guess.scaled(-1 / np.sqrt(len(known))))
         return LatencyRegressor(
             space,
             guess.scaled(level),
             target=platform.device.name,
-            n_classes=n_classes,
+            n_classes=n_classes or space.usual_classes,
             variations=variations,
         )
 
@@ -309,6 +340,7 @@ class GeneralizedLatency(Estimator):
         for i, fields in enumerate(header["references"]):
             if f"reference{i}" not in arrays:
                 raise damaged(path, f"it lacks reference{i}")
+            fields.setdefault("source", _source_of(fields, header["validation"]))
             structure = block_structure(space_of(path, fields, get_layered_space), fields["n_classes"])
             references.append(Reference(**fields, tables=tables_of(structure, arrays[f"reference{i}"], path)))
         model.references = tuple(references)
@@ -316,10 +348,11 @@ class GeneralizedLatency(Estimator):
         return model
 
 
-def _work(space: LayeredSpace, n_classes: int) -> np.ndarray:
-    """Millions of multiply-adds of a mean subnet in each kernel class."""
-    structure = block_structure(space, n_classes)
-    genes = space.sample_genes(np.random.default_rng(0), 64)
-    features = np.concatenate(context_features(structure))[stacked_contexts(structure, genes)]
-    macs = [FEATURE_NAMES.index(f"{kind}_macs") for kind in KERNEL_CLASSES]
-    return np.asarray(features[..., macs].sum(axis=1).mean(axis=0))
+def _source_of(fields: Mapping[str, Any], validation: Mapping[str, Any]) -> str:
+    """Of a reference in a file of a version that did not note it: as the validation calls its column."""
+    for key in validation:
+        space, _, rest = key.partition("/")
+        source, _, name = rest.rpartition("/")
+        if (space, name) == (fields["space"], fields["name"]):
+            return source
+    return ""

@@ -21,13 +21,14 @@ from scipy import sparse
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
-from ofa_tvm.estimators.contract import Function, UncertainSubnetModel, as_genes
+from ofa_tvm.estimators.contract import Function, UncertainSubnetModel, as_genes, checked_costs
 from ofa_tvm.estimators.files import (
     CLASSES,
     FLAG,
     NUMBER,
     SCORES,
     TEXT,
+    between,
     damaged,
     data_sha256,
     genes_array,
@@ -85,6 +86,9 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
     variations : sequence of BlockTables
         Directions in which the latency may differ from the prior, each as large, in multiples of the latency,
         as one standard deviation of what is to be expected.
+    width : float
+        What deviations are multiplied by, where others than the rows tell how far off the model is (see
+        `adaptation`).
 
     Attributes
     ----------
@@ -109,6 +113,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         "noise": NUMBER,
         "data_sha256": TEXT,
         "validation": SCORES,
+        "width": {**between(0, 1e6), "default": 1.0},
     }
     ARRAYS = ("genes", "latency", "log_variances", "tables")
 
@@ -122,6 +127,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         n_classes: int = 1000,
         robust: bool = True,
         variations: Sequence[BlockTables] = (),
+        width: float = 1.0,
     ) -> None:
         self.space = space
         self.prior = prior
@@ -130,6 +136,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         self.n_classes = n_classes
         self.robust = robust
         self.variations = variations
+        self.width = width
 
     # ---- fitting ----
 
@@ -147,17 +154,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         UserError
             If there are no rows, lengths differ, or a latency is not positive and finite.
         """
-        genes = as_genes(self.space, archs)
-        latency = np.asarray(latency, dtype=np.float64)
-        if len(genes) != len(latency) or not len(latency):
-            raise UserError(
-                f"a latency model needs as many latencies as subnets, and at least one; "
-                f"got {len(latency)} and {len(genes)}"
-            )
-        if bad := np.flatnonzero(~(np.isfinite(latency) & (latency > 0))).tolist():
-            raise UserError(
-                f"the latency of sample {bad[0]} is {latency[bad[0]]}; it must be above 0 and finite"
-            )
+        genes, latency = checked_costs(as_genes(self.space, archs), np.asarray(latency, np.float64))
         self.genes_, self.latency_ = genes.astype(np.int64), latency
         fitted = self._fitted = self._condition(None)
         posterior = fitted.posterior
@@ -165,7 +162,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         self.noise_ = float(np.sqrt(posterior.noise) * fitted.scale)
         self.validation_ = {}
         if len(latency) > 1:
-            inside = np.abs(posterior.loo_residuals) < 1.96 * posterior.loo_std
+            inside = np.abs(self.loo_deviations_) < 1.96 * self.width
             self.validation_ = errors(self.loo_prediction_, latency) | {"within95": float(inside.mean())}
         return self
 
@@ -178,6 +175,13 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
     def loo_prediction_(self) -> np.ndarray:
         """Of each training row by the others, (n,)."""
         return self.latency_ - self._fitted.posterior.loo_residuals * self._fitted.scale
+
+    @property
+    def loo_deviations_(self) -> np.ndarray:
+        """How far each training row is from its prediction by the others, in the deviations that `width`
+        multiplies, (n,)."""
+        posterior = self._fitted.posterior
+        return posterior.loo_residuals / posterior.loo_std
 
     def _condition(self, known: Learned | None) -> _Fitted:
         structure = block_structure(self.space, self.n_classes)
@@ -265,14 +269,11 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
             candidates = self.space.sample_genes(rng, max(_POOL, n), resolutions)
         candidates = np.unique(self.space.canonical(candidates), axis=0)
         fitted = hasattr(self, "genes_")
-        measured = self.genes_ if fitted else candidates[:0]
+        measured = self.genes_[:_MOST_MEASURED] if fitted else candidates[:0]
         log_variances = self._learned.log_variances if fitted else self._expected
-        rows = np.concatenate([measured[:_MOST_MEASURED], candidates])
-        features = self._features(rows, self._guess_spread(measured if fitted else candidates))
-        scaled = sparse.hstack(
-            [np.sqrt(v) * f for v, f in zip(np.exp(log_variances[:-1]), features, strict=True)]
-        ).tocsr()
-        chosen = telling_rows(scaled, float(np.exp(log_variances[-1])), len(rows) - len(candidates), n)
+        rows = np.concatenate([measured, candidates])
+        features = self._features(rows, self._guess_spread(self.genes_ if fitted else candidates))
+        chosen = telling_rows(features, log_variances, len(measured), n)
         return self.space.decode(rows[chosen])
 
     # ---- predicting ----
@@ -300,7 +301,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         for start in range(0, len(genes), 1024):
             piece = slice(start, start + 1024)
             out[piece] = p.spread(self._features(genes[piece], guess_spread)) + noise[piece]
-        return np.sqrt(out) * self._fitted.scale * p.inflation
+        return np.sqrt(out) * self._fitted.scale * p.inflation * self.width
 
     # ---- files ----
 
@@ -318,6 +319,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
             "noise": self.noise_,
             "data_sha256": data_sha256(self.genes_, self.latency_),
             "validation": self.validation_,
+            "width": self.width,
         }
         arrays = {
             "genes": self.genes_.astype(np.int16),
@@ -342,6 +344,7 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
             unit=header["unit"],
             n_classes=header["n_classes"],
             robust=header["robust"],
+            width=header["width"],
             variations=[tables_of(structure, array, path) for array in arrays.get("variations", ())],
         )
         model.genes_, model.latency_ = genes_array(path, space, arrays["genes"]), arrays["latency"]

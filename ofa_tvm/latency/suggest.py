@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
 
-def telling_rows(scaled: sparse.csr_matrix, noise: float, known: int, n: int) -> list[int]:
+def telling_rows(
+    features: Sequence[sparse.csr_matrix], log_variances: np.ndarray, known: int, n: int
+) -> list[int]:
     """Rows that, once measured, leave the least variance in all rows, chosen one after the other.
 
     Parameters
     ----------
-    scaled : (n_rows, n_features) matrix
-        Features whose weights have unit variance; the first `known` rows are measured already.
-    noise : float
-        Variance of a measurement.
+    features : sequence of (n_rows, n_features) matrices
+        A group each; the first `known` rows are measured already.
+    log_variances : (n_groups + 1,) array
+        Logarithms of the variances of the groups' weights, and last of a measurement.
     n : int
         Rows to choose, at most those that are not measured.
     """
+    scaled = sparse.hstack(
+        [np.sqrt(v) * f for v, f in zip(np.exp(log_variances[:-1]), features, strict=True)]
+    ).tocsr()
+    noise = float(np.exp(log_variances[-1]))
     covariance = (scaled @ scaled.T).toarray()
     chosen: list[int] = []
     for step in range(known + min(n, len(covariance) - known)):

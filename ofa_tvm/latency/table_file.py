@@ -8,6 +8,7 @@ import io
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ _NUMBER = re.compile(
     r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE
 )
 _MOST_BYTES = 1 << 28
+# A value this many times away from its column's median is a unit mix-up or a stuck measurement: the largest
+# subnet of a space takes some 20 times the smallest one's time.
+_ABSURD_RATIO = 200.0
 _GZIP = b"\x1f\x8b"
 _META_SCHEMA = {
     "items": {
@@ -157,3 +161,13 @@ def latency_of(text: str) -> tuple[float, str]:
     if value <= 0:
         return value, f"the latency is {value:g}, it must be above 0"
     return value, ""
+
+
+def absurd(values: np.ndarray, numbers: np.ndarray, header: Sequence[str]) -> list[str]:
+    """Values too far from their column's median."""
+    medians = np.median(values, axis=0)
+    ratios = values / medians
+    return [
+        f"row {numbers[i]}, {header[1 + j]}: {values[i, j]:g} is absurd beside the median {medians[j]:g}"
+        for i, j in np.argwhere((ratios > _ABSURD_RATIO) | (ratios < 1 / _ABSURD_RATIO))
+    ]

@@ -70,6 +70,11 @@ class FBNetSpace:
         return (self.resolution,)
 
     @property
+    def usual_classes(self) -> int:
+        """Of CIFAR-100, which the public latency tables are of."""
+        return 100
+
+    @property
     def n_blocks(self) -> int:
         return sum(self.blocks)
 

@@ -26,6 +26,10 @@ class LayeredSpace(Protocol):
     def default_resolutions(self) -> tuple[int, ...]: ...
 
     @property
+    def usual_classes(self) -> int:
+        """Classes of the networks that the space was published with."""
+
+    @property
     def cardinalities(self) -> np.ndarray:
         """Number of choices of each gene, shape (n_genes,)."""
 

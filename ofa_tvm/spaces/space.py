@@ -101,6 +101,7 @@ class Space:
     default_resolutions: tuple[int, ...]
     stem_depths: tuple[int, ...] = ()
     in_channels: int = 3
+    usual_classes: int = 1000
 
     # ---- what there is to choose ----
 

@@ -12,60 +12,19 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.base import kind_among
-from ofa_tvm.estimators.metrics import errors
-from ofa_tvm.latency.dataset import Column, LatencyTable, read_table
+from ofa_tvm.estimators.metrics import errors, within95
+from ofa_tvm.latency.adaptation import adapted
+from ofa_tvm.latency.dataset import Column, LatencyTable, read_table, same_series
 from ofa_tvm.latency.generalized import GeneralizedLatency, shipped_model
 from ofa_tvm.latency.kernel_sum import KernelSum
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.series import series_of
-from ofa_tvm.spaces import LayeredSpace, get_layered_space
-from ofa_tvm.targets.devices import Platform, find_platform, list_devices
-
-
-@dataclass(frozen=True)
-class Device:
-    """Which device and space a model over many devices is asked about; a model of one target knows its own.
-
-    Attributes
-    ----------
-    target : str or None
-        Name of a device, a column or a target.
-    batch, threads : int
-    space : str or None
-    targets_dir : Path or None
-        Folder of device files and targets; None for those that ship.
-    source : str or None
-        Data set whose way of measuring is meant.
-    """
-
-    target: str | None = None
-    batch: int = 1
-    threads: int | None = None
-    space: str | None = None
-    targets_dir: Path | None = None
-    source: str | None = None
-
-    @property
-    def platform(self) -> Platform:
-        """The hardware.
-
-        Raises
-        ------
-        UsageError
-            If no device is named.
-        UserError
-            If no descriptor claims the name.
-        """
-        name, devices = _needed(self.target, "--target"), list_devices(self.targets_dir)
-        named = next((device for device in devices if device.name == name), None)
-        if named is not None:
-            return Platform(named, self.batch, self.threads)
-        return replace(find_platform(name, self.batch, devices), threads=self.threads)
-
-    @property
-    def searched(self) -> LayeredSpace:
-        """The space; raises UsageError if none is named."""
-        return get_layered_space(_needed(self.space, "--space"))
+from ofa_tvm.latency.sources import choose_source, require_source
+from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.spaces import LayeredSpace
+from ofa_tvm.spaces.archs_file import read_archs
+from ofa_tvm.targets.devices import Platform, list_devices
+from ofa_tvm.workflow.asked import Device, archs_of, chosen_space, table_of
 
 
 @dataclass(frozen=True)
@@ -96,27 +55,29 @@ class LatencyModel(ABC):
     name: str
 
     @abstractmethod
-    def space(self, device: Device) -> LayeredSpace:
-        """The space that it is asked about."""
+    def archs(self, path: Path, device: Device) -> tuple[LayeredSpace, list[Any], str]:
+        """A file's architectures, their space, and what is to be said of it."""
 
     @abstractmethod
-    def table(self, data: Path, space: str | None) -> LatencyTable:
-        """A table that it can be compared with or adapted to."""
+    def table(self, data: Path, device: Device) -> tuple[LatencyTable, str]:
+        """A table that it can be compared with or adapted to, and what is to be said of it."""
 
     @abstractmethod
     def scores(self, table: LatencyTable, target_column: str | None, device: Device) -> list[Scores]:
         """Its errors on the columns of a table, or on one of them."""
 
     @abstractmethod
-    def starting(self, table: LatencyTable, column: Column, device: Device) -> LatencyRegressor:
-        """An estimator that starts from it, to be fitted to a column of a table."""
+    def adapted(
+        self, table: LatencyTable, column: Column, values: np.ndarray, device: Device
+    ) -> tuple[LatencyRegressor, list[str]]:
+        """An estimator that starts from it, fitted to a column of a table, and what it started from."""
 
     @abstractmethod
     def regressor(self, device: Device) -> LatencyRegressor:
         """An estimator that knows which subnets would tell most."""
 
     @abstractmethod
-    def predict(self, archs: Sequence[Any], device: Device) -> Prediction:
+    def predict(self, space: LayeredSpace, archs: Sequence[Any], device: Device) -> Prediction:
         """Costs of architectures of its space."""
 
 
@@ -127,23 +88,24 @@ class OneTarget(LatencyModel):
     name: str
     model: LatencyRegressor
 
-    def space(self, device: Device) -> LayeredSpace:
-        """The one that it was fitted in."""
-        return self.model.space
+    def archs(self, path: Path, device: Device) -> tuple[LayeredSpace, list[Any], str]:
+        """Of its space."""
+        return self.model.space, read_archs(path, self.model.space), ""
 
-    def table(self, data: Path, space: str | None) -> LatencyTable:
-        """A table of its space."""
+    def table(self, data: Path, device: Device) -> tuple[LatencyTable, str]:
+        """A table of its space, of networks with its number of classes unless the notes say otherwise."""
         own = self.model.space
-        table = read_table(data, own if space is None else space)
+        table = read_table(data, device.space or own, device.classes)
         if table.space.name != own.name:
             raise UsageError(f"{self.name} is for {own.name}, {data} for {table.space.name}")
-        return table
+        return table, ""
 
     def scores(self, table: LatencyTable, target_column: str | None, device: Device) -> list[Scores]:
         """On one column: the named one, the only one, or its own target's."""
         model = self.model
         if target_column is None and len(table.columns) > 1:
-            target_column = next((c.name for c in table.columns if c.series == model.target), None)
+            own = (c.name for c in table.columns if same_series(c.series, model.target))
+            target_column = next(own, None)
         column, values = table.column(target_column)
         if column.unit != model.unit:
             raise UsageError(f"{self.name} predicts {model.unit}, but {column.name} is in {column.unit}")
@@ -154,20 +116,25 @@ class OneTarget(LatencyModel):
             f"{len(model.genes_)} subnets"
             + (f"; {repeated} of them are among those that it was fitted to" if repeated else "")
         )
-        return [Scores(column.series, column.unit, errors(model.predict(table.archs), values), remark)]
+        mean, deviation = model.predict(table.archs, return_std=True)
+        found = errors(mean, values) | {"within95": within95(mean, deviation, values)}
+        return [Scores(column.series, column.unit, found, remark)]
 
-    def starting(self, table: LatencyTable, column: Column, device: Device) -> LatencyRegressor:
+    def adapted(
+        self, table: LatencyTable, column: Column, values: np.ndarray, device: Device
+    ) -> tuple[LatencyRegressor, list[str]]:
         """With its tables as the first guess."""
         model = self.model
-        return LatencyRegressor(
+        start = LatencyRegressor(
             model.space, model.tables, target=column.series, unit=column.unit, n_classes=model.n_classes
         )
+        return start.fit(table.archs, values), [f"it starts from the model of {model.target}"]
 
     def regressor(self, device: Device) -> LatencyRegressor:
         """The model itself."""
         return self.model
 
-    def predict(self, archs: Sequence[Any], device: Device) -> Prediction:
+    def predict(self, space: LayeredSpace, archs: Sequence[Any], device: Device) -> Prediction:
         """On its target."""
         model = self.model
         mean, deviation = model.predict(archs, return_std=True)
@@ -181,52 +148,107 @@ class ManyDevices(LatencyModel):
     name: str
     model: GeneralizedLatency
 
-    def space(self, device: Device) -> LayeredSpace:
-        """The one that is named."""
-        return device.searched
+    def archs(self, path: Path, device: Device) -> tuple[LayeredSpace, list[Any], str]:
+        """Of the space that is named, else of one that the model knows."""
+        return archs_of(self.model, path, device.space)
 
-    def table(self, data: Path, space: str | None) -> LatencyTable:
+    def table(self, data: Path, device: Device) -> tuple[LatencyTable, str]:
         """A table of any space."""
-        return read_table(data, space)
+        return table_of(self.model, data, device)
 
     def scores(self, table: LatencyTable, target_column: str | None, device: Device) -> list[Scores]:
         """On all columns: of those that it was fitted to by their tables, of others by their descriptor."""
         scores = []
-        for s in series_of(table, list_devices(device.targets_dir), target_column):
-            known, remark = self.model.known(s.space, s.platform, s.name, s.n_classes), ""
+        for s in series_of(table, device.known, target_column):
+            source = self._source(table.space, s.platform, table.n_classes, device)
+            known = self.model.known(s.space, s.platform, s.name, s.n_classes, device.source)
             if known is None:
-                remark = f"{s.name} is none of the model's columns: predicted from its descriptor alone"
-                predicted = self.model.zero_shot(s.space, s.platform, device.source, s.n_classes)(s.genes)
+                remark = (
+                    f"{s.name} is none of the model's columns: predicted from its descriptor alone, "
+                    f"{self._as_measured(source, device)}; {self.model.expectation(s.space, s.platform)}"
+                )
+                mean = self.model.zero_shot(s.space, s.platform, source, s.n_classes)(s.genes)
+                inside = np.abs(np.log(mean / s.ms)) < 1.96 * self.model.deviation(s.platform, device.source)
+                within = float(inside.mean())
             else:
-                predicted = known.tables(s.genes)
-            scores.append(Scores(s.name, "ms", errors(predicted, s.ms), remark))
+                mean, remark = known.tables(s.genes), ""
+                within = within95(mean, np.full(len(mean), known.deviation_ms), s.ms)
+            scores.append(Scores(s.name, "ms", errors(mean, s.ms) | {"within95": within}, remark))
         return scores
 
-    def starting(self, table: LatencyTable, column: Column, device: Device) -> LatencyRegressor:
+    def adapted(
+        self, table: LatencyTable, column: Column, values: np.ndarray, device: Device
+    ) -> tuple[LatencyRegressor, list[str]]:
         """With what the column's hardware and the devices measured in the table's space say."""
         require_ms(column)
         platform = replace(device, target=column.target, batch=column.batch).platform
-        prior = self.model.prior(table.space, platform, device.source, table.n_classes)
-        return prior.clone(target=column.series)
+        genes = table.space.encode(table.archs)
+        source = self._source(table.space, platform, table.n_classes, device, (genes, values))
+        model = adapted(
+            self.model,
+            table.space,
+            platform,
+            genes,
+            values,
+            source=source,
+            n_classes=table.n_classes,
+            devices=device.known,
+            target=column.series,
+        )
+        used = [r.name for r in self.model.references if r.space == table.space.name]
+        others = sorted({r.space for r in self.model.references} - {table.space.name})
+        return model, [
+            f"it starts from {platform.device.name}, batch {platform.batch}, "
+            f"{self._as_measured(source, device)}, and from how {len(used)} columns of {table.space.name} "
+            f"differ ({', '.join(used) or 'none was measured there'})",
+            f"not from {len(self.model.references) - len(used)} columns of other spaces "
+            f"({', '.join(others)})" if others else "",
+        ]  # fmt: skip
 
     def regressor(self, device: Device) -> LatencyRegressor:
         """With what the device's hardware says."""
-        platform = device.platform
-        return self.model.prior(device.searched, platform)
+        return self.model.prior(
+            chosen_space(self.model, device.space), device.platform, n_classes=device.classes
+        )
 
-    def predict(self, archs: Sequence[Any], device: Device) -> Prediction:
+    def predict(self, space: LayeredSpace, archs: Sequence[Any], device: Device) -> Prediction:
         """On a device that it was fitted to from its measurements, on others from their hardware."""
-        platform, space = device.platform, device.searched
-        genes, known = space.encode(archs), self.model.known(space, platform)
+        platform, classes = device.platform, device.classes
+        source = self._source(space, platform, classes, device)
+        genes = space.encode(archs)
+        known = self.model.known(space, platform, n_classes=classes, source=device.source)
         basis = f"{platform.device.name}, batch {platform.batch}, "
         if known is not None:
             mean, deviation = known.tables(genes), np.full(len(genes), known.deviation_ms)
             basis += f"from {known.rows} measurements"
         else:
-            mean = self.model.zero_shot(space, platform, device.source)(genes)
-            deviation = mean * self.model.spread(platform, device.source)
-            basis += "by descriptor alone"
+            mean = self.model.zero_shot(space, platform, source, classes)(genes)
+            # Whose software is meant is a guess unless it was said.
+            deviation = mean * self.model.deviation(platform, device.source)
+            basis += (
+                f"by descriptor alone, {self._as_measured(source, device)}; "
+                f"{self.model.expectation(space, platform)}"
+            )
         return Prediction(space, platform.device.name, "ms", mean, deviation, basis)
+
+    def _source(
+        self,
+        space: LayeredSpace,
+        platform: Platform,
+        n_classes: int | None,
+        device: Device,
+        measured: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> str | None:
+        if device.source is None:
+            return choose_source(self.model, space, platform, n_classes, measured)
+        require_source(self.model, device.source, space, platform)
+        return device.source
+
+    def _as_measured(self, source: str | None, device: Device) -> str:
+        if source is None:
+            return "as the model's data sets measure on average"
+        chosen = "" if device.source else " (the likeliest; `predictor sources` lists them)"
+        return f"as {source} measures{chosen}"
 
 
 def open_model(path: Path | None) -> LatencyModel:
@@ -258,18 +280,15 @@ def fit_column(
 
 
 def fit_devices(
-    tables: Sequence[LatencyTable], target_column: str | None, targets_dir: Path | None
+    tables: Sequence[LatencyTable],
+    target_column: str | None,
+    targets_dir: Path | None,
+    progress: Progress = SILENT,
 ) -> tuple[GeneralizedLatency, list[str]]:
     """A model over the devices of all columns, and the columns' names."""
     devices = list_devices(targets_dir)
     series = [s for table in tables for s in series_of(table, devices, target_column)]
-    return GeneralizedLatency().fit(series), [s.name for s in series]
-
-
-def _needed(value: str | None, option: str) -> str:
-    if value is None:
-        raise UsageError(f"a generalized model needs {option}")
-    return value
+    return GeneralizedLatency().fit(series, progress=progress), [s.name for s in series]
 
 
 def require_ms(column: Column) -> None:

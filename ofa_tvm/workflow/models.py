@@ -13,12 +13,15 @@ import numpy as np
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.official import load_official
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.accuracy.table import AccuracyTable
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.estimators.base import kind_among
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
+from ofa_tvm.estimators.metrics import spearman, within95
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.space import Space
+from ofa_tvm.workflow.project import find_project
 
 _LARGEST_GP = 3000
 _ACCURACY: tuple[type[AccuracyPredictor | MLPAccuracyPredictor], ...] = (
@@ -68,6 +71,36 @@ def fit_accuracy(
     if kind == "mlp" or (kind == "auto" and len(archs) > _LARGEST_GP):
         return MLPAccuracyPredictor(space, seed=seed, dtype=dtype).fit(archs, accuracies)
     return AccuracyPredictor(space, dtype=dtype).fit(archs, accuracies)
+
+
+def accuracy_space(path: Path, named: str | None) -> Space:
+    """The space of an accuracy predictor: what its file says; else the one that is named, or the project's.
+
+    Raises
+    ------
+    UserError
+        If the file is missing.
+    """
+    if path.is_file() and _is_own_model(path):
+        space = kind_among(path, _ACCURACY).load(path).space
+        return space if named is None else get_space(named)
+    return get_space(named or find_project().space)
+
+
+def accuracy_scores(model: AccuracyModel, table: AccuracyTable) -> dict[str, float]:
+    """How near predictions are to measured accuracies; errors in shares of 1."""
+    predicted = model.predict(table.archs)
+    gaps = predicted - table.accuracies
+    scores = {
+        "n": len(gaps),
+        "rmse": float(np.sqrt((gaps**2).mean())),
+        "bias": float(gaps.mean()),
+        "spearman": spearman(predicted, table.accuracies),
+    }
+    if isinstance(model, AccuracyPredictor):
+        mean, deviation = model.predict(table.archs, return_std=True)
+        scores["within95"] = within95(mean, deviation, table.accuracies)
+    return scores
 
 
 def load_accuracy(path: Path, space: Space, dtype: str = "float32") -> AccuracyModel:

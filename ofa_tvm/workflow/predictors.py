@@ -8,7 +8,8 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import Function, Predictor
-from ofa_tvm.latency.generalized import Estimate, shipped_model
+from ofa_tvm.latency.estimate import Estimate, first_estimate
+from ofa_tvm.latency.generalized import shipped_model
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
@@ -50,7 +51,7 @@ def estimate_latency(space: Space, target: Target, n_classes: int = 1000) -> Est
         raise UserError(f"{target.name} is emulated, and counts of instructions do not follow from hardware")
     if target.dtype != "float32":
         raise UserError(f"the model that ships knows float32 networks, not {target.dtype} ones")
-    return shipped_model().estimate(space, Platform.of(target), n_classes)
+    return first_estimate(shipped_model(), space, Platform.of(target), n_classes)
 
 
 def covered_resolutions(space: Space, models: Sequence[Predictor]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from verbs import Verbs
 
 from ofa_tvm.latency.dataset import Column
+from ofa_tvm.latency.generalized import shipped_model
 from ofa_tvm.latency.lookup_table import LookupTable
 from ofa_tvm.latency.writer import LatencyWriter
-from ofa_tvm.spaces import get_space
+from ofa_tvm.spaces import get_layered_space, get_space
 from ofa_tvm.spaces.blocks import block_structure
 
 SPACE = get_space("ofa_digits")
@@ -232,3 +234,101 @@ def test_tables_for_the_official_tools_come_from_the_log(ofa: Verbs, tmp_path: P
     ends = SPACE.encode([SPACE.min_arch(32), SPACE.max_arch(32)])
     small, large = lut(ends)
     assert 0 < 2 * small < large
+
+
+FBNET = get_layered_space("fbnet")
+
+
+def fbnet_table(path: Path, column: str, n: int, seed: int) -> Path:
+    """Rows of a made-up device, a tenth slower than the Titan Xp of the model that ships, without notes."""
+    titan = next(r for r in shipped_model().references if (r.name, r.space) == ("titanxp_64", "fbnet"))
+    genes = FBNET.sample_genes(np.random.default_rng(seed), n)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ops", column])
+        for arch, ms in zip(FBNET.decode(genes), 1.1 * titan.tables(genes), strict=True):
+            writer.writerow([arch.to_json(), ms])
+    return path
+
+
+def test_a_table_without_notes_reaches_the_references_of_its_space(ofa: Verbs, tmp_path: Path) -> None:
+    fbnet_table(tmp_path / "few.csv", "v100_b64_ms", 10, 0)
+    fbnet_table(tmp_path / "test.csv", "v100_64_ms", 200, 1)
+    adapt = ("predictor", "adapt", "--data", "few.csv", "-o", "a.model")
+    done = ofa(tmp_path, *adapt)
+    assert done.code == 0, done.err
+    assert "100 classes (not noted" in done.err and "20 columns of fbnet" in done.err
+    assert "not from 12 columns of other spaces (ofa_mbv3_w1.0, ofa_mbv3_w1.2)" in done.err
+    evaluate = ("predictor", "eval", "--model", "a.model", "--data", "test.csv", "--json")
+    scores = json.loads(ofa(tmp_path, *evaluate).out)["v100_64"]
+    assert scores["mape"] < 0.02 and scores["spearman"] > 0.99 and scores["within95"] > 0.9
+    # The classifier is a small part of a network: another number of classes changes little.
+    done = ofa(tmp_path, *adapt, "--classes", 1000)
+    assert done.code == 0 and "1000 classes, into" in done.err and "20 columns of fbnet" in done.err
+    assert json.loads(ofa(tmp_path, *evaluate).out)["v100_64"]["mape"] < 0.02
+
+
+def test_sources_are_listed_chosen_and_refused(ofa: Verbs, tmp_path: Path) -> None:
+    listed = json.loads(ofa(tmp_path, "predictor", "sources", "--json").out)["sources"]
+    assert listed["help-fbnet"]["spaces"] == ["fbnet"] and len(listed["help-fbnet"]["columns"]) == 20
+    assert listed["help"]["batches"] == [1, 32, 64] and listed["help"]["levels"]["gpu"] > 1
+    space = get_space("ofa_mbv3_w1.0")
+    rows = [arch.to_json() for arch in space.decode(space.sample_genes(np.random.default_rng(0), 3))]
+    (tmp_path / "archs.jsonl").write_text("\n".join(rows))
+    predict = ("predictor", "predict", "--target", "v100", "--batch", 64, "--archs", "archs.jsonl", "--json")
+
+    def answer(*more: str) -> tuple[list[float], list[float], str]:
+        done = ofa(tmp_path, *predict, *more)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)["predictions"]
+        return [p["predicted_ms"] for p in found], [p["deviation_ms"] for p in found], done.err
+
+    chosen, unsure, said = answer()
+    named, surer, _ = answer("--source", "help")
+    assert chosen == named, "the data set of the same space"
+    assert all(wide > narrow for wide, narrow in zip(unsure, surer, strict=True)), "it may be another's"
+    assert "as help measures (the likeliest" in said and "3 columns of GPUs that were left out" in said
+    unknown = ofa(tmp_path, *predict, "--source", "mine").error(2)
+    assert "no source 'mine'" in unknown and "arxiv-2101.00732 or" in unknown
+    assert "not in ofa_mbv3_w1.0; choose help" in ofa(tmp_path, *predict, "--source", "help-fbnet").error(2)
+
+
+def test_the_only_name_that_a_column_may_have_is_enough(ofa: Verbs, tmp_path: Path) -> None:
+    table = fbnet_table(tmp_path / "t.csv", "v100_64_ms", 3, 0)
+    fit = ("predictor", "fit", "--data", "t.csv", "-o", "m.model", "--target-column")
+    for name in ("v100_b64", "v100_64", "v100_b64_ms", "v100"):
+        assert ofa(tmp_path, *fit, name).code == 0, name
+    rows = table.read_text().splitlines()
+    (tmp_path / "t.csv").write_text(
+        "\n".join([f"{rows[0]},v100_1_ms", *(f"{row},{row.rpartition(',')[2]}" for row in rows[1:])])
+    )
+    said = ofa(tmp_path, *fit, "v100").error(2)
+    assert "has 2 columns that v100 may mean: choose one of v100_64_ms, v100_1_ms" in said
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("v100_1_ms", "v100_b64_ms"))
+    assert "v100_64_ms and v100_b64_ms are one column" in ofa(tmp_path, *fit, "v100_64").error(1)
+
+
+def test_an_accuracy_predictor_from_a_table(ofa: Verbs, tmp_path: Path) -> None:
+    genes = SPACE.sample_genes(np.random.default_rng(0), 80)
+    macs = SPACE.macs_batch(genes, 10)
+    top1 = 60 + 30 * (macs - macs.min()) / np.ptp(macs)
+    for name, part in (("train", slice(0, 50)), ("test", slice(50, None))):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["arch", "macs", "top1_percent"])
+            cells = zip(SPACE.decode(genes[part]), macs[part], top1[part], strict=True)
+            writer.writerows([arch.to_json(), *values] for arch, *values in cells)
+    fit = ("predictor", "fit-accuracy", "--data", "train.csv", "--space", "ofa_digits", "-o", "acc.model")
+    done = ofa(tmp_path, *fit, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["column"] == "top1_percent" and json.loads(done.out)["subnets"] == 50
+    evaluate = ("predictor", "eval-accuracy", "--model", "acc.model", "--data", "test.csv", "--json")
+    scores = json.loads(ofa(tmp_path, *evaluate).out)
+    assert scores["n"] == 30 and scores["rmse"] < 0.02 and scores["spearman"] > 0.95
+    assert abs(scores["bias"]) < 0.01 and scores["within95"] > 0.8
+    assert "has no column none: choose one of macs, top1_percent" in ofa(
+        tmp_path, *fit, "--column", "none"
+    ).error(2)
+    text = (tmp_path / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join([*text, text[1].rpartition(",")[0] + ",many"]))
+    assert "row 52: 'many' is not a number" in ofa(tmp_path, *fit).error(1)

@@ -18,6 +18,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.base import SubnetEstimator, kind_among
 from ofa_tvm.estimators.contract import UncertainSubnetModel
+from ofa_tvm.estimators.files import FORMAT
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.spaces import get_space
 from ofa_tvm.spaces.blocks import block_structure
@@ -133,7 +134,7 @@ def test_another_space_kind_version_or_other_features_are_refused(
         kind_among(file, list(others))
     content = file.read_bytes()
     for edit in (
-        lambda header, _: header.update(format=3),
+        lambda header, _: header.update(format=FORMAT + 1),
         lambda header, _: header.update(features=["smell"]),
         lambda header, _: header["features"].pop(),
         lambda header, _: header.pop("features"),

@@ -14,7 +14,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel, FunctionCost, Predictor
 from ofa_tvm.latency.correction import learn_error
-from ofa_tvm.latency.generalized import Estimate
+from ofa_tvm.latency.estimate import Estimate
 from ofa_tvm.latency.kernel_sum import KernelSum
 from ofa_tvm.latency.lookup_table import LookupTable, key_style, table_keys
 from ofa_tvm.latency.regression import LatencyRegressor
