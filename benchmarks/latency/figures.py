@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from provenance import save
 
 from ofa_tvm.estimators.metrics import errors
+from ofa_tvm.latency.adaptation import adapted
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.latency.families import fit_families
 from ofa_tvm.latency.generalized import GeneralizedLatency
@@ -29,6 +30,7 @@ from ofa_tvm.latency.references import Reference, reference_of
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.series import Series
 from ofa_tvm.spaces import get_space
+from ofa_tvm.targets.devices import list_devices
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "latency.json"
 Rows = list[dict[str, Any]]
@@ -104,6 +106,7 @@ class LeftOut:
 
     def __init__(self, series: list[Series]) -> None:
         self.series = series
+        self.devices = list_devices()
         self._references: dict[int, Reference] = {}
 
     def without(self, device: str, references: bool = True) -> GeneralizedLatency:
@@ -120,16 +123,24 @@ class LeftOut:
         self, model: GeneralizedLatency, s: Series, n: int, seed: int, suggested: bool
     ) -> dict[str, float]:
         order = np.random.default_rng(seed).permutation(len(s.ms))
-        estimator = model.prior(s.space, s.platform, s.source, s.n_classes)
         chosen = order[:n]
         if suggested:
+            estimator = model.prior(s.space, s.platform, s.source, s.n_classes)
             pool = order[:800]
             row = {g.tobytes(): i for i, g in zip(pool, s.space.canonical(s.genes[pool]), strict=True)}
             genes = s.space.encode(estimator.suggest(n, candidates=s.genes[pool]))
             chosen = np.array([row[g.tobytes()] for g in s.space.canonical(genes)])
         test = np.setdiff1d(order[:1500], chosen)
-        estimator.fit(s.genes[chosen], s.ms[chosen])
-        return compared(estimator, s.genes[test], s.ms[test])
+        fitted = adapted(
+            model,
+            s.space,
+            s.platform,
+            s.genes[chosen],
+            s.ms[chosen],
+            n_classes=s.n_classes,
+            devices=self.devices,
+        )
+        return compared(fitted, s.genes[test], s.ms[test])
 
 
 def hardware_alone(rows: Rows) -> None:

@@ -70,7 +70,7 @@ class GeneralizedLatency(Estimator):
     families: dict[str, Family]
     references: tuple[Reference, ...]
     validation_: dict[str, dict[str, float]]
-    data_sha256_: str
+    data_sha256_: str = ""
 
     def fit(
         self,
