@@ -26,9 +26,10 @@ import ofa_tvm
 from ofa_tvm.export import export_onnx
 from ofa_tvm.logs import find_records
 from ofa_tvm.measurement import measure_callables
-from ofa_tvm.number_formats import INTEGERS, DType
+from ofa_tvm.number_formats import DType
 from ofa_tvm.targets import Target
 
+INTEGERS = "int8"
 OURS: dict[str, tuple[DType, bool]] = {  # the target's format, and whether the model is quantised
     "float32": ("float32", False),
     "float16-weights": ("float16-weights", False),
