@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 import tvm
 from emulated import arm_target
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 import ofa_tvm
-from ofa_tvm.agreement import relative_difference
+from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.final import final_form
@@ -27,6 +28,7 @@ from ofa_tvm.compiler.kernels import Kernel, make_kernel
 from ofa_tvm.compiler.pairs import dot2, nearest, pairs, widened
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.errors import UserError
+from ofa_tvm.export import to_onnx
 from ofa_tvm.number_formats import bfloat16_products
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.targets.tvm_target import cpu_features
@@ -363,3 +365,20 @@ def test_weights_of_products_take_half_the_room(tmp_path: Path) -> None:
 def test_devices_refuse_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bfloat16 is for CPUs; here choose another --dtype"):
         ofa_tvm.compile(mlp(), get_target(name), tmp_path / "m.so", dtype="bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50", "ofa_digits"])
+def test_random_subnets_are_exact_enough_to_ship(name: str, tmp_path: Path) -> None:
+    """Of random weights, which is the worst case: no class stands out."""
+    space = ofa_tvm.get_space(name)
+    torch.manual_seed(0)
+    net = ofa_tvm.build_supernet(space, n_classes=10).eval()
+    rng = np.random.default_rng(0)
+    for batch in (1, 2):
+        arch = space.sample(rng)
+        model = to_onnx(net.extract(arch), min(arch.r, 96), batch)
+        ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so", dtype="bfloat16")
+        (image,) = random_inputs(model)
+        got, (expected,) = np.asarray(ofa_tvm.load(tmp_path / "m.so")(image)), reference(model, [image])
+        assert 0 < relative_difference(expected, got) < tolerance("ship", "bfloat16")
