@@ -13,6 +13,12 @@ def bindings(function: relax.Function) -> list[relax.Binding]:
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
+def is_straight(function: relax.Function) -> bool:
+    """Whether a function is a straight line of calls, tuples and constants."""
+    plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
+    return all(isinstance(binding.value, plain) for binding in bindings(function))
+
+
 def static_shape(expr: relax.Expr) -> Shape | None:
     """Shape of a tensor expression, None if it is not static."""
     return static_shape_of(expr.ty)

@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
+from ofa_tvm.compiler.dataflow import Shape, bindings, is_straight, static_shape
 
 _SUM_TYPE = "int32"
 _SHIFT = 128  # between a map's uint8 and the int8 that it is stored as where bytes are signed
@@ -70,8 +70,7 @@ def integer_sums(mod: tvm.IRModule, *, signed: bool = False) -> tvm.IRModule:
     calls = [b.value for b in main if isinstance(b.value, relax.Call) and isinstance(b.value.op, tvm.ir.Op)]
     if not {call.op.name for call in calls} & {"relax.quantize", "relax.dequantize"}:
         return mod
-    plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
-    return _Rewriter(mod, signed).run() if all(isinstance(binding.value, plain) for binding in main) else mod
+    return _Rewriter(mod, signed).run() if is_straight(mod["main"]) else mod
 
 
 class _Rewriter:

@@ -22,7 +22,7 @@ from tvm import relax
 
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.convolution_layout import Convolutions
-from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.dataflow import bindings, is_straight, static_shape
 from ofa_tvm.compiler.feature_maps import (
     CHANNELS_FIRST,
     FeatureMaps,
@@ -84,10 +84,7 @@ def channels_last(mod: tvm.IRModule, form: ProductForm = PLAIN) -> tvm.IRModule:
     Only straight-line dataflow functions (what an ONNX import gives) are rewritten; a function with control
     flow is returned as it is.
     """
-    plain = (relax.Call, relax.Var, relax.Tuple, relax.TupleGetItem, relax.ShapeExpr, tvm.ir.GenericConst)
-    if not all(isinstance(binding.value, plain) for binding in bindings(mod["main"])):
-        return mod
-    return _Rewriter(mod, form).run()
+    return _Rewriter(mod, form).run() if is_straight(mod["main"]) else mod
 
 
 def _is_uniform(call: relax.Call) -> bool:

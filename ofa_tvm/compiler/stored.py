@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import tvm
 from tvm import relax, te, tirx
 
-from ofa_tvm.compiler.dataflow import bindings, static_shape
+from ofa_tvm.compiler.dataflow import bindings, is_straight, static_shape
 from ofa_tvm.compiler.kernels import has_product
 from ofa_tvm.compiler.pairs import nearest, widened
 
@@ -28,9 +28,9 @@ def stored_as_bfloat16(mod: tvm.IRModule) -> tvm.IRModule:
     Parameters
     ----------
     mod
-        Lowered: `main` calls kernels and makes views.
+        Lowered: `main` calls kernels and makes views. One with control flow is returned as it is.
     """
-    maps = _between_products(mod["main"])
+    maps = _between_products(mod["main"]) if is_straight(mod["main"]) else frozenset()
     if not maps:
         return mod
     mod = _Rewriter(mod, maps).run()

@@ -186,6 +186,20 @@ def test_what_is_no_kernel_reads_float32(tmp_path: Path) -> None:
         assert relative_difference(expected, np.asarray(got)) < 1e-2
 
 
+def test_kernels_of_several_results_keep_theirs(tmp_path: Path) -> None:
+    """Parts of a map, a sum that is read twice, and a kernel that is called on both kinds of maps."""
+    g = Graph()
+    y = g.op("Relu", g.conv(g.input("x", 1, 16, 6, 6), 16, 32, 1))
+    a, b = g.op("Split", y, axis=1, num_outputs=2, outputs=2)
+    both = g.op("Add", g.op("Sigmoid", a), b)
+    z = g.conv(g.op("Concat", both, g.op("Mul", both, a), axis=1), 32, 16, 3)
+    model = g.model(g.op("Sigmoid", z), g.op("Softmax", both, axis=1))
+    arrays = random_inputs(model)
+    ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so", dtype="bfloat16")
+    for got, expected in zip(ofa_tvm.load(tmp_path / "m.so")(*arrays), reference(model, arrays), strict=True):
+        assert relative_difference(expected, np.asarray(got)) < 2e-2
+
+
 def chain(seed: int = 0) -> Graph:
     """Two products, whose weights and map in between are rounded and nothing else."""
     g = Graph(seed)
