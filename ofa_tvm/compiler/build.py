@@ -171,7 +171,7 @@ def compile(
     cuda_graph
         On a CUDA target, capture the network's kernels in a CUDA graph that is launched as a whole.
     dtype
-        "float16" for weights and feature maps in half precision; by default the target's.
+        "float16" or "bfloat16" for weights and feature maps of 16 bits; by default the target's.
     weights
         "float16" for the weights of one-row products alone, short for the dtype "float16-weights".
 

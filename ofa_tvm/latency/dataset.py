@@ -1,7 +1,8 @@
 """Latency tables: measured costs of architectures in a CSV file that is never half read.
 
 The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch
-other than 1, `<target>_float16_ms` in half precision, `<target>_minstr` for emulated devices. What else is
+other than 1, `<target>_float16_ms` and the like in other number formats, `<target>_minstr` for emulated
+devices. What else is
 known of a row lies in `<name>.meta.jsonl` beside it. Row numbers in messages count lines of
 the file, so that the header is row 1. Blank lines and a byte order mark are no rows.
 """
