@@ -12,9 +12,10 @@ from tvm.tirx import compilation_pipeline
 
 from ofa_tvm.compiler import byte_tables, dots, pairs, rounding
 from ofa_tvm.compiler.toolchain import on_cpu
+from ofa_tvm.targets.tvm_target import cpu_features
 
 # Of what is done here, a part of cached objects' names.
-REVISION = f"stack-2 {dots.REVISION} {byte_tables.REVISION} {rounding.REVISION} {pairs.REVISION}"
+REVISION = f"stack-3 {dots.REVISION} {byte_tables.REVISION} {rounding.REVISION} {pairs.REVISION}"
 _PIPELINE = "ofa_tvm_cpu"
 _KEPT = {"disable_lower_builtin": tirx.const(1, "bool")}
 _LARGEST_BYTES = 8 << 10  # of an accumulator on the stack
@@ -30,7 +31,10 @@ def kernel_code(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Exe
     target
         What code is made for.
     """
-    return tvm.compile(mod, target=target, tir_pipeline=_PIPELINE if on_cpu(target) else "default")
+    if not on_cpu(target):
+        return tvm.compile(mod, target=target)
+    with tvm.transform.PassContext(disabled_pass=["tirx.UnrollLoop"]):  # see `_unrolled`
+        return tvm.compile(mod, target=target, tir_pipeline=_PIPELINE)
 
 
 def _cpu_pipeline() -> tuple[Any, Any, Any]:
@@ -39,9 +43,11 @@ def _cpu_pipeline() -> tuple[Any, Any, Any]:
     def finish_host() -> tvm.transform.Pass:
         passes = [
             _on_stack,
+            _unrolled_for_words,
             _with_instructions,
             tirx.transform.LowerTVMBuiltin(),
             tirx.transform.LowerIntrin(),
+            _unrolled,
         ]
         return tvm.transform.Sequential(passes)
 
@@ -78,6 +84,19 @@ def _with_instructions(function: tirx.PrimFunc, _mod: tvm.IRModule, _context: An
     ):
         function = rewritten(function, target)
     return function
+
+
+@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.UnrolledForWords")
+def _unrolled_for_words(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Unrolled loops for ARM, whose instructions take words of vectors by numbers."""
+    neon = any("neon" in cpu_features(function.attrs["target"]) for function in mod.functions.values())
+    return _unrolled(mod) if neon else mod
+
+
+@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.Unrolled")
+def _unrolled(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Unrolled loops, as late as can be: all passes go over every copy, for a quarter of a compilation."""
+    return tirx.transform.StmtSimplify()(tirx.transform.UnrollLoop()(mod))
 
 
 compilation_pipeline.PIPELINE_MAP[_PIPELINE] = _cpu_pipeline

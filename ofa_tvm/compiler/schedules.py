@@ -138,16 +138,15 @@ def _apply_template(
     depth = len(sch.get_loops(output)) - len(lines) - 2
     own = list(sch.get_loops(reduction))[depth:]
     spatial, reduce = own[: -len(anatomy.reduce)], own[-len(anatomy.reduce) :]
+    several = math.gcd(anatomy.reduce[-1], mach.parts) if anatomy.in_dots and anatomy.padding is None else 1
+    if several > 1:  # dots of a row, whose bytes are loaded together
+        reduce[-1:] = sch.split(reduce[-1], [None, several])
     sch.reorder(*reduce, *spatial)
+    if several > 1:
+        sch.unroll(reduce[-1])
     vector = mach.vector(width)
     unroll_and_vectorize(sch, [*lines, row1, channel1], vector)
     unroll_and_vectorize(sch, spatial, vector)
-    if anatomy.in_dots and anatomy.padding is None:
-        several = math.gcd(anatomy.reduce[-1], mach.parts)
-        if several > 1:  # dots of a row, whose bytes are loaded together
-            reduce[-1:] = sch.split(reduce[-1], [None, several])
-            sch.reorder(*reduce, *spatial)
-            sch.unroll(reduce[-1])
     if anatomy.padding is not None:
         straight = max(option.rows for option in options) * anatomy.together * (width // vector)
         unroll_reduction(sch, reduce, straight)
