@@ -2,8 +2,8 @@
 
 The first column is `arch` (JSON), then one column a target: `<target>_ms`, `<target>_b<N>_ms` for a batch
 other than 1, `<target>_float16_ms` and the like in other number formats, `<target>_minstr` for emulated
-devices. What else is known of a row lies in `<name>.meta.jsonl` beside it. Row numbers in messages count lines
-of the file, so that the header is row 1. Blank lines and a byte order mark are no rows.
+devices. What else is known of a row lies in `<name>.meta.jsonl` beside it. Row numbers in messages count
+lines of the file, so that the header is row 1. Blank lines and a byte order mark are no rows.
 """
 
 from __future__ import annotations
