@@ -22,7 +22,7 @@ from ofa_tvm.estimators.base import Arrays, Header, SubnetEstimator
 from ofa_tvm.estimators.contract import Function, LeftOut, as_genes
 from ofa_tvm.estimators.files import COUNT, NUMBER, SCORES, TEXT, damaged, genes_array, space_of
 from ofa_tvm.estimators.metrics import spearman
-from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces import Arch, LayeredSpace, get_space
 from ofa_tvm.spaces.space import Space
 
 _LAYERS = (400, 400, 400)
@@ -153,8 +153,12 @@ class MLPAccuracyPredictor(SubnetEstimator):
         return header, arrays | {f"bias{i}": b for i, b in enumerate(self.biases_)}
 
     @classmethod
-    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
-        model = cls(space_of(path, header, get_space), seed=header["seed"], dtype=dtype_in(path, header))
+    def _restored(
+        cls, path: str | os.PathLike[str], header: Header, arrays: Arrays, space: LayeredSpace | None
+    ) -> Self:
+        model = cls(
+            space_of(path, header, get_space, space), seed=header["seed"], dtype=dtype_in(path, header)
+        )
         layers = range(len(_LAYERS) + 1)
         model.weights_ = tuple(arrays[f"weight{i}"] for i in layers)
         model.biases_ = tuple(arrays[f"bias{i}"] for i in layers)

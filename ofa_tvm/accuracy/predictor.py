@@ -34,7 +34,7 @@ from ofa_tvm.estimators.gaussian import Posterior, fit
 from ofa_tvm.estimators.metrics import spearman
 from ofa_tvm.estimators.scales import Learned
 from ofa_tvm.number_formats import DTYPES
-from ofa_tvm.spaces import Arch, get_space
+from ofa_tvm.spaces import Arch, LayeredSpace, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.spaces.space import Space
 
@@ -267,9 +267,12 @@ class AccuracyPredictor(UncertainSubnetModel, SubnetEstimator):
         return header, arrays | learned_arrays(self._posterior.learned)
 
     @classmethod
-    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
-        space = space_of(path, header, get_space)
-        model = cls(space, robust=header["robust"], dtype=dtype_in(path, header))
+    def _restored(
+        cls, path: str | os.PathLike[str], header: Header, arrays: Arrays, space: LayeredSpace | None
+    ) -> Self:
+        model = cls(
+            space_of(path, header, get_space, space), robust=header["robust"], dtype=dtype_in(path, header)
+        )
         model.genes_, model.accuracy_ = genes_array(path, model.space, arrays["genes"]), arrays["accuracy"]
         learned = learned_of(path, header, arrays, model.genes_, model.accuracy_, len(cls.FEATURES))
         model.validation_ = header["validation"]

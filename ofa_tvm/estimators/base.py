@@ -70,8 +70,13 @@ class Estimator(ABC):
         write_model(path, self.KIND, {"features": list(self.FEATURES), **header}, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], space: LayeredSpace | None = None) -> Self:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        space : LayeredSpace, optional
+            Of its subnets; needed of one that has no name among those that ship and plugins.
 
         Raises
         ------
@@ -81,7 +86,7 @@ class Estimator(ABC):
             If it holds a model of another kind.
         """
         header, arrays = read_model(path, cls.KIND, cls.HEADER, cls.ARRAYS, cls.FEATURES)
-        return cls._restored(path, header, arrays)
+        return cls._restored(path, header, arrays, space)
 
     @abstractmethod
     def _stored(self) -> tuple[Header, Arrays]:
@@ -89,7 +94,9 @@ class Estimator(ABC):
 
     @classmethod
     @abstractmethod
-    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
+    def _restored(
+        cls, path: str | os.PathLike[str], header: Header, arrays: Arrays, space: LayeredSpace | None
+    ) -> Self:
         """The model that `_stored` these."""
 
 
@@ -132,7 +139,7 @@ class SubnetEstimator(Estimator, SubnetModel):
         UsageError
             If it holds a model of another kind, or of another space.
         """
-        model = super().load(path)
+        model = super().load(path, space)
         if space is not None and model.space.name != space.name:
             raise UsageError(f"the predictor {path} is for {model.space.name}, not {space.name}")
         check_predictions(path, model)

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -144,14 +144,21 @@ def damaged(path: str | os.PathLike[str], why: str) -> UserError:
 S = TypeVar("S", bound=LayeredSpace)
 
 
-def space_of(path: str | os.PathLike[str], header: Mapping[str, Any], get: Callable[[str], S]) -> S:
-    """The space that a header names.
+def space_of(
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    get: Callable[[str], S],
+    given: LayeredSpace | None,
+) -> S:
+    """The space that a header names: the one that is `given` if it is called so.
 
     Raises
     ------
     UserError
         If there is none of that name.
     """
+    if given is not None and given.name == header["space"]:
+        return cast("S", given)
     try:
         return get(header["space"])
     except UsageError as error:

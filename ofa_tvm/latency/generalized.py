@@ -330,7 +330,9 @@ class GeneralizedLatency(Estimator):
         return header, {f"reference{i}": table for i, table in enumerate(tables)}
 
     @classmethod
-    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
+    def _restored(
+        cls, path: str | os.PathLike[str], header: Header, arrays: Arrays, space: LayeredSpace | None
+    ) -> Self:
         model = cls()
         model.families = {
             name: Family(np.array(fields.pop("efficiency"), dtype=np.float64), **fields)
@@ -341,7 +343,7 @@ class GeneralizedLatency(Estimator):
             if f"reference{i}" not in arrays:
                 raise damaged(path, f"it lacks reference{i}")
             fields.setdefault("source", _source_of(fields, header["validation"]))
-            structure = block_structure(space_of(path, fields, get_layered_space), fields["n_classes"])
+            structure = block_structure(space_of(path, fields, get_layered_space, space), fields["n_classes"])
             references.append(Reference(**fields, tables=tables_of(structure, arrays[f"reference{i}"], path)))
         model.references = tuple(references)
         model.validation_, model.data_sha256_ = header["validation"], header["data_sha256"]

@@ -334,8 +334,10 @@ class LatencyRegressor(UncertainSubnetModel, SubnetEstimator):
         return header, arrays
 
     @classmethod
-    def _restored(cls, path: str | os.PathLike[str], header: Header, arrays: Arrays) -> Self:
-        space = space_of(path, header, get_layered_space)
+    def _restored(
+        cls, path: str | os.PathLike[str], header: Header, arrays: Arrays, space: LayeredSpace | None
+    ) -> Self:
+        space = space_of(path, header, get_layered_space, space)
         structure = block_structure(space, header["n_classes"])
         model = cls(
             space,

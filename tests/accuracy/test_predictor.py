@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import spearmanr
 
 from ofa_tvm.accuracy.correction import transferred
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.errors import UserError
 from ofa_tvm.spaces import Arch, get_space, list_spaces
 from ofa_tvm.spaces.space import Space
 
@@ -112,3 +114,14 @@ def test_it_holds_beyond_the_sampled_region(shared_data: Path, seed: int) -> Non
     assert abs(np.mean(mean - top1[better])) < 0.1
     assert np.sqrt(np.mean((mean - top1[better]) ** 2)) < 0.2
     assert (np.abs(mean - top1[better]) < 1.96 * std).mean() > 0.9
+
+
+def test_a_space_of_ones_own_is_given_when_its_model_is_read(tmp_path: Path) -> None:
+    own = replace(get_space("ofa_digits"), name="a_space_of_ones_own")
+    genes = own.sample_genes(np.random.default_rng(0), 12)
+    model = AccuracyPredictor(own).fit(genes, own.macs_batch(genes) / 1e8)
+    model.save(tmp_path / "own.model")
+    with pytest.raises(UserError, match="unknown space"):
+        AccuracyPredictor.load(tmp_path / "own.model")
+    again = AccuracyPredictor.load(tmp_path / "own.model", own)
+    np.testing.assert_allclose(again(genes), model(genes))
