@@ -61,6 +61,15 @@ def exactness(dtype: str) -> Exactness:
     return next((found for name, found in EXACTNESS.items() if name == dtype), EXACTNESS["float32"])
 
 
+ELEMENT_BYTES: Mapping[DType, int] = {
+    "float32": 4,
+    "float16-weights": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+}
+"""Of a weight or an element of a feature map; of float16-weights, which halves few weights, at most."""
+
 NEEDS = {
     "float16-weights": "is for CPUs that read float16 (x86-64-v3 and later, ARM)",
     "bfloat16": "is for CPUs",

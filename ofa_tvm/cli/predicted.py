@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ofa_tvm.cli.console import Console
@@ -11,8 +11,10 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.latency.estimate import Estimate
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.evolution import latency_limit, search
-from ofa_tvm.targets import Variant
+from ofa_tvm.search.constraints import Constraint
+from ofa_tvm.search.evolution import latency_limit, search_within
+from ofa_tvm.search.limits import hard_limits
+from ofa_tvm.targets import DType, Variant
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import estimate_latency, search_resolutions
 from ofa_tvm.workflow.settings import Settings
@@ -36,6 +38,8 @@ class PredictorQuery:
         To choose from: those that all models know.
     doubts
         Target name -> the factor by which its model, an estimate from its descriptor, may be off.
+    limits
+        What holds beside the budgets.
     """
 
     settings: Settings
@@ -44,6 +48,7 @@ class PredictorQuery:
     budgets: dict[str, Budget]
     resolutions: tuple[int, ...]
     doubts: dict[str, float]
+    limits: tuple[Constraint, ...] = ()
 
     @classmethod
     def each(
@@ -54,6 +59,7 @@ class PredictorQuery:
         accuracies: Sequence[AccuracyModel | None],
         models: Sequence[CostModel | None],
         *,
+        limits: Mapping[str, float],
         needs_latency: bool,
     ) -> list[PredictorQuery]:
         """One for each number format; of several, what lacks a model is only said.
@@ -68,9 +74,10 @@ class PredictorQuery:
             try:
                 if found and (accuracy is None) != (found[0].accuracy is None):
                     raise UsageError("there is no accuracy predictor of it")
-                found.append(
-                    cls.of(console, settings, budgets, accuracy, models, needs_latency=needs_latency)
-                )
+                one = cls.of(console, settings, budgets, accuracy, models, needs_latency=needs_latency)
+                first = settings[0]
+                bounds = hard_limits(first.space, limits, first.n_classes if limits else 0, one.dtype)
+                found.append(replace(one, limits=bounds))
             except UsageError as error:
                 if not found and settings is alternatives[-1]:
                     raise
@@ -78,7 +85,16 @@ class PredictorQuery:
         return found
 
     @property
-    def dtype(self) -> str:
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The budgets, where there are any, and the other limits."""
+        names = {name: f"latency on {name}" if len(self.latency) > 1 else "latency" for name in self.budgets}
+        return (
+            *(latency_limit(self.latency[name], self.budgets[name], label) for name, label in names.items()),
+            *self.limits,
+        )
+
+    @property
+    def dtype(self) -> DType:
         """The number format of the subnets."""
         return self.settings.target.dtype
 
@@ -163,25 +179,21 @@ def _answer(console: Console, question: PredictorQuery, where: str) -> dict[str,
     if question.accuracy is None:
         raise RuntimeError("a search for accuracy has a predictor of it")
     space = question.settings.space
-    first, *others = question.latency.items()
-    found = search(
+    several = len(question.latency) > 1
+    found = search_within(
         space,
         question.accuracy,
-        first[1],
-        question.budgets[first[0]],
+        question.constraints,
         k=1,
         seed=console.seed,
         resolutions=question.resolutions,
-        constraints=[
-            latency_limit(model, question.budgets[name], f"latency on {name}") for name, model in others
-        ],
         progress=console.progress,
     )
     arch, accuracy = found.archs[0], min(float(found.accuracy[0]), 1.0)
     predicted = {name: float(model(found.genes)[0]) for name, model in question.latency.items()}
     on = [
         f"{predicted[name]:.4g} {budget.unit} of {budget}"
-        + (f" on {name}" if others else "")
+        + (f" on {name}" if several else "")
         + (" (by descriptor)" if name in question.doubts else "")
         for name, budget in question.budgets.items()
     ]
@@ -204,7 +216,7 @@ def _answer(console: Console, question: PredictorQuery, where: str) -> dict[str,
         "dtype": question.dtype,
         "arch": arch.to_dict(),
         "predicted_accuracy": accuracy,
-        **({"targets": costs} if others else costs[0]),
+        **({"targets": costs} if several else costs[0]),
         **estimates(question),
         "seconds": round(found.seconds, 3),
         "verified": False,

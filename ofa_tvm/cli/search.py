@@ -10,6 +10,7 @@ import click
 
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.limits import limit_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     help="Model file of `ofa-tvm predictor fit`; again for each --target.",
 )
 @click.option("--accuracy-predictor", type=INPUT_PATH, help="By default the nearest ofa-tvm.yaml's.")
+@limit_options
+@click.option("--range", "ranges", is_flag=True, help="Print which budgets can be kept, as far as predicted.")
 @click.option("--no-verify", is_flag=True, help="Predict only: nothing is measured, nothing shipped.")
 @click.option("--arch-only", is_flag=True, help="Go on without a checkpoint: measure, but ship nothing.")
 @click.option(
@@ -102,6 +105,8 @@ def command(
     tables: tuple[Path, ...],
     predictors: tuple[Path, ...],
     accuracy_predictor: Path | None,
+    limits: dict[str, float],
+    ranges: bool,
     no_verify: bool,
     arch_only: bool,
     candidates: int,
@@ -124,7 +129,7 @@ def command(
     from ofa_tvm.workflow.settings import resolve
 
     budgets = [parse_budget(text) for text in latencies]
-    _check_budgets(len(targets), len(budgets), pareto)
+    _check_budgets(len(targets), len(budgets), optional=pareto is not None or ranges)
     formats = formats_of([get_target(name) for name in targets], dtype)
     alternatives = [
         [resolve(name, threads=threads, dtype=one, space=space, resolutions=resolutions) for name in targets]
@@ -133,12 +138,18 @@ def command(
     every_target = alternatives[0]
     settings = every_target[0]
     _check_models([s.target.name for s in every_target], tables, predictors, len(formats))
-    no_verify = no_verify or pareto is not None
+    no_verify = no_verify or pareto is not None or ranges
     if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
     if not (no_verify and (tables or predictors)):
         for budget, s in zip(budgets, every_target, strict=False):
             require_unit(budget, s.target)
+    if ranges:
+        if output is not None or pareto is not None:
+            raise UsageError("--range only prints; leave out -o and --pareto")
+        given = given_models(settings.space, len(every_target), tables, predictors)
+        _show_range(console, alternatives, given, limits)
+        return
     evaluates = not no_verify and not arch_only
     accuracies = [accuracy_of(each[0], accuracy_predictor, evaluates=evaluates) for each in alternatives]
     if evaluates:
@@ -148,9 +159,11 @@ def command(
     _say_settings(console, alternatives, budgets)
     models = given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
-        _predict(console, alternatives, budgets, [own for own, _ in accuracies], models, pareto, output)
+        own = [own for own, _ in accuracies]
+        _predict(console, alternatives, budgets, own, models, limits, pareto, output)
         return
     from ofa_tvm.cli.verified import show
+    from ofa_tvm.search.limits import hard_limits
     from ofa_tvm.workflow.pipeline import run_search
     from ofa_tvm.workflow.request import SearchRequest
 
@@ -165,6 +178,7 @@ def command(
             resolutions=settings.resolutions,
             accuracy=accuracy,
             accuracy_start=start,
+            limits=hard_limits(net.space, limits, net.n_classes, each[0].target.dtype),
             latency_samples=latency_samples,
             calibration_images=settings.project.calibration_images,
             candidates=candidates,
@@ -182,6 +196,7 @@ def _predict(
     budgets: Sequence[Budget],
     accuracies: Sequence[AccuracyModel | None],
     models: Sequence[CostModel | None],
+    limits: dict[str, float],
     pareto: str | None,
     output: Path | None,
 ) -> None:
@@ -190,7 +205,7 @@ def _predict(
 
     needs_latency = "latency" in (pareto or "latency")
     questions = PredictorQuery.each(
-        console, alternatives, budgets, accuracies, models, needs_latency=needs_latency
+        console, alternatives, budgets, accuracies, models, limits=limits, needs_latency=needs_latency
     )
     if pareto is not None:
         trade_off(console, questions, pareto.split(","), output)
@@ -198,11 +213,27 @@ def _predict(
         find_predicted(console, questions)
 
 
-def _check_budgets(n_targets: int, n_budgets: int, pareto: str | None) -> None:
-    """One budget a target; a Pareto front may do without."""
-    if not n_budgets and pareto is None:
+def _show_range(
+    console: Console,
+    alternatives: Sequence[Sequence[Settings]],
+    models: Sequence[CostModel | None],
+    limits: dict[str, float],
+) -> None:
+    from ofa_tvm.cli.limits import show_range
+    from ofa_tvm.cli.predicted import PredictorQuery
+
+    nothing = [None] * len(alternatives)
+    questions = PredictorQuery.each(
+        console, alternatives, [], nothing, models, limits=limits, needs_latency=True
+    )
+    show_range(console, questions)
+
+
+def _check_budgets(n_targets: int, n_budgets: int, *, optional: bool) -> None:
+    """One budget a target; a Pareto front and a range may do without."""
+    if not n_budgets and not optional:
         raise UsageError("Missing option '--latency': the budget, for example --latency 25ms")
-    if n_targets != n_budgets and not (pareto is not None and not n_budgets):
+    if n_targets != n_budgets and not (optional and not n_budgets):
         raise UsageError(
             f"{n_targets} target{'s' if n_targets > 1 else ''} but {n_budgets} budgets; type one "
             "--latency for each --target"

@@ -11,7 +11,6 @@ import numpy as np
 from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.predicted import PredictorQuery, estimates
 from ofa_tvm.files import write_atomic
-from ofa_tvm.search.evolution import latency_limit
 from ofa_tvm.search.objectives import Objective, make_objectives
 from ofa_tvm.search.pareto import ParetoFront, pareto_search
 from ofa_tvm.workflow.predictors import as_share
@@ -88,10 +87,7 @@ def _front(console: Console, question: PredictorQuery, objectives: Sequence[Obje
     return pareto_search(
         question.settings.space,
         objectives,
-        constraints=[
-            latency_limit(question.latency[name], budget, f"latency on {name}")
-            for name, budget in question.budgets.items()
-        ],
+        constraints=question.constraints,
         seed=console.seed,
         resolutions=question.resolutions,
         progress=console.progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -28,6 +29,14 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.value:g} {self.unit}"
+
+
+def budget_above(value: float, unit: str) -> str:
+    """The next round budget at or above a cost, as it is typed: 82us for 0.0814 ms."""
+    number, typed = (value * 1e3, "us") if unit == "ms" and value < 1 else (value, unit)
+    step = 10.0 ** (math.floor(math.log10(number)) - 2)
+    rounded = math.ceil(number / step - 1e-9) * step
+    return f"{rounded:.{max(0, -math.floor(math.log10(step)))}f}{typed}"
 
 
 def parse_budget(text: str) -> Budget:

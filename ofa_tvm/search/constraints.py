@@ -9,6 +9,7 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.contract import Function
+from ofa_tvm.search.budget import budget_above
 from ofa_tvm.spaces.space import Space
 
 
@@ -99,12 +100,16 @@ def require_reachable(space: Space, limits: Limits, resolutions: Sequence[int]) 
                 f"no subnet of {space.name} has a {constraint.name} within {constraint.limit:.4g} "
                 f"{constraint.unit}".rstrip()
                 + f": the smallest it can reach is {least:.4g} {constraint.unit}".rstrip()
-                + f" (resolutions {', '.join(map(str, resolutions))})"
+                + f" (resolutions {', '.join(map(str, resolutions))}){_advice(constraint.unit, least)}"
             )
     names = " and ".join(f"{c.name} {c.limit:.4g} {c.unit}".rstrip() for c in limits.constraints)
     raise UsageError(
         f"no subnet of {space.name} keeps all limits at once ({names}), although each can be kept alone"
     )
+
+
+def _advice(unit: str, least: float) -> str:
+    return f"; try {budget_above(least, unit)}" if unit in ("ms", "Minstr") else ""
 
 
 def repair(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import Correct, CostModel, Function
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.search.budget import Budget
+from ofa_tvm.search.budget import Budget, budget_above
 from ofa_tvm.search.candidates import Candidate, CheckAccuracy, Cost, Pool, VerifiedResult
-from ofa_tvm.search.constraints import Constraint
+from ofa_tvm.search.constraints import Constraint, Limits
 from ofa_tvm.search.evolution import Evolution, RowKeys, latency_limit, search_within
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
@@ -161,6 +162,9 @@ def search_verified(
         If nothing that was measured is within the budgets; says what came closest.
     """
     targets = _Target.each(space, limits)
+    if constraints and known:
+        kept = Limits(tuple(constraints))(space.encode([c.arch for c in known])) <= 1.0
+        known = list(compress(known, kept))
     pool = Pool(space, accuracy, check_accuracy, known)
     done = 0
     for number in range(1, rounds + 1):
@@ -201,10 +205,15 @@ def _nothing_within(limits: Sequence[MeasuredLimit], pool: Pool, rounds: int) ->
     several = len(limits) > 1
     wanted = " and ".join(f"{limit.budget}" + f" on {limit.name}" * several for limit in limits)
     took = " and ".join(
-        f"{cost.measured:.4g} {limit.budget.unit} (noise {cost.noise:.2g})" + f" on {limit.name}" * several
+        f"{cost.measured:.4g} + margin {cost.noise:.2g} {'>' if cost.upper > limit.budget.value else '<='} "
+        f"{limit.budget}" + f" on {limit.name}" * several
+        for cost, limit in zip(closest.costs, limits, strict=True)
+    )
+    nearest = " and ".join(
+        budget_above(max(cost.upper, limit.budget.value), limit.budget.unit) + f" on {limit.name}" * several
         for cost, limit in zip(closest.costs, limits, strict=True)
     )
     return UserError(
         f"no subnet with a measured latency within {wanted} was found in {rounds} rounds "
-        f"({len(pool.record)} measured); the closest took {took}; raise the budget or measure more subnets"
+        f"({len(pool.record)} measured); the closest took {took}; try {nearest}, or measure more subnets"
     )

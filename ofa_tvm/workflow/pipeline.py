@@ -270,6 +270,7 @@ def _find(
         accuracy,
         search_resolutions(request.net.space, models, request.resolutions),
         check=check,
+        constraints=request.limits,
         candidates=request.candidates,
         rounds=request.rounds,
         seed=request.seed,

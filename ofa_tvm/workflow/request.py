@@ -10,6 +10,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.search.constraints import Constraint
 from ofa_tvm.targets import DType, Target
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import require_unit
@@ -72,6 +73,8 @@ class SearchRequest:
         Random subnets that are evaluated, and measured, where there is something to learn.
     calibration_images
         Behind a subnet's batch statistics.
+    limits
+        What holds beside the budgets, whatever the target.
     candidates, rounds
         Subnets measured in each round of the search, and rounds at the most.
     with_runtime
@@ -97,6 +100,7 @@ class SearchRequest:
     accuracy_samples: int = ACCURACY_SAMPLES
     latency_samples: int = LATENCY_SAMPLES
     calibration_images: int = CALIBRATION_IMAGES
+    limits: tuple[Constraint, ...] = ()
     candidates: int = 4
     rounds: int = 3
     with_runtime: bool = False

@@ -17,6 +17,7 @@ from ofa_tvm.latency.correction import learn_error
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
+from ofa_tvm.search.constraints import Constraint
 from ofa_tvm.search.verify import MeasuredLimit, search_verified
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
@@ -66,6 +67,7 @@ def find_subnet(
     resolutions: Sequence[int],
     *,
     check: AccuracyCheck | None = None,
+    constraints: Sequence[Constraint] = (),
     candidates: int = 4,
     rounds: int = 3,
     seed: int = 0,
@@ -83,6 +85,8 @@ def find_subnet(
         To choose from.
     check
         Measures the candidates' accuracies; None trusts the predictor.
+    constraints
+        What holds beside the budgets.
     candidates, rounds
         Subnets measured in each round, and rounds at the most.
 
@@ -103,6 +107,7 @@ def find_subnet(
         candidates=candidates,
         rounds=rounds,
         known=_measured_earlier(space, targets, accuracy, resolutions),
+        constraints=constraints,
         resolutions=resolutions,
         seed=seed,
         progress=progress,
