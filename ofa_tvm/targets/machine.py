@@ -95,7 +95,7 @@ _ARM_PARTS = {
     0xD4F: "neoverse-v2",
 }
 # NEON units of 128 bits that multiply and add: the cores' Software Optimization Guides.
-_ARM_UNITS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2}
+_ARM_UNITS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2, "neoverse-v1": 4}
 _ARM_FLAGS = {"neon": "asimd", "fullfp16": "asimdhp", "dotprod": "asimddp"}  # LLVM's names and the kernel's
 
 

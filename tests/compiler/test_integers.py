@@ -84,7 +84,7 @@ def test_sums_are_exact_also_of_extreme_values(name: str, rng: np.random.Generat
         ("alderlake", "uint8", "{vex}"),  # vpdpbusd in AVX2's form: AVX-512's is an illegal instruction there
         *((name, "uint8", "vpdpbusd") for name in ("cascadelake", "sapphirerapids", "znver4", "znver5")),
         ("cortex-a76", "int8", "sdot"),
-        ("neoverse-n1", "int8", "sdot"),
+        *((name, "int8", "sdot") for name in ("neoverse-n1", "neoverse-v1")),
         ("cortex-a72", "int8", "smull"),
         ("cortex-a53", "int8", "smull"),
     ],

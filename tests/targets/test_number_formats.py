@@ -30,6 +30,7 @@ BYTES = {  # what multiplies bytes
     "znver5": "vpdpbusd",
     "cortex-a76": "sdot",
     "neoverse-n1": "sdot",
+    "neoverse-v1": "sdot",
     "cortex-a72": "smull",
     "cortex-a53": "smull",
     "opencl": "32-bit products",
