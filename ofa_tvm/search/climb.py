@@ -22,9 +22,7 @@ _SLACK = 0.002  # costs of pairs are estimated; those that may just keep the lim
 _LEAST_PROMISE = -0.0005
 _SHAKEN = 0.2  # genes redrawn, on average
 _FIRST = 8  # random subnets of each resolution, the best of which is climbed from
-_LEADER = (
-    0.65  # share of the climbs that start from the best resolution; the next one has as much of the rest
-)
+_LEADER = 0.65  # share of the climbs that start from the best resolution; the next has as much of the rest
 _EPSILON = 1e-7
 _MOST_MOVES = 256
 
