@@ -113,8 +113,8 @@ def test_int8_ships_as_what_was_measured_and_says_how_it_came_about(competed: Co
     assert manifest.accuracy.float32 is not None and manifest.accuracy.change is not None
     run = load(competed.folder / "small")
     assert run.metadata["target"]["dtype"] == "int8"
-    picture = sorted((competed.folder / "images").glob("*.png"))[0]
-    assert ofa(competed.folder, "run", "small", picture).code == 0
+    (entry,) = run.inputs
+    assert np.isfinite(run(np.zeros(entry.shape, np.float32))).all()
 
 
 @pytest.mark.slow

@@ -192,6 +192,8 @@ def test_a_trained_supernet_is_quantised(project: tuple[Path, dict], tmp_path: P
     assert json.loads(done.stdout)["trained_dtype"] == "int8"
     assert "was not trained for int8" not in done.stderr
     assert dtype_of(resolve("x86", start=tmp_path).supernet()) == "float32"  # what is searched unless told
+    told = resolve("x86", dtype="int8", start=project[0])
+    assert told.checkpoint is not None and told.checkpoint.samefile(tmp_path / "training" / "supernet.pt")
 
 
 def test_finetune_trains_one_subnet_and_its_file_is_exported(project: tuple[Path, dict]) -> None:
@@ -244,6 +246,8 @@ def test_evaluate_in_int8_says_what_it_costs_and_checks_a_module(
         "evaluate",
         "max",
         "min",
+        "--checkpoint",
+        "training/supernet.pt",
         "--cache",
         tmp_path / "cache.jsonl",
         "--calibration-images",
@@ -293,7 +297,10 @@ def test_export_without_a_project_says_what_is_missing(tmp_path: Path) -> None:
 def test_export_in_int8_says_what_it_costs(project: tuple[Path, dict], tmp_path: Path) -> None:
     folder, _ = project
     output = tmp_path / "m.onnx"
-    done = ofa("export", "max", "--dtype", "int8", "-o", output, "--resolution", 32, "--json", cwd=folder)
+    done = ofa(
+        "export", "max", "--checkpoint", "training/supernet.pt", "--dtype", "int8", "-o", output,
+        "--resolution", 32, "--json", cwd=folder,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["dtype"], result["trained_dtype"]) == ("int8", "float32")
