@@ -28,6 +28,7 @@ from ofa_tvm.tuning.runner import TRIES_ON_DEVICES
 
 TRIAL_LIMIT_S = 30.0
 DEVICE_WAIT_S = 60.0  # without any device to be had, before a campaign ends
+_PAUSE_S = 0.05
 _MOST_CRASHES = 3  # of one kernel, before it is left as it is
 
 
@@ -88,7 +89,7 @@ class Crew:
         self.out_of_time = False
         self._order, self._ledger, self._task, self._progress = order, ledger, task, progress
         self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._jobs: queue.SimpleQueue[Kernel] = queue.SimpleQueue()
+        self._jobs: queue.Queue[Kernel] = queue.Queue()
         self._l2_bytes = (detect_machine().l2_kib or 1024) << 10
         self._fleet: Fleet | None = None
         self._link = () if order.target.run.where == "local" else order.target.link.find()
@@ -165,30 +166,38 @@ class Crew:
                 try:
                     kernel = self._jobs.get_nowait()
                 except queue.Empty:
-                    return
-                if self._time_is_up():
-                    with self._lock:
-                        self.out_of_time = True
-                    return
-                crashes = 0
-                while crashes < _MOST_CRASHES and not self._stop.is_set():
-                    worker = worker or self._start_worker(cpus)
-                    try:
-                        self._tune(worker, kernel)
-                        break
-                    except (WorkerDied, WorkerHung) as death:
-                        self._discard(worker)
-                        worker, crashes = None, crashes + 1
-                        if crashes == _MOST_CRASHES and not self._stop.is_set():
-                            self._progress.say(f"{kernel.signature.kind}: left as it is, its worker {death}")
-                    except _NoDevice as error:
-                        self._jobs.put(kernel)
-                        self._no_device = error
-                        self._progress.say(str(error))
+                    if not self._jobs.unfinished_tasks:
                         return
-                with self._lock:
-                    self.out_of_time |= self._time_is_up() and self._left(kernel) > 0
-                    self._task.advance(1, kernel.signature.kind)
+                    time.sleep(_PAUSE_S)  # a worker without a device leaves its kernel to the others
+                    continue
+                try:
+                    if self._time_is_up():
+                        with self._lock:
+                            self.out_of_time = True
+                        return
+                    crashes = 0
+                    while crashes < _MOST_CRASHES and not self._stop.is_set():
+                        worker = worker or self._start_worker(cpus)
+                        try:
+                            self._tune(worker, kernel)
+                            break
+                        except (WorkerDied, WorkerHung) as death:
+                            self._discard(worker)
+                            worker, crashes = None, crashes + 1
+                            if crashes == _MOST_CRASHES and not self._stop.is_set():
+                                self._progress.say(
+                                    f"{kernel.signature.kind}: left as it is, its worker {death}"
+                                )
+                        except _NoDevice as error:
+                            self._jobs.put(kernel)
+                            self._no_device = error
+                            self._progress.say(str(error))
+                            return
+                    with self._lock:
+                        self.out_of_time |= self._time_is_up() and self._left(kernel) > 0
+                        self._task.advance(1, kernel.signature.kind)
+                finally:
+                    self._jobs.task_done()
         finally:
             if worker is not None:
                 self._discard(worker)
