@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from onnx_models import Builder, Graph, mlp, random_inputs, reference, residual_network, swishes
 from tvm import te, tirx
 from tvm.s_tir import Schedule
+from word_products import built, word_product
 
 import ofa_tvm
 from ofa_tvm.agreement import relative_difference, tolerance
 from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.final import final_form
-from ofa_tvm.compiler.kernels import Kernel, make_kernel
+from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.pairs import dot2, nearest, pairs, widened
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.errors import UserError
@@ -95,25 +97,11 @@ def test_what_was_bfloat16_is_not_rounded_again() -> None:
 
 def product(target: Target, rows: int, depth: int, width: int) -> tvm.IRModule:
     """The product of bfloat16 (rows, depth) and panels of weights."""
-    lanes = templates_of(target.tvm_target()).lanes() or 1
-    left = te.placeholder((rows, depth), "bfloat16", name="left")
-    right = te.placeholder((width // lanes, depth // 2, lanes), "int32", name="right")
-    k = te.reduce_axis((0, depth // 2), "k")
 
-    def value(i: tirx.Var, j: tirx.Var) -> tirx.Expr:
-        two = [tirx.reinterpret("uint16", left[i, 2 * k + half]) for half in range(2)]
-        return te.sum(dot2(two, right[j // lanes, k, j % lanes]), axis=k)
+    def dot(two: Sequence[tirx.Expr], weights: tirx.Expr) -> tirx.Expr:
+        return dot2([tirx.reinterpret("uint16", value) for value in two], weights)
 
-    out = te.compute((rows, width), value, name="product")
-    return make_kernel(te.create_prim_func([left, right, out]), "matmul").mod
-
-
-def built(mod: tvm.IRModule, target: Target) -> list[tvm.runtime.Executable]:
-    found = list(templates_of(target.tvm_target()).ranked(mod))
-    return [
-        kernel_code(final_form(sch.mod, target.tvm_target()), target.tvm_target())
-        for sch in (found[0], found[len(found) // 2], found[-1])
-    ]
+    return word_product(target, (rows, depth, width), "bfloat16", 2, dot)
 
 
 @pytest.mark.parametrize("name", X86)

@@ -16,14 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_models import Graph
 from opencl_device import needs_opencl
-from tvm import te
+from word_products import built, word_product
 
 import ofa_tvm
 from ofa_tvm.compiler.build import CompiledModule, kernels_of, lower_onnx
-from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.dots import dot4, quads
-from ofa_tvm.compiler.final import final_form
-from ofa_tvm.compiler.kernels import make_kernel
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.targets import Target, get_target
 
@@ -37,25 +34,7 @@ X86 = ["x86", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
 
 def product(target: Target, rows: int, depth: int, width: int, dtype: str = "uint8") -> tvm.IRModule:
     """The int32 product of bytes (rows, depth) and panels of weights."""
-    lanes = templates_of(target.tvm_target()).lanes() or 1
-    left = te.placeholder((rows, depth), dtype, name="left")
-    right = te.placeholder((width // lanes, depth // 4, lanes), "int32", name="right")
-    k = te.reduce_axis((0, depth // 4), "k")
-
-    def value(i: tvm.tirx.Var, j: tvm.tirx.Var) -> tvm.tirx.Expr:
-        four = [left[i, 4 * k + byte] for byte in range(4)]
-        return te.sum(dot4(four, right[j // lanes, k, j % lanes]), axis=k)
-
-    out = te.compute((rows, width), value, name="product")
-    return make_kernel(te.create_prim_func([left, right, out]), "matmul").mod
-
-
-def built(mod: tvm.IRModule, target: Target) -> list[tvm.runtime.Executable]:
-    found = list(templates_of(target.tvm_target()).ranked(mod))
-    return [
-        kernel_code(final_form(sch.mod, target.tvm_target()), target.tvm_target())
-        for sch in (found[0], found[len(found) // 2], found[-1])
-    ]
+    return word_product(target, (rows, depth, width), dtype, 4, dot4)
 
 
 @pytest.mark.parametrize("name", X86)
