@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -56,7 +57,8 @@ class Verbs:
 
         self._patch.chdir(folder)
         self._capture.readouterr()
-        code = invoke([str(argument) for argument in arguments])
+        with patch.dict(os.environ):  # a verb may choose TVM's runtime alone for its whole process
+            code = invoke([str(argument) for argument in arguments])
         out, err = self._capture.readouterr()
         return Done(code, out, err)
 
