@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm.s_tir import Schedule
@@ -12,6 +13,7 @@ from tvm.s_tir.schedule import SBlockRV
 
 from ofa_tvm.compiler.dots import has_dots
 from ofa_tvm.compiler.pairs import has_pairs
+from ofa_tvm.compiler.words import is_choice
 
 LINES = "ofa_tvm.lines"  # annotation of a reduction: how many lines of its result belong in one tile
 _DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
@@ -115,12 +117,8 @@ def blocks_of(sch: Schedule) -> list[SBlockRV]:
 
 def _pads(sch: Schedule, block: SBlockRV) -> bool:
     """Whether a block copies its input where there is one and writes a constant elsewhere."""
-    value = getattr(sch.get(block).body, "value", None)
-    return (
-        isinstance(value, tvm.ir.Call)
-        and value.op.name.endswith("if_then_else")
-        and any(_is_constant(branch) for branch in value.args[1:])
-    )
+    value: Any = getattr(sch.get(block).body, "value", None)
+    return is_choice(value) and any(_is_constant(branch) for branch in value.args[1:])
 
 
 def _is_constant(value: tvm.ir.Expr) -> bool:

@@ -120,6 +120,14 @@ def output_size(size: int, taps: int, stride: int, dilation: int) -> int:
     return (size - dilation * (taps - 1) - 1) // stride + 1
 
 
+def output_sizes(
+    sizes: tuple[int, int], taps: tuple[int, int], strides: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int]:
+    """The same of lines and of columns."""
+    lines, columns = map(output_size, sizes, taps, strides, dilation)
+    return lines, columns
+
+
 def _dense(
     data: te.Tensor,
     weight: te.Tensor,
@@ -142,12 +150,8 @@ def _dense(
         factors = source[b, line, column, dc], weight[at]
         return te.sum(product_of(*factors, data.dtype, in_half=in_half), axis=[dy, dx, dc])
 
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(width, kw, strides[1], dilation[1]),
-        math.prod(panels) * panel,
-    )
+    lines, columns = output_sizes((height, width), (kh, kw), strides, dilation)
+    shape = n, lines, columns, math.prod(panels) * panel
     return te.compute(shape, value, name="conv2d")
 
 
@@ -166,12 +170,8 @@ def _dense_of_pairs(
         product = product_of_pairs(lambda at: source[b, line, column, at], two, dc, c_in)
         return te.sum(product, axis=[dy, dx, dc])
 
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(width, kw, strides[1], dilation[1]),
-        panels * panel,
-    )
+    lines, columns = output_sizes((height, width), (kh, kw), strides, dilation)
+    shape = n, lines, columns, panels * panel
     return te.compute(shape, value, name="conv2d")
 
 
@@ -188,12 +188,8 @@ def depthwise(
     source = padded(data, channels, padding)
     n, height, width, _ = (int(v) for v in source.shape)
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(width, kw, strides[1], dilation[1]),
-        channels,
-    )
+    lines, columns = output_sizes((height, width), (kh, kw), strides, dilation)
+    shape = n, lines, columns, channels
     return te.compute(
         shape,
         lambda b, y, x, c: te.sum(
@@ -223,8 +219,7 @@ def grouped(
     kh, kw, depth, outputs = (int(v) for v in weight.shape)
     source = padded(data, int(data.shape[3]), padding)
     n, height, width, _ = (int(v) for v in source.shape)
-    out_h = output_size(height, kh, strides[0], dilation[0])
-    out_w = output_size(width, kw, strides[1], dilation[1])
+    out_h, out_w = output_sizes((height, width), (kh, kw), strides, dilation)
     dy, dx, k = (te.reduce_axis((0, e), name) for e, name in ((kh, "dy"), (kw, "dx"), (depth, "k")))
     each = outputs // groups
 

@@ -17,7 +17,7 @@ from tvm.ir import Expr
 
 from ofa_tvm.compiler.anatomy import LINES
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_size, padded_by_cases
+from ofa_tvm.compiler.convolutions import output_size, output_sizes, padded_by_cases
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
 from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
@@ -174,11 +174,6 @@ def _sums(
         factors = [line(i) for i in range(terms)]
         return te.sum(dot(factors, weight[y % together, dg, dx, c]), axis=[dg, dx])
 
-    lines, columns = (
-        output_size(size, k, stride, apart)
-        for size, k, stride, apart in zip(
-            (height, length), (taps.lines, kw), taps.strides, dilation, strict=True
-        )
-    )
+    lines, columns = output_sizes((height, length), (taps.lines, kw), taps.strides, dilation)
     shape = n, lines, columns, channels
     return te.compute(shape, value, name="depthwise_conv2d", attrs={LINES: together})

@@ -14,7 +14,7 @@ from tvm import relax, te, tirx
 from tvm.ir import Expr
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_size, padded_by_cases
+from ofa_tvm.compiler.convolutions import output_sizes, padded_by_cases
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_bytes
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
 from ofa_tvm.compiler.products import ProductForm, of_rows
@@ -165,12 +165,8 @@ def _dense(
         dot = dot4(four, weight[c // panel, dy, dx, dc, c % panel], narrow=narrow)
         return te.sum(dot, axis=[dy, dx, dc])
 
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(length, kw, strides[1], dilation[1]),
-        width,
-    )
+    lines, columns = output_sizes((height, length), (kh, kw), strides, dilation)
+    shape = n, lines, columns, width
     return te.compute(shape, value, name="conv2d")
 
 
@@ -193,12 +189,8 @@ def _depthwise_by_words(
         factor = source[b, line, column, c].astype(weight.dtype).astype(sums)
         return te.sum(factor * weight[dy, dx, c].astype(sums), axis=[dy, dx])
 
-    shape = (
-        n,
-        output_size(height, kh, strides[0], dilation[0]),
-        output_size(length, kw, strides[1], dilation[1]),
-        channels,
-    )
+    lines, columns = output_sizes((height, length), (kh, kw), strides, dilation)
+    shape = n, lines, columns, channels
     result = te.compute(shape, value, name="depthwise_conv2d")
     if sums == "int32":
         return result

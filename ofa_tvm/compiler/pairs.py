@@ -32,7 +32,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from ofa_tvm.compiler.vectors import NEON_WORDS, lanes_of, pure_operator, splat, vector_of
-from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words
+from ofa_tvm.compiler.words import bound, is_choice, part, reinterpreted, shifted, words
 from ofa_tvm.number_formats import bfloat16_products
 from ofa_tvm.targets.tvm_target import cpu_features
 
@@ -106,7 +106,7 @@ def _bits(value: Expr) -> Expr:
         return value.args[0]
     if isinstance(value, tirx.FloatImm) and value.value == 0 and math.copysign(1, value.value) == 1:
         return tirx.const(0, "uint16")
-    if isinstance(value, tvm.ir.Call) and str(value.op.name).endswith("if_then_else"):
+    if is_choice(value):
         condition, *sides = value.args
         return tirx.if_then_else(condition, *(_bits(side) for side in sides))
     return nearest(value)

@@ -80,6 +80,11 @@ def reinterpreted(value: Expr, dtype: str, lanes: int) -> Expr:
     return tirx.reinterpret(vector_of(dtype, lanes), value)
 
 
+def is_choice(factor: object) -> bool:
+    """Whether a condition chooses a value."""
+    return isinstance(factor, tvm.ir.Call) and str(factor.op.name).endswith("if_then_else")
+
+
 def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
     """Values of two vectors in turn."""
     return tirx.Shuffle(list(vectors), [lanes * i + lane for lane in range(lanes) for i in range(2)])
@@ -88,7 +93,7 @@ def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
 def _word(factors: Sequence[Expr]) -> Expr:
     """Scalars as one int32: one load where they lie side by side, once for both sides of a choice."""
     first = factors[0]
-    if all(_is_choice(factor) for factor in factors):
+    if all(is_choice(factor) for factor in factors):
         condition = first.args[0]
         if all(tvm_ffi.structural_equal(factor.args[0], condition) for factor in factors[1:]):
             sides = [_word([factor.args[i] for factor in factors]) for i in (1, 2)]
@@ -133,10 +138,6 @@ def _low_bits(factor: Expr, bits: int) -> Expr:
     if isinstance(factor, tirx.IntImm):
         return tirx.const(int(factor) & mask, "uint32")
     return tirx.bitwise_and(tirx.Cast("uint32", factor), tirx.const(mask, "uint32"))
-
-
-def _is_choice(factor: Expr) -> bool:
-    return isinstance(factor, tvm.ir.Call) and str(factor.op.name).endswith("if_then_else")
 
 
 def _load(factor: Expr) -> Expr:
