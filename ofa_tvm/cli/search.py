@@ -18,7 +18,13 @@ from ofa_tvm.cli.options import (
     space_option,
     threads_option,
 )
-from ofa_tvm.cli.search_inputs import accuracy_of, given_models, supernet_and_images, target_requests
+from ofa_tvm.cli.search_inputs import (
+    accuracy_of,
+    given_models,
+    require_accuracy,
+    supernet_and_images,
+    target_requests,
+)
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,7 +161,7 @@ def command(
     if evaluates:
         _require_project(settings)
     else:
-        _require_accuracy(settings, accuracies[0][0], pareto)
+        require_accuracy(settings, accuracies[0][0], pareto)
     _say_settings(console, alternatives, budgets)
     models = given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
@@ -266,16 +272,6 @@ def _require_project(settings: Settings) -> None:
         )
     if settings.project.data is None:
         raise settings.missing("data", "the images that subnets are calibrated and evaluated with")
-
-
-def _require_accuracy(settings: Settings, known: AccuracyModel | None, pareto: str | None) -> None:
-    """Where no accuracy is measured, one has to be predicted."""
-    if known is None and (pareto is None or "accuracy" in pareto):
-        raise settings.missing(
-            "accuracy_predictor",
-            f"a predictor of subnets' accuracies in {settings.arithmetic}; or name one with "
-            "--accuracy-predictor",
-        )
 
 
 def _say_settings(

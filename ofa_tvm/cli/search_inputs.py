@@ -59,6 +59,30 @@ def accuracy_of(
     return None, model if isinstance(model, AccuracyPredictor) else None
 
 
+def require_accuracy(settings: Settings, known: AccuracyModel | None, pareto: str | None) -> None:
+    """Where no accuracy is measured, one has to be predicted.
+
+    Raises
+    ------
+    UsageError
+        If it is needed and not `known`; says how to make one.
+    """
+    if known is None and (pareto is None or "accuracy" in pareto):
+        if settings.arithmetic != "float32":
+            start = settings.accuracy_predictor("float32")
+            options = f"--fit {settings.store.accuracy_model(settings.arithmetic).name}"
+            options += "" if start is None else f" --from {start} -n 12"
+            raise UsageError(
+                f"there is no predictor of accuracies in {settings.arithmetic}; make one in the project's "
+                f"folder (ofa-tvm evaluate --dtype {settings.arithmetic} {options}), or name one with "
+                "--accuracy-predictor"
+            )
+        raise settings.missing(
+            "accuracy_predictor",
+            "a predictor of subnets' accuracies; or name one with --accuracy-predictor",
+        )
+
+
 def given_models(
     space: Space, n_targets: int, tables: Sequence[Path], predictors: Sequence[Path]
 ) -> list[CostModel | None]:

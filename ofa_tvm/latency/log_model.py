@@ -13,7 +13,13 @@ from ofa_tvm.tuning import KernelUnion
 
 
 def kernel_sum_from_log(
-    space: Space, union: KernelUnion, records: KernelTable, *, n_classes: int = 1000, unit: str = "ms"
+    space: Space,
+    union: KernelUnion,
+    records: KernelTable,
+    *,
+    n_classes: int = 1000,
+    unit: str = "ms",
+    tune: str = "ofa-tvm tune",
 ) -> KernelSum:
     """Kernel-sum model whose entries are the best records of each block's kernels, in the records' unit.
 
@@ -25,14 +31,12 @@ def kernel_sum_from_log(
     Raises
     ------
     UserError
-        If no kernel of the union has a record.
+        If no kernel of the union has a record; says to `tune`.
     """
     every = {key: best.cost for key in (k.key for k in union.kernels) if (best := records.best(key))}
     known = {key: cost for key, cost in every.items() if key not in records.foreign} or every
     if not known:
-        raise UserError(
-            "the tuning log has no record of any of the space's kernels; run `ofa-tvm tune` first"
-        )
+        raise UserError(f"the tuning log has no record of any of the space's kernels; run `{tune}` first")
     flops = {kernel.key: kernel.flops for kernel in union.kernels}
     pace = statistics.median(cost / max(flops[key], 1.0) for key, cost in known.items())
 

@@ -115,7 +115,14 @@ def learn_latency(
         If the log has no record of the space's kernels, or a subnet cannot be compiled or measured.
     """
     space, target, n_classes = bench.net.space, bench.target, bench.net.n_classes
-    kernel_sum = kernel_sum_from_log(space, union, bench.records, n_classes=n_classes, unit=target.unit)
+    kernel_sum = kernel_sum_from_log(
+        space,
+        union,
+        bench.records,
+        n_classes=n_classes,
+        unit=target.unit,
+        tune=f"ofa-tvm tune --target {target.name} --dtype {target.dtype}",
+    )
     variant = Variant.of(target)
     every = collect(
         bench, store.latency_table(variant), samples, resolutions, seed=seed, progress=progress

@@ -150,6 +150,8 @@ def _request(folder: Path, dtype: str, budget_ms: float) -> SearchRequest:
 @pytest.mark.slow
 def test_a_float32_predictor_is_corrected_by_a_few_subnets(competed: Competed, ofa: Verbs) -> None:
     (competed.folder / "accuracy-int8.model").unlink()
+    refused = ofa(competed.folder, "search", "--dtype", "int8", "--latency", "10ms", "--no-verify")
+    assert refused.code == 2 and "evaluate --dtype int8 --fit accuracy-int8.model --from " in refused.err
     search = ["search", "--dtype", "int8", "--latency", "10ms", "--candidates", "1", "--rounds", "1"]
     refused = ofa(competed.folder, *search, "--no-verify", "--accuracy-predictor", "accuracy.model")
     assert refused.code == 2 and "in float32, not in int8" in refused.err

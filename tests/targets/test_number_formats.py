@@ -98,6 +98,18 @@ def test_a_number_format_is_that_of_what_is_not_quantised(
     assert_integers(ofa_tvm.compile(quantised, get_target("x86"), tmp_path / "m.so", dtype=dtype))
 
 
+def test_integers_are_not_made_of_a_float_network(tmp_path: Path) -> None:
+    model = write_small_onnx(tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"m\.onnx is not quantised.*ofa-tvm quantize"):
+        ofa_tvm.compile(model, get_target("x86"), tmp_path / "m.so", dtype="int8")
+    assert not (tmp_path / "m.so").exists()
+
+
+def test_a_quantised_module_says_what_it_computes_in(quantised: Path, tmp_path: Path) -> None:
+    module = ofa_tvm.compile(quantised, get_target("x86"), tmp_path / "m.so")
+    assert ofa_tvm.load(module.path).metadata["target"]["dtype"] == "int8"
+
+
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_a_quantised_network_runs_in_integers(name: str, quantised: Path, tmp_path: Path) -> None:
     target: Target = get_target(name)
