@@ -25,6 +25,7 @@ from ofa_tvm.training.batches import Batches
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
+from ofa_tvm.training.decoders import dead_workers_explained
 from ofa_tvm.training.distributed import add_up_values, choose_device, process_group
 from ofa_tvm.training.job import PhaseResult, TrainingJob, TrainingResult, only_one
 from ofa_tvm.training.memory import keep_freed_memory
@@ -259,7 +260,7 @@ class TrainingLoop(ABC):
         saved_at = started = time.monotonic()
         self.net.train()
         with (
-            _dead_workers_explained(),
+            dead_workers_explained(),
             _frozen_statistics(self.net),
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             self.progress.task(f"train {phase.name}", total=steps) as bar,
@@ -348,20 +349,6 @@ class TrainingLoop(ABC):
     def phase_path(self, phase: Phase) -> Path:
         """The network as a phase left it."""
         return self.out / "phases" / f"{phase.name}.pt"
-
-
-@contextmanager
-def _dead_workers_explained() -> Iterator[None]:
-    """Torch raises a RuntimeError, anywhere in a step, when a decoding process was killed."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a decoding process was killed, perhaps for want of memory or of room in /dev/shm; the same "
-            "command goes on, with fewer --workers (0 needs neither)"
-        ) from error
 
 
 @contextmanager
