@@ -23,7 +23,6 @@ from ofa_tvm.measurement import (
     measure_callables,
     measure_many,
     measure_onnxruntime,
-    ratio,
     torch_subject,
 )
 from ofa_tvm.measurement.pinning import choose_cpus, pinned
@@ -81,9 +80,9 @@ print(interleave({"run": lambda: run(x)}, repeats=15)["run"].median_ms)
 
 @pytest.fixture(scope="module")
 def wide_so(small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A module whose call takes as long as a real one's."""
+    """A module whose call takes as long as a real one's (2 ms), and computes rather than waits for memory."""
     folder = tmp_path_factory.mktemp("wide")
-    onnx_path = write_small_onnx(folder / "wide.onnx", width=1024, classes=4000)
+    onnx_path = write_small_onnx(folder / "wide.onnx", width=16384, classes=8)
     return build_small_module(onnx_path, folder / "wide.so", small.target)
 
 
@@ -98,26 +97,25 @@ def test_what_is_measured_is_what_users_get(wide_so: Path, measurer: Measurer) -
 
 
 def test_a_users_call_costs_little_more_than_the_network(wide_so: Path) -> None:
-    """In the same rounds, and the same for arrays that are copied, are not, and for a given output."""
+    """The same for arrays that are copied, are not, and for a given output; by the shortest samples of all
+    rounds, since what a call adds is there in each of them and other work on this machine is not."""
     run, module = ofa_tvm.load(wide_so), load_module(wide_so)
     x = np.random.default_rng(0).standard_normal(run.inputs[0].shape).astype(np.float32)
     (own,), tensor, y = run.empty_inputs(), module.tensor(x), np.asarray(run(x))
     own[...] = x
-    best = dict.fromkeys(("copied", "own", "out"), float("inf"))
-    for _ in range(5):
-        timings = interleave(
-            {
-                "network": lambda: module.vm.main(tensor),
-                "copied": lambda: run(x),
-                "own": lambda: run(own),
-                "out": lambda: run(x, out=y),
-            },
-            repeats=15,
-        )
-        best = {name: min(best[name], ratio(timings[name], timings["network"])) for name in best}
-        if max(best.values()) < 1.05:
+    calls = {
+        "network": lambda: module.vm.main(tensor),
+        "copied": lambda: run(x),
+        "own": lambda: run(own),
+        "out": lambda: run(x, out=y),
+    }
+    shortest = dict.fromkeys(calls, float("inf"))
+    for _ in range(8):
+        for name, timing in interleave(calls, repeats=15).items():
+            shortest[name] = min(shortest[name], *timing.samples_ms)
+        if max(shortest.values()) < 1.05 * shortest["network"]:
             return
-    pytest.fail(f"times of the network alone: {best}")
+    pytest.fail(f"shortest times in ms: {shortest}")
 
 
 def test_work_shows_in_the_latency(small: SmallModule, measurer: Measurer, tmp_path: Path) -> None:
