@@ -11,6 +11,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
+    batch_option,
     dtype_option,
     duration,
     resolutions_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @target_option
 @threads_option
 @dtype_option
+@batch_option
 @space_option
 @resolutions_option
 @click.option(
@@ -59,6 +61,7 @@ def command(
     target: str,
     threads: int | None,
     dtype: DType | None,
+    batch: int | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     count: int,
@@ -77,7 +80,9 @@ def command(
 
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
+    settings = resolve(
+        target, threads=threads, dtype=dtype, batch=batch, space=space, resolutions=resolutions
+    )
     weights = settings.checkpoint or "random weights: latency does not depend on them"
     wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
@@ -120,6 +125,7 @@ def command(
 
 def _records(console: Console, settings: Settings, target: str) -> KernelTable:
     from ofa_tvm.logs import find_records
+    from ofa_tvm.targets import Variant
 
     records = find_records(settings.target, [settings.logs])
     for problem in records.notes:
@@ -127,6 +133,6 @@ def _records(console: Console, settings: Settings, target: str) -> KernelTable:
     if not records.records:
         console.say(
             f"there is no tuning log for {settings.target.name}, so untuned kernels are measured; to tune: "
-            f"ofa-tvm tune --target {target} --space {settings.space.name}"
+            f"ofa-tvm tune {Variant.of(settings.target).options(target)} --space {settings.space.name}"
         )
     return records

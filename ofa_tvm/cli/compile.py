@@ -13,12 +13,13 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
+    batch_option,
     dtype_option,
     shape_option,
     target_option,
     threads_option,
 )
-from ofa_tvm.cli.retiming import show_retiming, tune_options
+from ofa_tvm.cli.retiming import show_retiming
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @target_option
 @threads_option
 @dtype_option
+@batch_option
 @shape_option
 @click.option("-o", "--output", type=OUTPUT_PATH, help="The .so to write; by default beside MODEL.")
 @click.option("--verbose", is_flag=True, help="List the kernels with their calls, time share and schedule.")
@@ -41,6 +43,7 @@ def command(
     target: str,
     threads: int | None,
     dtype: DType | None,
+    batch: int | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     output: Path | None,
     verbose: bool,
@@ -49,9 +52,10 @@ def command(
 
     Logs of the nearest ofa-tvm.yaml's project come first, then those that ship with ofa-tvm.
     """
+    from ofa_tvm.targets import Variant
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, dtype=dtype)
+    settings = resolve(target, threads=threads, dtype=dtype, batch=batch)
     chosen = settings.target
     so = output or model.with_suffix(".so")
     if so.is_dir() or so == model:
@@ -97,7 +101,7 @@ def command(
             + (f", {', '.join(others)} (--verbose says which)" if others else ", none in float")
         )
     sizes = "".join(f" --shape {name}={'x'.join(map(str, size))}" for name, size in shapes)
-    arguments = f"{model} {tune_options(chosen, target)}{sizes}"
+    arguments = f"{model} {Variant.of(chosen).options(target)}{sizes}"
     if compiled.tuned_fraction < 1:
         console.say(f"to tune the rest: ofa-tvm tune {arguments}")
     again = show_retiming(console, retiming(compiled.kernels, chosen), arguments)
@@ -106,6 +110,7 @@ def command(
             "path": str(so),
             "target": chosen.name,
             "threads": chosen.threads,
+            "batch": chosen.batch,
             "tuned_fraction": compiled.tuned_fraction,
             "seconds": round(seconds, 3),
             "retiming": again,

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import INPUT_PATH, dtype_option, shape_option, target_option, threads_option
+from ofa_tvm.cli.options import (
+    INPUT_PATH,
+    batch_option,
+    dtype_option,
+    shape_option,
+    target_option,
+    threads_option,
+)
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
 from ofa_tvm.files import sha256
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 @target_option
 @threads_option
 @dtype_option
+@batch_option
 @shape_option
 @click.option("--repeats", type=click.IntRange(min=5), help="Samples to take; by default the target's.")
 @click.option(
@@ -50,6 +58,7 @@ def command(
     target: str,
     threads: int | None,
     dtype: DType | None,
+    batch: int | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     repeats: int | None,
     seconds: float,
@@ -68,6 +77,10 @@ def command(
         if model.suffix != ".onnx":
             raise UsageError(f"--dtype is of a module that is compiled now: give an ONNX file, not {model}")
         chosen = chosen.with_dtype(dtype)
+    if batch is not None:
+        if model.suffix != ".onnx":
+            raise UsageError(f"--batch is of a module that is compiled now: give an ONNX file, not {model}")
+        chosen = chosen.with_batch(batch)
     if shapes and model.suffix != ".onnx":
         raise UsageError(f"--shape is of a module that is compiled now: give an ONNX file, not {model}")
     if source is not None and (not onnxruntime or model.suffix != ".so"):

@@ -11,6 +11,7 @@ import click
 from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import require_file
 from ofa_tvm.number_formats import DTYPES
+from ofa_tvm.targets.target import MOST_IMAGES
 
 
 class _PathOf(click.ParamType):
@@ -58,6 +59,11 @@ dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
     help="Of weights and feature maps; by default the target's (float32).",
+)
+batch_option = click.option(
+    "--batch",
+    type=click.IntRange(1, MOST_IMAGES),
+    help="Images a call; by default 1. A latency is that of the whole call.",
 )
 space_option = click.option(
     "--space", help="Search space; by default the nearest ofa-tvm.yaml's, else ofa_mbv3_w1.0."

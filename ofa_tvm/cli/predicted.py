@@ -76,7 +76,9 @@ class PredictorQuery:
                     raise UsageError("there is no accuracy predictor of it")
                 one = cls.of(console, settings, budgets, accuracy, models, needs_latency=needs_latency)
                 first = settings[0]
-                bounds = hard_limits(first.space, limits, first.n_classes if limits else 0, one.dtype)
+                bounds = hard_limits(
+                    first.space, limits, first.n_classes if limits else 0, one.dtype, first.target.batch
+                )
                 found.append(replace(one, limits=bounds))
             except UsageError as error:
                 if not found and settings is alternatives[-1]:

@@ -107,7 +107,7 @@ def fit_command(
 
         settings = settings_of(table, column, target, threads)
         console.say(settings.describe())
-        prior = kernel_sum(settings, n_classes=table.n_classes, batch=column.batch, progress=console.progress)
+        prior = kernel_sum(settings, n_classes=table.n_classes, progress=console.progress)
     model = fit_column(table, column, values, prior)
     model.save(output)
     _report_fit(console, output, model, column, kind, time.monotonic() - start)

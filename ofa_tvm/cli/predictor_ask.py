@@ -12,6 +12,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
+    batch_option,
     dtype_option,
     resolutions_option,
     space_option,
@@ -19,7 +20,6 @@ from ofa_tvm.cli.options import (
     threads_option,
 )
 from ofa_tvm.cli.predictor_options import (
-    batch_option,
     classes_option,
     column_option,
     device_options,
@@ -163,6 +163,7 @@ def sources_command(console: Console, model: Path | None) -> None:
 @target_option
 @threads_option
 @dtype_option
+@batch_option
 @space_option
 @resolutions_option
 @click.option(
@@ -179,6 +180,7 @@ def table_command(
     target: str,
     threads: int | None,
     dtype: DType | None,
+    batch: int | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     data: Path | None,
@@ -190,7 +192,9 @@ def table_command(
     from ofa_tvm.workflow.log_tables import kernel_sum, measured_networks, write_lookup_tables
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
+    settings = resolve(
+        target, threads=threads, dtype=dtype, batch=batch, space=space, resolutions=resolutions
+    )
     console.say(f"{settings.describe()}, lookup tables into {output}")
     measured = None if data is None else measured_networks(settings, data, target_column)
     kernel_times = kernel_sum(settings, progress=console.progress)

@@ -30,9 +30,6 @@ source_option = click.option(
     help="Data set whose way of measuring is meant, of those that `predictor sources` lists; by default the "
     "likeliest.",
 )
-batch_option = click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images an inference."
-)
 model_option = click.option(
     "--model",
     type=INPUT_PATH,
@@ -50,6 +47,7 @@ def device_options(*options: Callable[[Any], Any]) -> Callable[[Callable[..., R]
             from ofa_tvm.workflow.asked import Device
 
             given = {name: kwargs.pop(name) for name in names if name in kwargs}
+            given["batch"] = given.get("batch") or 1
             return function(*args, device=Device(**given), **kwargs)
 
         for option in reversed(options):

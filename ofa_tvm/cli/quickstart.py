@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.budgets import throughput
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import OUTPUT_PATH
+from ofa_tvm.cli.options import OUTPUT_PATH, batch_option
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     help="Train and compile for a device that is not here; nothing is measured.",
 )
 @dtype_or_auto_option
+@batch_option
 @common_options
 def command(
     console: Console,
@@ -42,6 +44,7 @@ def command(
     latency: str | None,
     compile_only: bool,
     dtype: DTypeChoice,
+    batch: int | None,
 ) -> None:
     """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
 
@@ -56,6 +59,8 @@ def command(
     target = get_target(target_name)
     if threads is not None:
         target = target.with_threads(threads)
+    if batch is not None:
+        target = target.with_batch(batch)
     formats = [chosen or target.dtype for chosen in formats_of([target], dtype)]
     target = target.with_dtype(formats[0])
     _check_folder(out)
@@ -68,7 +73,7 @@ def command(
         return
     console.say(
         f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
-        f"thread{'s' if target.threads > 1 else ''}, {' or '.join(formats)}, "
+        f"thread{'s' if target.threads > 1 else ''}, {' or '.join(formats)}, batch {target.batch}, "
         f"budget {budget or 'of the median subnet'}, "
         f"seed {console.seed}, folder {out}"
     )
@@ -83,29 +88,32 @@ def command(
     from ofa_tvm.workflow.project import find_project
 
     page = write_report(collect(find_project(out), progress=console.progress), out / "report")[0]
-    _show(console, out, result)
+    _show(console, out, target, result)
     console.print(f"report: {page}")
-    from ofa_tvm.cli.retiming import show_retiming, tune_options
+    from ofa_tvm.cli.retiming import show_retiming
+    from ofa_tvm.targets import Variant
 
     again = show_retiming(
         console,
         result.shipped.retiming,
-        f"{tune_options(target.with_dtype(result.dtype))} (in {out})",
+        f"{Variant.of(target.with_dtype(result.dtype)).options()} (in {out})",
     )
     console.result({**summary(result), "report": str(page), "retiming": again})
 
 
 def _compile_only(console: Console, out: Path, target: Target) -> None:
+    from ofa_tvm.targets import Variant
     from ofa_tvm.workflow.compile_only import compile_only
 
     console.say(f"space ofa_digits, data digits, target {target.name} ({target.summary}), folder {out}")
+    options = Variant.of(target).options()
     artefact = compile_only(out, target, seed=console.seed, progress=console.progress)
     console.print(
         f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
         f"{artefact.module_path.name}: {_product(artefact)}",
         f"the network's test accuracy in PyTorch is {artefact.manifest.accuracy.float32:.2%}",
-        f"where the device is: ofa-tvm tune --target {target.name} --seconds 600, then "
-        f"ofa-tvm search --target {target.name} --latency ... -o deploy (both in {out})",
+        f"where the device is: ofa-tvm tune {options} --seconds 600, then "
+        f"ofa-tvm search {options} --latency ... -o deploy (both in {out})",
     )
     console.result(
         {
@@ -147,7 +155,7 @@ def _spread(measurement: Measurement) -> str:
     return "emulated" if measurement.mad_ms is None else f"MAD {measurement.mad_ms:.4f}"
 
 
-def _show(console: Console, out: Path, result: QuickstartResult) -> None:
+def _show(console: Console, out: Path, target: Target, result: QuickstartResult) -> None:
     from ofa_tvm.cli.verified import accuracy_change
 
     unit = result.budget.unit
@@ -179,14 +187,16 @@ def _show(console: Console, out: Path, result: QuickstartResult) -> None:
             ]
             for row in result.rows
         ],
-        title="accuracy on the test scans through the compiled module; one image, "
+        title="accuracy on the test scans through the compiled module; "
+        + ("one image, " if target.batch == 1 else f"calls of {target.batch} images, ")
         + ("medians of shared rounds" if unit == "ms" else "instructions counted by the emulator, not times"),
     )
     shipped, quality = result.shipped, result.quality
     console.print(
         "",
         f"budget {result.budget}; shipped {out / 'deploy'} in {result.dtype}: measured "
-        f"{shipped.measurement.cost:.4f} {unit} ({_spread(shipped.measurement)}), test accuracy "
+        f"{shipped.measurement.cost:.4f} {unit} ({_spread(shipped.measurement)})"
+        f"{throughput(shipped.measurement.cost, target)}, test accuracy "
         f"{shipped.accuracy:.2%}{accuracy_change(shipped)}, largest difference to ONNX Runtime "
         f"{shipped.difference.max_rel:.1e}",
         f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "

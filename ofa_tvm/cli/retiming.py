@@ -8,15 +8,7 @@ from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.options import duration
 
 if TYPE_CHECKING:
-    from ofa_tvm.targets import Target
     from ofa_tvm.workflow.retiming import Retiming
-
-
-def tune_options(target: Target, name: str | None = None) -> str:
-    """What `ofa-tvm tune` takes for a target as it was chosen, its threads and number format included."""
-    threads = f" --threads {target.threads}" if target.threads > 1 else ""
-    dtype = f" --dtype {target.dtype}" if target.dtype != "float32" else ""
-    return f"--target {name or target.name}{threads}{dtype}"
 
 
 def show_retiming(console: Console, found: Retiming | None, arguments: str) -> dict[str, Any] | None:

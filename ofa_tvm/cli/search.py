@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.budgets import budgets_of
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.limits import limit_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
+    batch_option,
     resolutions_option,
     space_option,
     threads_option,
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
     help="Budget with its unit: 25ms, 800us, or 120Minstr if emulated; again for each --target.",
 )
 @click.option(
+    "--throughput",
+    "rates",
+    multiple=True,
+    metavar="RATE",
+    help="In place of --latency, with --batch: images that have to be classified, for example 5000/s.",
+)
+@click.option(
     "-t",
     "--target",
     "targets",
@@ -52,6 +61,7 @@ if TYPE_CHECKING:
 )
 @threads_option
 @dtype_or_auto_option
+@batch_option
 @space_option
 @resolutions_option
 @click.option(
@@ -102,9 +112,11 @@ if TYPE_CHECKING:
 def command(
     console: Console,
     latencies: tuple[str, ...],
+    rates: tuple[str, ...],
     targets: tuple[str, ...],
     threads: int | None,
     dtype: DTypeChoice,
+    batch: int | None,
     space: str | None,
     resolutions: tuple[int, ...] | None,
     pareto: str | None,
@@ -129,16 +141,18 @@ def command(
     from the nearest ofa-tvm.yaml; the latency model is the project's, else it is learned from the tuning log
     and some measurements. With --no-verify the hardware in the target's descriptor gives a first estimate.
     """
-    from ofa_tvm.search.budget import parse_budget
     from ofa_tvm.targets import get_target
     from ofa_tvm.workflow.predictors import require_unit
     from ofa_tvm.workflow.settings import resolve
 
-    budgets = [parse_budget(text) for text in latencies]
-    _check_budgets(len(targets), len(budgets), optional=pareto is not None or ranges)
+    optional = pareto is not None or ranges
+    budgets = budgets_of(latencies, rates, batch, len(targets), optional=optional)
     formats = formats_of([get_target(name) for name in targets], dtype)
     alternatives = [
-        [resolve(name, threads=threads, dtype=one, space=space, resolutions=resolutions) for name in targets]
+        [
+            resolve(name, threads=threads, dtype=one, batch=batch, space=space, resolutions=resolutions)
+            for name in targets
+        ]
         for one in formats
     ]
     every_target = alternatives[0]
@@ -184,7 +198,7 @@ def command(
             resolutions=settings.resolutions,
             accuracy=accuracy,
             accuracy_start=start,
-            limits=hard_limits(net.space, limits, net.n_classes, each[0].target.dtype),
+            limits=hard_limits(net.space, limits, net.n_classes, each[0].target.dtype, each[0].target.batch),
             latency_samples=latency_samples,
             calibration_images=settings.project.calibration_images,
             candidates=candidates,
@@ -233,17 +247,6 @@ def _show_range(
         console, alternatives, [], nothing, models, limits=limits, needs_latency=True
     )
     show_range(console, questions)
-
-
-def _check_budgets(n_targets: int, n_budgets: int, *, optional: bool) -> None:
-    """One budget a target; a Pareto front and a range may do without."""
-    if not n_budgets and not optional:
-        raise UsageError("Missing option '--latency': the budget, for example --latency 25ms")
-    if n_targets != n_budgets and not (optional and not n_budgets):
-        raise UsageError(
-            f"{n_targets} target{'s' if n_targets > 1 else ''} but {n_budgets} budgets; type one "
-            "--latency for each --target"
-        )
 
 
 def _check_models(

@@ -10,6 +10,7 @@ import click
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
+    batch_option,
     dtype_option,
     duration,
     resolutions_option,
@@ -39,7 +40,7 @@ _NO_DEVICE = "with one device; the tracker has none now"
 @dtype_option
 @space_option
 @resolutions_option
-@click.option("--batch", type=click.IntRange(min=1), help="Images an inference; by default 1.")
+@batch_option
 @shape_option
 @click.option(
     "--trials", type=click.IntRange(min=1), default=16, show_default=True, help="Of each kernel, in all."
@@ -78,19 +79,21 @@ def command(
     """
     if retime and dry_run:
         raise UsageError("--retime searches for nothing; there is no --dry-run of it")
-    _check_shapes(model, bool(space or resolutions or batch), bool(shapes))
+    _check_shapes(model, bool(space or resolutions), bool(shapes))
     if minutes is not None:
         if seconds is not None:
             raise UsageError("give --seconds or --minutes, not both")
         seconds = 60 * minutes
     from ofa_tvm.workflow.settings import resolve
 
-    settings = resolve(target, threads=threads, dtype=dtype, space=space, resolutions=resolutions)
+    settings = resolve(
+        target, threads=threads, dtype=dtype, batch=batch, space=space, resolutions=resolutions
+    )
     limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
     work = "known schedules only" if retime else f"{trials} trials a kernel"
     extent = f"{work}, {limit}, seed {console.seed}"
     if model is None:
-        kernels, weights = _space_kernels(console, settings, batch or 1, extent)
+        kernels, weights = _space_kernels(console, settings, extent)
     else:
         kernels, weights = _model_kernels(console, settings, model, dict(shapes), extent), None
     from ofa_tvm.workflow.tune import plan_tuning, tune
@@ -126,7 +129,7 @@ def command(
 def _check_shapes(model: Path | None, of_a_space: bool, of_a_model: bool) -> None:
     if model is not None and of_a_space:
         raise UsageError(
-            "MODEL states its own shapes; leave --space, --resolutions and --batch out (or leave MODEL out)"
+            "MODEL states its own shapes; leave --space and --resolutions out (or leave MODEL out)"
         )
     if model is None and of_a_model:
         raise UsageError("--shape belongs to an ONNX model; a space's shapes follow from --resolutions")
@@ -154,10 +157,10 @@ def _time_again(
 
 
 def _space_kernels(
-    console: Console, settings: Settings, batch: int, extent: str
+    console: Console, settings: Settings, extent: str
 ) -> tuple[Sequence[Kernel], Mapping[str, float] | None]:
     """The kernels of a space, and how often a mean subnet calls each."""
-    console.say(f"{settings.describe()}, batch {batch}, {settings.n_classes} classes, {extent}")
+    console.say(f"{settings.describe()}, {settings.n_classes} classes, {extent}")
     from ofa_tvm.tuning import kernel_union
 
     union = kernel_union(
@@ -165,7 +168,6 @@ def _space_kernels(
         settings.chosen_resolutions,
         settings.target,
         n_classes=settings.n_classes,
-        batch=batch,
         progress=console.progress,
     )
     weights = union.mean_calls(settings.space, settings.chosen_resolutions, settings.n_classes)

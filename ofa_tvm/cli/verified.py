@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ofa_tvm.cli.budgets import images_per_s, throughput
 from ofa_tvm.cli.console import Console
-from ofa_tvm.cli.retiming import show_retiming, tune_options
+from ofa_tvm.cli.retiming import show_retiming
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.targets import Variant
 from ofa_tvm.workflow.request import SearchOutcome
 from ofa_tvm.workflow.ship import Shipped
 
@@ -113,22 +115,29 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
         ],
         title=f"candidates for {budget}{name} in {found.rounds} rounds",
     )
+    measured = cost.measured if shipped is None else shipped.measurement.cost
     if shipped is not None:
         spread = shipped.measurement.mad_ms  # a count of instructions has none
         console.print(
-            f"shipped {shipped.artefact.folder}: measured {shipped.measurement.cost:.4g} {unit}"
+            f"shipped {shipped.artefact.folder}: measured {measured:.4g} {unit}"
             + ("" if spread is None else f" (MAD {spread:.2g})")
+            + throughput(measured, one.target)
             + f" within {budget}, test accuracy {shipped.accuracy:.2%} through the module"
             + accuracy_change(shipped)
         )
     else:
-        console.print(f"measured {cost.measured:.4g} {unit}{name} within {budget}")
+        rate = throughput(measured, one.target)
+        console.print(f"measured {measured:.4g} {unit}{name}{rate} within {budget}")
     key = unit.lower()
-    again = show_retiming(console, None if shipped is None else shipped.retiming, tune_options(one.target))
+    again = show_retiming(
+        console, None if shipped is None else shipped.retiming, Variant.of(one.target).options()
+    )
     return {
         "target": one.target.name,
+        "batch": one.target.batch,
         f"predicted_latency_{key}": cost.predicted,
-        f"measured_latency_{key}": cost.measured if shipped is None else shipped.measurement.cost,
+        f"measured_latency_{key}": measured,
+        "images_per_s": images_per_s(measured, one.target),
         f"budget_{key}": budget.value,
         "candidates": [_candidate(c, number, key) for c in found.record],
         "artefact": None if shipped is None else str(shipped.artefact.folder),

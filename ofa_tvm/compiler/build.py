@@ -67,7 +67,7 @@ def lower_onnx(
     model
         The ONNX model.
     target
-        The target, which decides the layout.
+        The target, which decides the layout; its batch is the first size of inputs where that is dynamic.
     shapes
         Sizes of dynamic input shapes, by input name.
     source
@@ -76,13 +76,13 @@ def lower_onnx(
     Raises
     ------
     UsageError
-        If an input shape is dynamic and not given.
+        If an input shape is dynamic and not given, or no input takes the target's batch.
     UserError
         If the model has an operator that cannot be compiled (the sentence names the operator and its node),
         or if the target cannot compute in its number format.
     """
     target.check_dtype()
-    sizes = graph.input_shapes(model, shapes)
+    sizes = graph.input_shapes(model, shapes, target.batch)
     try:
         prepared = graph.prepare(half.widened(graph.normalized(model, sizes, known_operators())))
     except UserError as error:

@@ -251,7 +251,8 @@ class Manifest:
     def variant(self) -> Variant:
         """The target's modules that this one can be compared with."""
         emulated = self.latency.unit == "Minstr"
-        return Variant(self.target.name, self.target.threads, self.check.dtype, emulated=emulated)
+        batch = self.inputs[0].shape[0] if self.space and self.inputs else 1
+        return Variant(self.target.name, self.target.threads, self.check.dtype, batch, emulated)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the file's order, without what equals its default; `from_dict` reads them back."""

@@ -94,7 +94,7 @@ class SubnetBench:
                 name = hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
                 onnx, library = (Path(self._folder.name) / f"{name}.{suffix}" for suffix in ("onnx", "so"))
                 network = timed_subnet(self.net, arch, arithmetic(self.target.dtype))
-                export_onnx(network, onnx, resolution=arch.r)
+                export_onnx(network, onnx, resolution=arch.r, batch=self.target.batch)
                 links.append(linker.submit(prepare(onnx, self.target, library, records=self.records).link))
                 libraries.append(library)
                 onnx.unlink()

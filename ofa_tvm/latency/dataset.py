@@ -67,8 +67,8 @@ class Column:
 
     @classmethod
     def of(cls, target: Target) -> Column:
-        """What measuring single images on a target gives."""
-        return cls(target.name, target.unit, dtype=target.dtype)
+        """What measuring on a target gives."""
+        return cls(target.name, target.unit, target.batch, target.dtype)
 
     @property
     def series(self) -> str:

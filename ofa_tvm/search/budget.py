@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from ofa_tvm.errors import UsageError, shorten, shown
 
+_S_PER = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _MS_PER = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
+_RATE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(?:images?)?\s*/\s*([a-z]+)\s*")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 
 
@@ -37,6 +39,24 @@ def budget_above(value: float, unit: str) -> str:
     step = 10.0 ** (math.floor(math.log10(number)) - 2)
     rounded = math.ceil(number / step - 1e-9) * step
     return f"{rounded:.{max(0, -math.floor(math.log10(step)))}f}{typed}"
+
+
+def parse_throughput(text: str, batch: int) -> Budget:
+    """Read how many images are to be classified, such as "5000/s": the time that a batch may take for it.
+
+    Raises
+    ------
+    UsageError
+        If it is no number above 0 with a unit of time.
+    """
+    match = _RATE.fullmatch(text)
+    rate = float(match[1]) / _S_PER[match[2]] if match is not None and match[2] in _S_PER else 0.0
+    if not rate > 0:
+        raise UsageError(
+            f"the throughput {shown(text)} is not a number of images above 0 a second; type for example "
+            "5000/s"
+        )
+    return Budget(1e3 * batch / rate)
 
 
 def parse_budget(text: str) -> Budget:

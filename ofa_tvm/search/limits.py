@@ -35,7 +35,7 @@ def parse_limit(name: str, text: str) -> float:
 
 
 def hard_limits(
-    space: Space, limits: Mapping[str, float], n_classes: int, dtype: DType = "float32"
+    space: Space, limits: Mapping[str, float], n_classes: int, dtype: DType = "float32", batch: int = 1
 ) -> tuple[Constraint, ...]:
     """Constraints of any search.
 
@@ -45,12 +45,13 @@ def hard_limits(
         Of `LIMITED`: MB for size and memory, else counts.
     n_classes : of the classifier
     dtype : of weights and feature maps, for size and memory
+    batch : images whose feature maps are in memory at once
     """
     if not limits:
         return ()
     share = ELEMENT_BYTES[dtype] / ELEMENT_BYTES["float32"]
     return tuple(
-        _constraint(objective, limits[objective.name], share)
+        _constraint(objective, limits[objective.name], share * (batch if objective.name == "memory" else 1))
         for objective in make_objectives(LIMITED, space, n_classes=n_classes)
         if objective.name in limits
     )

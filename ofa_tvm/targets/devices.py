@@ -53,9 +53,9 @@ class Platform:
 
     @classmethod
     def of(cls, target: Target) -> Platform:
-        """A target as it measures: one image, its threads."""
+        """A target as it measures: its batch, its threads."""
         device = Device(target.name, target.kind, target.hardware, target.summary)
-        return cls(device, threads=target.threads)
+        return cls(device, target.batch, target.threads)
 
 
 def load_device(path: str | os.PathLike[str]) -> Device:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Where = Literal["local", "rpc", "emulator"]
 Unit = Literal["ms", "Minstr"]
+MOST_IMAGES = 1 << 16  # of a batch
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Target:
         Names of targets whose tuning logs serve this one, most specific first.
     dtype
         Of weights and feature maps; inputs and outputs of a module keep the model's.
+    batch
+        Images in one call of the modules that are made of subnets; a model of one's own states it itself.
     probed
         True if the descriptor was filled from this machine.
     source
@@ -133,6 +136,7 @@ class Target:
     features: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
     dtype: DType = "float32"
+    batch: int = 1
     probed: bool = False
     source: str = ""
 
@@ -200,6 +204,18 @@ class Target:
     def with_dtype(self, dtype: DType) -> Target:
         """The same target with modules that compute in `dtype`."""
         return dataclasses.replace(self, dtype=dtype)
+
+    def with_batch(self, batch: int) -> Target:
+        """The same target with modules that take `batch` images a call.
+
+        Raises
+        ------
+        UsageError
+            If `batch` is below 1 or above 65536.
+        """
+        if not 1 <= batch <= MOST_IMAGES:
+            raise UsageError(f"a batch is 1 to {MOST_IMAGES} images, not {batch}")
+        return dataclasses.replace(self, batch=batch)
 
     def runs_on(self, machine: Machine) -> str:
         """Why `machine` cannot run this target's code in a local process, "" if it can."""
@@ -285,7 +301,7 @@ class Target:
     def to_descriptor(self) -> dict[str, Any]:
         """The descriptor as its YAML file would hold it: without defaults, unknowns and provenance."""
         content = self.to_json()
-        del content["probed"], content["source"]
+        del content["probed"], content["source"], content["batch"]
         content["run"] = {"where": self.run.where, **content["run"]}
         content["hardware"] = {key: value for key, value in content["hardware"].items() if value is not None}
         for key in ("run", "hardware"):

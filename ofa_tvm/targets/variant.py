@@ -36,9 +36,9 @@ class Variant:
     emulated: bool = False
 
     @classmethod
-    def of(cls, target: Target, batch: int = 1) -> Variant:
-        """The variant that a target's modules for `batch` images are."""
-        return cls(target.name, target.threads, target.dtype, batch, target.emulated)
+    def of(cls, target: Target) -> Variant:
+        """The variant that a target's modules are."""
+        return cls(target.name, target.threads, target.dtype, target.batch, target.emulated)
 
     @property
     def unit(self) -> Unit:
@@ -72,6 +72,13 @@ class Variant:
     def column(self) -> str:
         """Heading of its column in a latency table, as in `x86_float16_b8_ms`."""
         return f"{self.series}_{self.unit.lower()}"
+
+    def options(self, name: str = "") -> str:
+        """What verbs take for it on the command line; `name` is the target's as it was typed."""
+        threads = f" --threads {self.threads}" if self.threads > 1 else ""
+        dtype = f" --dtype {self.dtype}" if self.dtype != "float32" else ""
+        batch = f" --batch {self.batch}" if self.batch > 1 else ""
+        return f"--target {name or self.target}{threads}{dtype}{batch}"
 
     @property
     def _threads(self) -> str:

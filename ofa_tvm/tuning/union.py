@@ -76,7 +76,6 @@ def kernel_union(
     target: Target,
     *,
     n_classes: int = 1000,
-    batch: int = 1,
     progress: Progress = SILENT,
 ) -> KernelUnion:
     """Enumerate the union by lowering a covering population; weights are arbitrary, shapes are all.
@@ -88,11 +87,9 @@ def kernel_union(
     resolutions
         Input resolutions, each of the space.
     target
-        Decides layout and fusion.
+        Decides layout and fusion; of its batch.
     n_classes
         Outputs of the classifier.
-    batch
-        Images an inference.
     progress
         Told of every lowered subnet.
     """
@@ -112,7 +109,7 @@ def kernel_union(
     archs = [arch.replace(r=r) for r in resolutions for arch in space.decode(population)]
     with progress.task("enumerating kernels", len(archs)) as task:
         for arch in archs:
-            kernels, blocks = _lowered(space, arch, described, n_classes, batch)
+            kernels, blocks = _lowered(space, arch, described, n_classes)
             for kernel in kernels:
                 known = found.get(kernel.key)
                 found[kernel.key] = (
@@ -125,7 +122,7 @@ def kernel_union(
 
 @lru_cache(maxsize=72)  # a space at eight resolutions: tuning it and learning its latencies both need them
 def _lowered(
-    space: Space, arch: Arch, target: str, n_classes: int, batch: int
+    space: Space, arch: Arch, target: str, n_classes: int
 ) -> tuple[tuple[Kernel, ...], dict[tuple[Layer, ...], tuple[str, ...]]]:
     """One subnet's kernels for a target (in JSON), and those of each of its blocks."""
     from ofa_tvm.export import to_onnx
@@ -133,10 +130,10 @@ def _lowered(
 
     made_for = Target.from_json(json.loads(target))
     net = timed_subnet(_any_weights(space, n_classes), arch, arithmetic(made_for.dtype))
-    mod = lower_onnx(to_onnx(net, arch.r, batch), made_for)
+    mod = lower_onnx(to_onnx(net, arch.r, made_for.batch), made_for)
     kernels = kernels_of(mod)
     calls = [kernels[name] for name in kernel_calls(mod)]
-    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls, batch)
+    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls, made_for.batch)
 
 
 @lru_cache(maxsize=1)

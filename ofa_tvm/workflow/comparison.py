@@ -151,7 +151,7 @@ def _eager(
         {
             title: torch_subject(
                 calibrated_subnet(subject.net, subject.arch, data, images, seed, dtype="float32"),
-                rng.standard_normal((1, 3, subject.arch.r, subject.arch.r)).astype(np.float32),
+                rng.standard_normal((target.batch, 3, subject.arch.r, subject.arch.r)).astype(np.float32),
             )
             for title, subject in subjects.items()
         },

@@ -121,7 +121,7 @@ def learn_latency(
         bench.records,
         n_classes=n_classes,
         unit=target.unit,
-        tune=f"ofa-tvm tune --target {target.name} --dtype {target.dtype}",
+        tune=f"ofa-tvm tune {Variant.of(target).options()}",
     )
     variant = Variant.of(target)
     every = collect(

@@ -20,9 +20,7 @@ from ofa_tvm.workflow.latency_models import require_ms
 from ofa_tvm.workflow.settings import Settings, resolve
 
 
-def kernel_sum(
-    settings: Settings, *, n_classes: int = 1000, batch: int = 1, progress: Progress = SILENT
-) -> KernelSum:
+def kernel_sum(settings: Settings, *, n_classes: int = 1000, progress: Progress = SILENT) -> KernelSum:
     """The sums of the kernel times in the target's tuning log, for the settings' resolutions.
 
     Raises
@@ -31,9 +29,7 @@ def kernel_sum(
         If the log has no record of the space's kernels.
     """
     space, target = settings.space, settings.target
-    union = kernel_union(
-        space, settings.chosen_resolutions, target, n_classes=n_classes, batch=batch, progress=progress
-    )
+    union = kernel_union(space, settings.chosen_resolutions, target, n_classes=n_classes, progress=progress)
     records = find_records(target, [settings.logs])
     return kernel_sum_from_log(space, union, records, n_classes=n_classes, unit=target.unit)
 
@@ -44,6 +40,7 @@ def settings_of(table: LatencyTable, column: Column, target: str | None, threads
         target or column.target,
         threads=threads,
         dtype=column.dtype,
+        batch=column.batch,
         space=table.space.name,
         resolutions=sorted({arch.r for arch in table.archs}),
     )
@@ -57,7 +54,7 @@ def measured_networks(
     Raises
     ------
     UsageError
-        If the column is not in ms or of networks of another dtype.
+        If the column is not in ms, or of networks of another dtype or batch.
     """
     table = read_table(data, settings.space)
     column, values = table.column(target_column)
@@ -65,6 +62,11 @@ def measured_networks(
     if column.dtype != settings.target.dtype:
         raise UsageError(
             f"{column.name} is of {column.dtype} networks; add --dtype {column.dtype}, or choose another "
+            "column by --target-column"
+        )
+    if column.batch != settings.target.batch:
+        raise UsageError(
+            f"{column.name} is of batches of {column.batch}; add --batch {column.batch}, or choose another "
             "column by --target-column"
         )
     return table.archs, values

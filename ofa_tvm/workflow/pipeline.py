@@ -173,10 +173,9 @@ def _bench(
     for note in records.notes:
         progress.say(note)
     if known is None and not records.records:
-        name = one.target.name
         raise UsageError(
-            f"target {name} has neither a tuning log nor a latency model; run ofa-tvm tune --target {name}, "
-            "or give --latency-predictor or --latency-table"
+            f"target {one.target.name} has neither a tuning log nor a latency model; run ofa-tvm tune "
+            f"{Variant.of(one.target).options()}, or give --latency-predictor or --latency-table"
         )
     return stack.enter_context(SubnetBench(request.net, one.target, records))
 

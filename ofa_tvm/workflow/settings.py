@@ -36,7 +36,7 @@ class Settings:
     space
         The search space.
     target
-        The target, with its threads.
+        The target, with its threads, dtype and batch.
     resolutions
         Input sides that were asked for, by option or project; None if by neither.
     """
@@ -104,9 +104,10 @@ class Settings:
         )
 
     def describe_target(self) -> str:
-        """The target and its threads, for people."""
+        """The target, its threads and batch, for people."""
         threads = f"{self.target.threads} thread{'s' if self.target.threads > 1 else ''}"
-        return f"target {self.target.name} ({self.target.summary}), {threads}"
+        batch = "" if self.target.batch == 1 else f", {self.target.batch} images a call"
+        return f"target {self.target.name} ({self.target.summary}), {threads}{batch}"
 
     def supernet(self, *, random: bool = False) -> Supernet:
         """The project's supernet with its weights; with `random`, or without a checkpoint, random ones.
@@ -162,6 +163,7 @@ def resolve(
     *,
     threads: int | None = None,
     dtype: DType | None = None,
+    batch: int | None = None,
     space: str | None = None,
     resolutions: Sequence[int] | None = None,
     start: Path | None = None,
@@ -176,6 +178,8 @@ def resolve(
         Of the compiled modules; None for the target's.
     dtype
         Of their weights and feature maps; None for the target's.
+    batch
+        Images in one call of them; None for one.
     space
         None for the project's. What the project says of another space (checkpoint, data, accuracy predictor,
         resolutions) does not count.
@@ -208,6 +212,8 @@ def resolve(
         chosen_target = chosen_target.with_threads(threads)
     if dtype is not None:
         chosen_target = chosen_target.with_dtype(dtype)
+    if batch is not None:
+        chosen_target = chosen_target.with_batch(batch)
     sides = project.resolutions if resolutions is None else tuple(resolutions)
     for side in sides or ():
         if side not in found.resolutions:

@@ -85,7 +85,14 @@ def build_subnet(
     module = calibrated_subnet(net, arch, data, calibration_images, seed)
     onnx, so = folder / "model.onnx", folder / "model.so"
     preprocessing = data.preprocessing.at(arch.r).to_dict()
-    export_onnx(module, onnx, resolution=arch.r, labels=data.labels, preprocessing=preprocessing)
+    export_onnx(
+        module,
+        onnx,
+        resolution=arch.r,
+        batch=target.batch,
+        labels=data.labels,
+        preprocessing=preprocessing,
+    )
     compiled = compile_onnx(onnx, target, so, records=records)
     quantization = None
     if dtype_of(net) == "int8":

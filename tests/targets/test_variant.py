@@ -42,6 +42,6 @@ def test_no_two_variants_share_a_name() -> None:
 @pytest.mark.usefixtures("all_cpus")
 def test_a_targets_variant_follows_its_settings() -> None:
     target = get_target("x86-64-v2").with_threads(2).with_dtype("float16")
-    assert Variant.of(target, batch=4) == Variant("x86-64-v2", 2, "float16", 4)
+    assert Variant.of(target.with_batch(4)) == Variant("x86-64-v2", 2, "float16", 4)
     assert Variant.of(get_target("cortex-a72")) == Variant("cortex-a72", emulated=True)
     assert Variant.of(get_target("cortex-a72").on_tracker("10.0.0.1:9190", "pi")).unit == "ms"

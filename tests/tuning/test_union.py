@@ -88,7 +88,7 @@ def test_resolutions_and_batches_have_their_own_kernels(digits: KernelUnion, tar
         for union in (
             digits,
             kernel_union(space, [32, 48], target, n_classes=N_CLASSES),
-            kernel_union(space, [32], target, n_classes=N_CLASSES, batch=2),
+            kernel_union(space, [32], target.with_batch(2), n_classes=N_CLASSES),
         )
     )
     assert small < both

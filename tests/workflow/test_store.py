@@ -23,7 +23,7 @@ ONE = Variant.of(get_target("x86-64-v2"))
 OTHERS = {
     "threads": Variant("x86-64-v2", threads=2),
     "dtype": Variant.of(get_target("x86-64-v2").with_dtype("float16")),
-    "batch": Variant.of(get_target("x86-64-v2"), batch=8),
+    "batch": Variant.of(get_target("x86-64-v2").with_batch(8)),
     "target": Variant.of(get_target("x86-64-v3")),
     "emulated": Variant("x86-64-v2", emulated=True),
 }

@@ -20,14 +20,17 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in given]
 
 
-def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[str, tuple[int, ...]]:
-    """Static shape of every input, from the model or from `shapes`.
+def input_shapes(
+    model: onnx.ModelProto, shapes: Shapes | None = None, batch: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Static shape of every input, from the model or `shapes`; `batch` stands for a dynamic first size.
 
     Raises
     ------
     UsageError
         If a dimension is dynamic and `shapes` does not give it, if the two disagree, or if `shapes`
-        names an input that the model does not have; or if an input is larger than any memory.
+        names an input that the model does not have; if a batch is asked for and no input takes so many; or
+        if an input is larger than any memory.
     """
     shapes = dict(shapes or {})
     result: dict[str, tuple[int, ...]] = {}
@@ -36,6 +39,8 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
             result[value.name] = ()  # `check_types` says what is wrong with it
             continue
         declared = _declared(value)
+        if batch > 1 and declared and declared[0] is None:
+            declared[0] = batch
         given = shapes.pop(value.name, None)
         if given is None:
             if declared is None or None in declared:
@@ -56,6 +61,12 @@ def input_shapes(model: onnx.ModelProto, shapes: Shapes | None = None) -> dict[s
     if shapes:
         known = ", ".join(repr(name) for name in result)
         raise UsageError(f"the model has no input {next(iter(shapes))!r}; its inputs are {known}")
+    if batch > 1 and not any(size[:1] == (batch,) for size in result.values()):
+        name, size = next(iter(result.items()), ("", ()))
+        raise UsageError(
+            f"a batch of {batch} was asked for, but input {name!r} has the shape {size}; export the model "
+            "with a dynamic first size, or for that batch"
+        )
     for name, size in result.items():
         if math.prod(size) > _MOST_VALUES:
             raise UsageError(
