@@ -12,7 +12,7 @@ from opencl_device import skip_without_opencl
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.errors import UserError
 from ofa_tvm.native import has_cuda
-from ofa_tvm.targets import Target, detect_machine
+from ofa_tvm.targets import Target, detect_machine, get_target
 
 
 @contextmanager
@@ -32,6 +32,13 @@ def skipped_without_compiler(target: Target) -> Iterator[None]:
         if "Unsupported gpu architecture" not in str(error):
             raise
         pytest.skip(str(error).splitlines()[0])  # by an nvcc that is newer than the GPU
+
+
+def runnable(name: str) -> Target:
+    """A target by its name; the test is skipped where this machine cannot run its code."""
+    target = get_target(name)
+    skip_unless_it_runs_here(target)
+    return target
 
 
 def skip_unless_it_runs_here(target: Target) -> None:

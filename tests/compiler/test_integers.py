@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_models import Graph
 from opencl_device import needs_opencl
+from places import runnable
 from word_products import built, word_product
 
 import ofa_tvm
@@ -40,7 +41,7 @@ def product(target: Target, rows: int, depth: int, width: int, dtype: str = "uin
 @pytest.mark.parametrize("name", X86)
 def test_sums_are_exact_also_of_extreme_values(name: str, rng: np.random.Generator) -> None:
     """`vpmaddubsw` would saturate at 32,767: two products of 255 and -128 are -65,280."""
-    target = get_target(name)
+    target = runnable(name)
     lanes = templates_of(target.tvm_target()).lanes() or 1
     left = rng.integers(0, 256, (6, 48)).astype(np.uint8)
     weights = rng.integers(-128, 128, (48, 3 * lanes)).astype(np.int8)
@@ -200,7 +201,7 @@ def test_kinds_of_convolutions_agree(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 @pytest.mark.parametrize("case", FEW.values(), ids=FEW)
 def test_other_instruction_sets_agree(case: Case, name: str, tmp_path: Path) -> None:
-    assert_agrees(case, tmp_path, get_target(name))
+    assert_agrees(case, tmp_path, runnable(name))
 
 
 @pytest.mark.slow
