@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ofa_tvm.errors import UserError
-from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.lines import append_line
+from ofa_tvm.accuracy.cache import AccuracyCache
+from ofa_tvm.accuracy.shares import Claims, claims_file, share
+from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
+from ofa_tvm.training.distributed import ALONE, Rank
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
 
 
@@ -29,6 +31,7 @@ def evaluate_subnets(
     *,
     calibration_images: int = 2000,
     cache_path: str | Path | None = None,
+    rank: Rank = ALONE,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> npt.NDArray[np.float64]:
@@ -45,11 +48,16 @@ def evaluate_subnets(
     cache_path
         JSON lines of finished evaluations, read and extended; a killed call continues there. Lines count
         only for the same weights, data, split and calibration.
+    rank
+        Of several processes with the same arguments, which share the subnets through the cache, on one
+        machine or on a file system that all have. Of rank 0 every accuracy is there; another one that waited
+        in vain for one has NaN.
 
     Raises
     ------
     UsageError
-        If an architecture is not in the supernet's space, or the split is unknown.
+        If an architecture is not in the supernet's space, the split is unknown, or several processes have no
+        cache to share.
     UserError
         If the cache cannot be read or written.
     """
@@ -57,17 +65,35 @@ def evaluate_subnets(
     for arch in archs:
         net.space.validate(arch)
     key = _evaluation_key(net, data, which, calibration_images, seed)
-    known = _read_cache(cache_path, key)
-    with progress.task("evaluate subnets", total=len(archs)) as bar:
-        for arch in archs:
-            if arch not in known:
-                sub = calibrated_subnet(net, arch, data, calibration_images, seed)
-                known[arch] = accuracy(sub, data, which, arch.r)
-                if cache_path is not None:
-                    line = {"key": key, "arch": arch.to_dict(), "accuracy": known[arch]}
-                    append_line(cache_path, json.dumps(line))
-            bar.advance(1, note=f"{known[arch]:.1%}")
-    return np.array([known[arch] for arch in archs], dtype=np.float64)
+    shared = None
+    if rank.processes > 1:
+        if cache_path is None:
+            raise UsageError("several processes share their evaluations through a cache; name its file")
+        shared = claims_file(cache_path)
+    cache = AccuracyCache(cache_path, key)
+    wanted = list(dict.fromkeys(archs))
+
+    def evaluate(arch: Arch) -> None:
+        sub = calibrated_subnet(net, arch, data, calibration_images, seed)
+        cache.add(arch, accuracy(sub, data, which, arch.r))
+
+    ours, told = set(wanted), 0
+    with progress.task("evaluate subnets", total=len(wanted)) as bar:
+
+        def tell() -> None:
+            nonlocal told
+            new = list(islice(cache.known, told, None))
+            told += len(new)
+            if done := ours.intersection(new):
+                bar.advance(len(done), note=f"{cache.known[done.pop()]:.1%}")
+
+        tell()
+        if not ours <= cache.known.keys():
+            with Claims(shared) as claims:
+                share(wanted, cache, evaluate, claims, rank, tell)
+            if shared is not None and not rank.index:
+                shared.unlink(missing_ok=True)
+    return np.array([cache.known.get(arch, np.nan) for arch in archs], dtype=np.float64)
 
 
 def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_images: int, seed: int) -> str:
@@ -77,23 +103,3 @@ def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_imag
     if (dtype := dtype_of(net)) != "float32":
         parts.append(dtype)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
-
-
-def _read_cache(cache_path: str | Path | None, key: str) -> dict[Arch, float]:
-    known: dict[Arch, float] = {}
-    if cache_path is None or not Path(cache_path).exists():
-        return known
-    try:
-        content = Path(cache_path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {cache_path}: {error.strerror}") from error
-    for line in content.split(b"\n"):
-        try:
-            record = parse_json(line)
-            if record["key"] == key:
-                value = record["accuracy"]
-                if type(value) in (int, float) and 0 <= value <= 1:
-                    known[Arch.from_dict(record["arch"])] = float(value)
-        except (ValueError, KeyError, TypeError, UserError):
-            continue  # cut short or no line of ours: evaluated again
-    return known

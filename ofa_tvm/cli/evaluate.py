@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.evaluated import check, fit, row, say_cost, show
 from ofa_tvm.cli.networks import (
     Images,
     arithmetic_option,
@@ -19,19 +20,17 @@ from ofa_tvm.cli.networks import (
     data_options,
     load_supernet,
     parse_arch,
-    post_training,
 )
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, space_option
 from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import SILENT
 
 if TYPE_CHECKING:
     from ofa_tvm.number_formats import Arithmetic
     from ofa_tvm.spaces import Arch, Space
-    from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.project import Project
 
-_SHOWN = 50
 _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
 
 
@@ -114,12 +113,17 @@ def command(
     """Measure the accuracy of SUBNETs: min, median, max, architectures as JSON or in files, or published
     net.config files, whose architecture is evaluated with the supernet's weights; and of N random ones.
 
-    Every accuracy is kept in the cache, so a killed run goes on where it was. With --dtype int8 the ranges of
+    Every accuracy is kept in the cache, so a killed run goes on where it was. Several GPUs or machines share
+    the subnets: torchrun --nproc_per_node N --no-python ofa-tvm evaluate ... With --dtype int8 the ranges of
     each subnet's feature maps are estimated with its batch statistics.
     """
     from ofa_tvm.spaces import get_space
     from ofa_tvm.training.data import split_name
+    from ofa_tvm.training.distributed import Rank, choose_device
 
+    rank = Rank.here()
+    if rank.index:  # one process talks
+        console = replace(console, json=False, progress=SILENT)
     if earlier is not None and predictor_file is None:
         raise UsageError("--from is corrected and written to --fit FILE; name that file")
     project = chosen_project(space)
@@ -133,7 +137,6 @@ def command(
     calibration = calibration_images or project.calibration_images
     cache = cache or _default_cache(project, weights)
     from ofa_tvm.supernet import dtype_of, set_dtype
-    from ofa_tvm.training.distributed import choose_device
 
     net = load_supernet(found, weights, dtype=None)
     trained = dtype_of(net)
@@ -143,28 +146,31 @@ def command(
     console.say(
         f"{weights} ({found.name}), {len(archs)} subnets in {dtype} on the {data.size(split_name(split))} "
         f"{split} images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
-        f"cache {cache}, seed {console.seed}"
+        f"cache {cache}, {rank.processes} process{'es' * (rank.processes > 1)}, seed {console.seed}"
     )
     from ofa_tvm.accuracy.evaluate import evaluate_subnets
 
     accuracies = evaluate_subnets(
         net, archs, data, split,
-        calibration_images=calibration, cache_path=cache, seed=console.seed, progress=console.progress,
+        calibration_images=calibration, cache_path=cache, rank=rank, seed=console.seed,
+        progress=console.progress,
     )  # fmt: skip
+    if rank.index:
+        return
     names = [*(text if len(text) < 40 else "json" for text in subnets), *("random" for _ in range(n))]
     rows = [
-        _row(name, arch, found, net.n_classes, float(accuracy))
+        row(name, arch, found, net.n_classes, float(accuracy))
         for name, arch, accuracy in zip(names, archs, accuracies, strict=True)
     ]
-    _show(console, rows, archs, split, cache)
+    show(console, rows, archs, split, cache)
     if dtype == "int8" and trained != "int8" and archs:
-        _say_cost(console, net, archs[0], data, split, calibration, cache, weights, float(accuracies[0]))
+        say_cost(console, net, archs[0], data, split, calibration, cache, weights, float(accuracies[0]))
     checked = None
     if compiled is not None and archs:
-        checked = _check(console, net, archs[0], data, split, compiled, calibration)
+        checked = check(console, net, archs[0], data, split, compiled, calibration)
     fitted = None
     if predictor_file is not None:
-        fitted = _fit(console, found, archs, accuracies, model, dtype, earlier, predictor_file)
+        fitted = fit(console, found, archs, accuracies, model, dtype, earlier, predictor_file)
     console.result(
         {
             "checkpoint": str(weights),
@@ -194,70 +200,6 @@ def _images(console: Console, project: Project, images: Images) -> ImageData:
     return data
 
 
-def _row(name: str, arch: Arch, space: Space, n_classes: int, accuracy: float) -> dict[str, Any]:
-    return {
-        "subnet": name,
-        "arch": arch.to_dict(),
-        "macs": space.macs(arch, n_classes),
-        "params": space.params(arch, n_classes),
-        "accuracy": accuracy,
-    }
-
-
-def _show(
-    console: Console, rows: Sequence[dict[str, Any]], archs: Sequence[Arch], split: str, cache: Path
-) -> None:
-    console.table(
-        ["subnet", "r", "M MACs", "M parameters", f"{split} accuracy", "architecture"],
-        [
-            [r["subnet"], a.r, r["macs"] / 1e6, r["params"] / 1e6, f"{r['accuracy']:.2%}", a.to_json()]
-            for r, a in list(zip(rows, archs, strict=True))[:_SHOWN]
-        ],
-    )  # fmt: skip
-    if len(rows) > _SHOWN:
-        console.print(f"... and {len(rows) - _SHOWN} more, all in {cache}")
-
-
-def _say_cost(
-    console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, calibration: int, cache: Path,
-    weights: Path, in_int8: float,
-) -> None:  # fmt: skip
-    """That these are accuracies after training, and what that costs the first subnet."""
-    from ofa_tvm.accuracy.evaluate import evaluate_subnets
-    from ofa_tvm.supernet import set_dtype
-
-    set_dtype(net, "float32")
-    (in_float32,) = evaluate_subnets(
-        net, [arch], data, split, calibration_images=calibration, cache_path=cache, seed=console.seed
-    )
-    set_dtype(net, "int8")
-    console.say(post_training(weights, "the first subnet", float(in_float32), in_int8))
-
-
-def _check(
-    console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, target: str, calibration: int
-) -> dict[str, Any]:
-    from ofa_tvm.targets import get_target
-    from ofa_tvm.training.data import split_name
-    from ofa_tvm.workflow.compiled_check import check_compiled
-
-    found = check_compiled(
-        net, arch, data, split_name(split), get_target(target), calibration_images=calibration,
-        seed=console.seed,
-    )  # fmt: skip
-    console.print(
-        f"compiled for {target}, the first subnet has {found.compiled:.2%} of {found.images} images right, "
-        f"{found.pytorch:.2%} by PyTorch; {found.same:.2%} of the answers are the same"
-    )
-    return {
-        "target": target,
-        "images": found.images,
-        "accuracy": found.compiled,
-        "pytorch": found.pytorch,
-        "same": found.same,
-    }
-
-
 def _default_count(data: ImageData) -> int:
     """The paper's number of pairs where there are about as many images as in ImageNet."""
     return _PAPER_SUBNETS if data.size("train") >= _LARGE_DATA else 20
@@ -269,31 +211,6 @@ def _default_cache(project: Project, weights: Path) -> Path:
 
     there = (project.folder / NAME).is_file()
     return Store(project.folder if there else weights.parent).accuracy_cache
-
-
-def _fit(
-    console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str,
-    dtype: Arithmetic, earlier: Path | None, path: Path,
-) -> dict[str, Any]:  # fmt: skip
-    from ofa_tvm.accuracy.correction import transferred
-    from ofa_tvm.accuracy.predictor import AccuracyPredictor
-    from ofa_tvm.workflow.models import fit_accuracy
-
-    # Of a subnet that was named twice one row counts.
-    first = dict(zip(archs, accuracies.tolist(), strict=True))
-    rows, values = list(first), np.array(list(first.values()))
-    fitted = (
-        fit_accuracy(space, rows, values, kind=kind, seed=console.seed, dtype=dtype)
-        if earlier is None
-        else transferred(AccuracyPredictor.load(earlier, space), rows, values, dtype)
-    )
-    fitted.save(path)
-    name, v = fitted.METHOD, fitted.validation_
-    console.print(
-        f"{path}: {name} fitted to {len(first)} subnets; on {int(v['n'])} that it had not seen: RMSE "
-        f"{100 * v['rmse']:.3f} points, rank correlation {v['spearman']:.4f}"
-    )
-    return {"path": str(path), "kind": name, "rmse": v["rmse"], "spearman": v["spearman"], "held_out": v["n"]}
 
 
 def _arch(text: str, space: Space, sides: tuple[int, ...]) -> Arch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,43 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ofa_tvm.errors import UsageError, shown
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several processes that share some work.
+
+    Attributes
+    ----------
+    index
+        0 is the one that talks.
+    processes
+        How many there are, on all machines.
+    """
+
+    index: int
+    processes: int
+
+    @classmethod
+    def here(cls) -> Self:
+        """By torchrun's variables where they are set, else alone.
+
+        Raises
+        ------
+        UsageError
+            If they are no numbers that fit.
+        """
+        index, processes = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE"))
+        if index is None or processes is None:
+            return cls(0, 1)
+        if not (index.isdecimal() and processes.isdecimal() and int(index) < int(processes)):
+            raise UsageError(
+                f"RANK is {shown(index)} of WORLD_SIZE {shown(processes)}; torchrun sets both, or unset them"
+            )
+        return cls(int(index), int(processes))
+
+
+ALONE = Rank(0, 1)
 
 
 def choose_device(name: str) -> torch.device:

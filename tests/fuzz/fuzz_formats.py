@@ -315,14 +315,14 @@ def _lookup_table(folder: Path) -> Subject:
 
 @_format
 def _accuracies(folder: Path) -> Subject:
-    from ofa_tvm.accuracy.evaluate import _read_cache
+    from ofa_tvm.accuracy.cache import AccuracyCache
 
     known = {arch: 0.5 + i / 100 for i, arch in enumerate(_archs())}
     lines = [{"key": _KEY, "arch": arch.to_dict(), "accuracy": value} for arch, value in known.items()]
     seed = "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     def read(path: Path) -> None:
-        found = _read_cache(path, _KEY)
+        found = AccuracyCache(path, _KEY).known
         assert all(0 <= value <= 1 for value in found.values())
 
     return Subject([seed], change.mutate_json_lines, _written(folder / "accuracy.jsonl", read))
