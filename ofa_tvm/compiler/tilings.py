@@ -11,7 +11,6 @@ from ofa_tvm.compiler.cpu_model import CpuModel
 
 _KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
 _FEW_REGISTERS = 16
-_SPILLED = 1.8  # times as long as a tile that is kept in registers
 UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
 _FMA_LATENCY = 4
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
@@ -62,19 +61,22 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     line_extent = anatomy.spatial[-3] if copied and len(anatomy.spatial) > 2 else 1
     # LLVM reuses the inputs of a window across its taps, in registers; without room for them all spill. Few
     # registers are better spent on sums where a window goes over channels too, whose taps lie far apart.
-    few = mach.registers <= _FEW_REGISTERS and len(anatomy.reduce) > 2
-    kept = _KEPT_INPUTS if anatomy.padding is not None and not few else 0
+    window = anatomy.padding is not None and (len(anatomy.reduce) == 2 or mach.registers > _FEW_REGISTERS)
+    kept = _KEPT_INPUTS if window else 0
     if anatomy.in_dots and mach.parts > 1:  # they are put side by side for each tap
         kept //= 2
     accumulators = mach.registers - kept * mach.registers // 32
     by_words = anatomy.in_dots and mach.by_words
+    # Where registers are few, the values of rows that are multiplied with one vector take one each, too.
+    spread = mach.registers <= _FEW_REGISTERS and not window
+    widest = (5 if mach.registers <= _FEW_REGISTERS else 4) * mach.lanes
     found = []
-    for width in (d for d in divisors(channels) if d <= 4 * mach.lanes):
+    for width in (d for d in divisors(channels) if d <= widest):
         if (anatomy.in_dots or mach.parts > 1) and mach.vector(width) < mach.vector(channels):
             continue  # bytes are put side by side for whole vectors
         vectors = mach.vectors(width)
         for rows in divisors(row_extent):
-            factors = 2 * vectors + 2 if by_words else vectors + 1
+            factors = 2 * vectors + 2 if by_words else vectors + (rows if spread and vectors == 1 else 1)
             if rows > 1 and rows * anatomy.together * vectors + factors > accumulators:
                 continue
             for lines in divisors(line_extent):
@@ -107,8 +109,6 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
     if anatomy.in_dots and mach.by_words:  # two products, two sums; both factors are taken apart
         per_tap = max(per_tap, (4 * multiply_adds + 3 * tiling.rows + 3 * vectors) / 4)
     cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
-    if mach.registers <= _FEW_REGISTERS and vectors == 1 and 2 * tiling.rows + 1 > mach.registers:
-        cycles *= _SPILLED  # LLVM spreads the values of all rows over registers first
     if anatomy.in_place:
         return cycles
     if anatomy.padding is not None:
