@@ -17,6 +17,7 @@ from emulated import arm_target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_models import Builder, Graph, mlp, random_inputs, reference, residual_network, swishes
+from places import runnable
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 from word_products import built, word_product
@@ -62,7 +63,7 @@ def bit_patterns() -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize("lanes", [1, 4, 8, 16, 32])
 @pytest.mark.parametrize("name", X86)
 def test_every_value_is_rounded_to_the_nearest(name: str, lanes: int) -> None:
-    target, values = get_target(name), bit_patterns()
+    target, values = runnable(name), bit_patterns()
     data = te.placeholder(values.shape, "float32", name="data")
     stored = te.compute(values.shape, lambda i: tirx.reinterpret("bfloat16", nearest(data[i])), name="stored")
     sch = Schedule(tvm.IRModule({"main": te.create_prim_func([data, stored])}))
@@ -107,7 +108,7 @@ def product(target: Target, rows: int, depth: int, width: int) -> tvm.IRModule:
 @pytest.mark.parametrize("name", X86)
 def test_sums_of_products(name: str, rng: np.random.Generator) -> None:
     """Of whole numbers, which are exact, beside infinities and NaN, which reach their own rows only."""
-    target = get_target(name)
+    target = runnable(name)
     lanes = templates_of(target.tvm_target()).lanes() or 1
     left = rng.integers(-128, 129, (6, 48)).astype(np.float32)
     weights = rng.integers(-128, 129, (48, 3 * lanes)).astype(np.float32)
@@ -193,7 +194,7 @@ def test_is_what_the_format_promises(name: str, tmp_path: Path) -> None:
     """Products of rounded factors, added in float32; here odd numbers of channels."""
     model = chain().finished()
     (x,) = random_inputs(model)
-    ofa_tvm.compile(model, get_target(name), tmp_path / "m.so", dtype="bfloat16")
+    ofa_tvm.compile(model, runnable(name), tmp_path / "m.so", dtype="bfloat16")
     run_ = ofa_tvm.load(tmp_path / "m.so")
     w1, b1, w2, b2 = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
     first = (
@@ -287,7 +288,7 @@ def test_kinds_of_convolutions_agree(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 @pytest.mark.parametrize("case", FEW.values(), ids=FEW)
 def test_other_instruction_sets_agree(case: Case, name: str, tmp_path: Path) -> None:
-    assert_close(case.model(), get_target(name), tmp_path)
+    assert_close(case.model(), runnable(name), tmp_path)
 
 
 @pytest.mark.slow

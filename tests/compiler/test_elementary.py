@@ -10,6 +10,7 @@ import pytest
 import tvm
 from emulated import arm_target
 from onnx_models import Graph, reference
+from places import runnable
 from scipy import special
 from tvm import te, tirx
 from tvm.s_tir import Schedule
@@ -19,7 +20,6 @@ from ofa_tvm.compiler.cpu_model import cpu_model
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import Target, get_target
-from ofa_tvm.targets.machine import detect_machine, needed_flags
 
 EXACT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp": np.exp,
@@ -69,9 +69,7 @@ def built(name: str, count: int, target: Target, dtype: str = "float32") -> tvm.
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_within_two_ulp(name: str, level: str) -> None:
-    target = get_target(level)
-    if not needed_flags(level) <= detect_machine().flags:
-        pytest.skip(f"this CPU is no {level}")
+    target = runnable(level)
     x = inputs(1 << 18)
     library = built(name, len(x), target)
     source, result = tvm.runtime.tensor(x), tvm.runtime.tensor(np.empty_like(x))
