@@ -15,7 +15,7 @@ from provenance import save
 from scipy.stats import spearmanr
 
 import ofa_tvm
-from ofa_tvm.latency.collect import SubnetBench
+from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.latency.log_model import kernel_sum_from_log
 from ofa_tvm.logs import find_records
 from ofa_tvm.tuning import kernel_union

@@ -30,7 +30,7 @@ from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
-from ofa_tvm.latency.collect import SubnetBench
+from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.search.budget import Budget

@@ -190,7 +190,8 @@ def device(data: Path, folder: Path, target_name: str, samples: int) -> dict[str
     What was learned from and what was found is kept in the folder, so a stopped run goes on.
     """
     from ofa_tvm.cli.main import invoke
-    from ofa_tvm.latency.collect import SubnetBench, collect
+    from ofa_tvm.latency.bench import SubnetBench
+    from ofa_tvm.latency.collect import collect
     from ofa_tvm.latency.log_model import kernel_sum_from_log
     from ofa_tvm.logs import find_records
     from ofa_tvm.supernet import build_supernet

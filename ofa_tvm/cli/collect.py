@@ -86,12 +86,13 @@ def command(
     weights = settings.checkpoint or "random weights: latency does not depend on them"
     wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
-    from ofa_tvm.latency.collect import SubnetBench, collect
+    from ofa_tvm.latency.bench import SubnetBench
+    from ofa_tvm.latency.collect import collect
     from ofa_tvm.spaces.archs_file import read_archs
 
     records = _records(console, settings, target)
     start = time.monotonic()
-    with SubnetBench(settings.supernet(), settings.target, records) as bench:
+    with SubnetBench(settings.supernet(), settings.target, records, progress=console.progress) as bench:
         table = collect(
             bench,
             output,

@@ -2,111 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
+import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import Function
+from ofa_tvm.latency.bench import Measured, SubnetBench
 from ofa_tvm.latency.dataset import Column
 from ofa_tvm.latency.writer import LatencyWriter
-from ofa_tvm.logs import KernelTable
-from ofa_tvm.measurement import Measurement, Measurer
+from ofa_tvm.measurement import Measurement
 from ofa_tvm.measurement.protocol import best_pass
-from ofa_tvm.number_formats import arithmetic
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
-from ofa_tvm.temporaries import scratch_folder
-
-if TYPE_CHECKING:
-    from ofa_tvm.supernet import Supernet
-
 
 _GROUP = 16
 # The reference subnet's time may differ so much from its first one before a group counts as drifted.
 _DRIFT = 0.05
 # Measured again at most so often.
 _AGAIN = 2
-_MAD_TO_DEVIATION = 1.4826
-
-
-class SubnetBench:
-    """Compiles subnets of one supernet for one target and measures them; a context manager.
-
-    Weights do not change a latency, so subnets are taken as they are, without calibrated statistics.
-
-    Parameters
-    ----------
-    net
-        The supernet.
-    target
-        A target that runs on this machine.
-    records
-        Tuning records to compile with.
-    """
-
-    def __init__(self, net: Supernet, target: Target, records: KernelTable) -> None:
-        self.net, self.target, self.records = net, target, records
-        self._measurer = Measurer(target)
-        self._folder = scratch_folder("bench")
-
-    def __enter__(self) -> SubnetBench:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._measurer.close()
-        self._folder.cleanup()
-
-    def measure(self, archs: Sequence[Arch], *, repeats: int | None = None) -> list[Measurement]:
-        """Compile and time subnets, interleaved so that their order holds.
-
-        Raises
-        ------
-        UserError
-            If one cannot be exported, compiled or measured.
-        """
-        libraries = self._compile(archs)
-        results = self._measurer.measure_many(libraries, repeats=repeats)
-        for library in libraries:
-            library.unlink(missing_ok=True)
-        return results
-
-    def _compile(self, archs: Sequence[Arch]) -> list[Path]:
-        """Libraries of subnets; each is linked while the next is compiled, which takes about as long."""
-        from ofa_tvm.compiler.build import prepare
-        from ofa_tvm.export import export_onnx
-        from ofa_tvm.supernet import timed_subnet
-
-        libraries, links = [], []
-        with ThreadPoolExecutor(max_workers=1) as linker:
-            for arch in archs:
-                name = hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
-                onnx, library = (Path(self._folder.name) / f"{name}.{suffix}" for suffix in ("onnx", "so"))
-                network = timed_subnet(self.net, arch, arithmetic(self.target.dtype))
-                export_onnx(network, onnx, resolution=arch.r, batch=self.target.batch)
-                links.append(linker.submit(prepare(onnx, self.target, library, records=self.records).link))
-                libraries.append(library)
-                onnx.unlink()
-        for link in links:
-            link.result()
-        return libraries
-
-    def costs(self, archs: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
-        """Costs and noise margins (one robust standard deviation of a sample), both (n,), for a search."""
-        results = self.measure(archs)
-        noise = [_MAD_TO_DEVIATION * (result.mad_ms or 0.0) for result in results]
-        return np.array([result.cost for result in results]), np.array(noise)
 
 
 def draw_subnets(
@@ -178,7 +98,8 @@ def collect(
 
     A table that is already there is extended: subnets in it are not measured again. Every group of subnets is
     measured in turns with one that stays the same: where that one's time has drifted, the machine was in
-    another state, and the group is measured again. So are single subnets whose samples scatter.
+    another state, and the group is measured again. So are single subnets whose samples scatter. The boards of
+    a tracker share the groups: what one was at when it vanished is measured by another.
 
     Parameters
     ----------
@@ -211,25 +132,36 @@ def collect(
         sample = list(archs) if archs is not None else draw_subnets(space, n, resolutions, seed, guess)
         waiting = [arch for arch in dict.fromkeys(sample) if arch not in writer.measured]
         reference = space.min_arch(min(resolutions)) if target.unit == "ms" else None
-        usual: float | None = None
+        usual: dict[str, float] = {}  # by board
+        writing = threading.Lock()  # boards finish at any time
         with progress.task("measuring subnets", len(waiting)) as task:
-            for start in range(0, len(waiting), _GROUP):
-                group = waiting[start : start + _GROUP]
-                results, pace = _measured(bench, group, reference)
-                usual = usual or pace
+
+            def work(group: Sequence[Arch], measure: Measured) -> None:
+                results, pace = measure(group)
                 for _ in range(_AGAIN):
                     if not _drifted(pace, usual):
                         break
-                    results, pace = _measured(bench, group, reference)
-                drifted = _drifted(pace, usual)
-                for arch, result in zip(group, _quieter(bench, group, results), strict=True):
-                    _write(writer, arch, result, pace, drifted, bench.net.n_classes)
-                    task.advance(1, f"{result.cost:.4g} {result.unit}")
+                    results, pace = measure(group)
+                results = _quieter(measure, group, results)
+                with writing:
+                    for arch, result in zip(group, results, strict=True):
+                        _write(writer, arch, result, pace, _drifted(pace, usual), bench.net.n_classes)
+                        task.advance(1, f"{result.cost:.4g} {result.unit}")
+
+            # Small enough that each board has two at least, and that none is long without work at the end.
+            size = min(_GROUP, -(-len(waiting) // (2 * bench.boards))) if bench.boards else _GROUP
+            groups = [waiting[start : start + size] for start in range(0, len(waiting), size or 1)]
+            bench.each(groups, work, reference)
     return writer
 
 
 def _write(
-    writer: LatencyWriter, arch: Arch, result: Measurement, pace: float | None, drifted: bool, n_classes: int
+    writer: LatencyWriter,
+    arch: Arch,
+    result: Measurement,
+    pace: Measurement | None,
+    drifted: bool,
+    n_classes: int,
 ) -> None:
     if not result.cost > 0:
         raise UserError(f"subnet {arch.to_json()} gave the latency {result.cost}")
@@ -240,40 +172,29 @@ def _write(
         repeats=result.repeats,
         threads=result.threads,
         noisy=result.noisy,
-        reference_ms=pace,
+        reference_ms=None if pace is None else pace.cost,
         drifted=drifted,
         machine=result.machine,
+        **({"board": result.device} if result.device else {}),
         date=result.date,
         n_classes=n_classes,
         versions=_versions(),
     )
 
 
-def _measured(
-    bench: SubnetBench, group: Sequence[Arch], reference: Arch | None
-) -> tuple[list[Measurement], float | None]:
-    """The group's measurements, and the reference's cost among them."""
-    if reference is None:
-        return bench.measure(group), None
-    # It may be one of the group as well, whose files are named by the subnet.
-    own = reference in group
-    results = bench.measure(group if own else [reference, *group])
-    pace = results[list(group).index(reference) if own else 0].cost
-    return (results if own else results[1:]), pace
+def _drifted(pace: Measurement | None, usual: dict[str, float]) -> bool:
+    """Whether the reference takes another time than at first, on the same board."""
+    return pace is not None and abs(pace.cost / usual.setdefault(pace.device, pace.cost) - 1) > _DRIFT
 
 
-def _drifted(pace: float | None, usual: float | None) -> bool:
-    return pace is not None and usual is not None and abs(pace / usual - 1) > _DRIFT
-
-
-def _quieter(bench: SubnetBench, group: Sequence[Arch], results: Sequence[Measurement]) -> list[Measurement]:
+def _quieter(measure: Measured, group: Sequence[Arch], results: Sequence[Measurement]) -> list[Measurement]:
     """Noisy subnets measured again, the most believable measurement of each."""
     best = list(results)
     for _ in range(_AGAIN):
         noisy = [i for i, result in enumerate(best) if result.noisy]
         if not noisy:
             break
-        again = bench.measure([group[i] for i in noisy])
+        again, _ = measure([group[i] for i in noisy])
         for i, result in zip(noisy, again, strict=True):
             passes = [best[i], result]
             best[i] = passes[best_pass([(one.cost, one.mad_ms or 0.0) for one in passes])]

@@ -19,6 +19,10 @@ from ofa_tvm.targets import Target, detect_machine
 GROUP = 32  # modules that one interleaved run holds in memory at once
 
 
+class NoDevice(UserError):
+    """No device of the target's could be had for as long as a request waits."""
+
+
 class Measurer:
     """Times modules for one target, in one warm worker process; use it as a context manager.
 
@@ -51,6 +55,7 @@ class Measurer:
         self._machine = detect_machine().model
         self._limit_s = time_limit_s
         self._worker: WorkerProcess | None = None
+        self._killed = False
         if target.run.where == "local":
             self.cpus = choose_cpus(target.threads)
             if reason := target.runs_on(detect_machine()):
@@ -72,6 +77,12 @@ class Measurer:
         self._end_worker()
         if self._fleet is not None:
             self._fleet.close()
+
+    def kill(self) -> None:
+        """End the worker and start no other; from another thread than the one that measures."""
+        self._killed = True
+        if (worker := self._worker) is not None:
+            worker.kill()
 
     def _end_worker(self) -> None:
         if self._worker is not None:
@@ -118,6 +129,8 @@ class Measurer:
         seconds: float = ...,
         seed: int = ...,
         cold: bool = ...,
+        avoid: Sequence[str] = ...,
+        wait_s: float | None = ...,
         errors: Literal["raise"] = ...,
     ) -> list[Measurement]: ...
 
@@ -130,6 +143,8 @@ class Measurer:
         seconds: float = ...,
         seed: int = ...,
         cold: bool = ...,
+        avoid: Sequence[str] = ...,
+        wait_s: float | None = ...,
         errors: Literal["return"],
     ) -> list[Measurement | UserError]: ...
 
@@ -141,12 +156,15 @@ class Measurer:
         seconds: float = 5.0,
         seed: int = 0,
         cold: bool = False,
+        avoid: Sequence[str] = (),
+        wait_s: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> list[Any]:
         """Time several files in interleaved rounds (32 at a time), so that their order and ratios hold.
 
-        Parameters are those of `measure`; with `errors="return"` a file that fails gives its UserError in
-        place of a measurement and the others are measured all the same.
+        Parameters are those of `measure`, and `avoid`: devices (host:port) of a tracker not to measure on;
+        `wait_s`: how long to wait for another one. With `errors="return"` a file that fails gives its
+        UserError in place of a measurement and the others are measured all the same.
 
         Raises
         ------
@@ -162,6 +180,8 @@ class Measurer:
                 "seconds": seconds,
                 "seed": seed,
                 "cold": cold,
+                "avoid": list(avoid),
+                "wait_s": wait_s,
             }
             results += self._group(files[start : start + GROUP], request, errors)
         return results
@@ -174,7 +194,7 @@ class Measurer:
             try:
                 timings = self._ask(settings | {"paths": [files[index] for index in left]})
             except _Failure as failure:
-                error = UserError(failure.message)
+                error = (NoDevice if failure.no_device else UserError)(failure.message)
                 if errors == "raise":
                     raise error from None
                 guilty = left if failure.index is None else [left[failure.index]]
@@ -187,7 +207,11 @@ class Measurer:
     def _result(self, item: dict[str, Any]) -> Measurement:
         if "instructions" in item:
             return Measurement.emulated(
-                item["instructions"], self.target.name, self._machine, noisy=item["noisy"]
+                item["instructions"],
+                self.target.name,
+                self._machine,
+                noisy=item["noisy"],
+                device=item.get("device", ""),
             )
         timing = Timing(tuple(item["samples_ms"]), item["calls"], item["passes"])
         return Measurement.of(
@@ -197,6 +221,7 @@ class Measurer:
             self.cpus,
             self._machine,
             cold_ms=item.get("cold_ms"),
+            device=item.get("device", ""),
         )
 
     def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -204,13 +229,15 @@ class Measurer:
         try:
             return self._ask_once(request)
         except _Failure as failure:
-            if self._fleet is None or not failure.worker_ended:
+            if self._fleet is None or not failure.worker_ended or self._killed:
                 raise
             self.notes.append(failure.message)
             return self._ask_once(request)
 
     def _ask_once(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         paths = request["paths"]
+        if self._killed:
+            raise _Failure("measuring was stopped", None)
         if self._worker is None:
             self._worker = self._start()
         index: int | None = 0 if len(paths) == 1 else None
@@ -225,8 +252,11 @@ class Measurer:
                         index = None
                     case "note":
                         self.notes.append(event["message"])
+                    case "done" if "no_device" in event:
+                        raise _Failure(event["no_device"], None, no_device=True)
                     case "done":
-                        return list(event["timings"])
+                        device = event.get("device", "")
+                        return [{**timing, "device": device} for timing in event["timings"]]
                     case "failed":
                         raise _Failure(event["message"], index)
         except _Failure:
@@ -264,9 +294,12 @@ class Measurer:
 class _Failure(Exception):
     """A request that failed, and which of its files is to blame (None: any of them)."""
 
-    def __init__(self, message: str, index: int | None, *, worker_ended: bool = False) -> None:
+    def __init__(
+        self, message: str, index: int | None, *, worker_ended: bool = False, no_device: bool = False
+    ) -> None:
         super().__init__(message)
-        self.message, self.index, self.worker_ended = message, index, worker_ended
+        self.message, self.index = message, index
+        self.worker_ended, self.no_device = worker_ended, no_device
 
 
 def _device_name(target: Target) -> str:

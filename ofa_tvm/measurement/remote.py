@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,10 @@ def _serve(
 ) -> dict[str, Any]:
     problem = ""
     for _ in range(_TRIES):
-        session = _connect(place, events)
+        try:
+            session = _connect(place, request.get("avoid", ()), request.get("wait_s") or WAIT_S, events)
+        except TrackerUnreachable as error:
+            return {"no_device": str(error)}
         require_kind(session, emulated)
         address = session.address
         try:
@@ -105,16 +109,23 @@ def _serve(
     raise UserError(f"{problem} (twice)")
 
 
-def _connect(place: Place, events: EventPipe) -> Session:
-    deadline = time.monotonic() + WAIT_S
+def _connect(place: Place, avoid: Collection[str], wait_s: float, events: EventPipe) -> Session:
+    deadline = time.monotonic() + wait_s
     while True:
         events.beat()
         try:
-            return open_session(place, limit_s=_SESSION_LIMIT_S, wait_s=_PAUSE_S)
+            session = open_session(place, limit_s=_SESSION_LIMIT_S, wait_s=min(_PAUSE_S, wait_s))
         except TrackerUnreachable:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
+            continue
+        if session.address not in avoid:
+            return session
+        session.close()  # and it is the last in the tracker's queue
+        if time.monotonic() > deadline:
+            raise TrackerUnreachable(f"no other device of key {place.key} was free for {wait_s:g} s")
+        time.sleep(0.2)
 
 
 def _measure(request: dict[str, Any], session: Session, threads: int, events: EventPipe) -> dict[str, Any]:

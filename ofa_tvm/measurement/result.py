@@ -27,7 +27,7 @@ MEASUREMENT_SCHEMA: dict[str, Any] = {
     "properties": {
         **dict.fromkeys(("median_ms", "mad_ms", "cold_ms"), _NUMBER_OR_NONE),
         **dict.fromkeys(("repeats", "calls", "passes", "threads"), _COUNT),
-        **dict.fromkeys(("target", "machine", "date"), _TEXT),
+        **dict.fromkeys(("target", "machine", "date", "device"), _TEXT),
         "samples_ms": {"type": "array", "items": {"type": "number"}},
         "cpus": {"type": "array", "items": _COUNT},
         "noisy": {"type": "boolean"},
@@ -51,6 +51,8 @@ class Measurement:
         Guest instructions of one call on an emulated device, else None.
     cold_ms
         Median of single calls after the caches were emptied, as after other work; None where not taken.
+    device
+        Of a tracker's devices the one that measured, as host:port; empty on this machine.
     unit
         "ms", or "Minstr" (millions of guest instructions).
     threads, cpus
@@ -76,6 +78,7 @@ class Measurement:
     unit: Unit = "ms"
     instructions: int | None = None
     cold_ms: float | None = None
+    device: str = ""
 
     @property
     def cost(self) -> float:
@@ -111,6 +114,7 @@ class Measurement:
         machine: str,
         *,
         cold_ms: float | None = None,
+        device: str = "",
     ) -> Measurement:
         """A timing taken just now on `machine`."""
         return cls(
@@ -127,10 +131,13 @@ class Measurement:
             machine=machine,
             date=_now(),
             cold_ms=cold_ms,
+            device=device,
         )
 
     @classmethod
-    def emulated(cls, instructions: int, target: str, machine: str, *, noisy: bool = False) -> Measurement:
+    def emulated(
+        cls, instructions: int, target: str, machine: str, *, noisy: bool = False, device: str = ""
+    ) -> Measurement:
         """An instruction count; `noisy` says that repetitions did not agree."""
         return cls(
             median_ms=None,
@@ -147,6 +154,7 @@ class Measurement:
             date=_now(),
             unit="Minstr",
             instructions=instructions,
+            device=device,
         )
 
 

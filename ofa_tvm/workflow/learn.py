@@ -11,7 +11,8 @@ from ofa_tvm.accuracy.correction import CORRECTING, transferred
 from ofa_tvm.accuracy.evaluate import evaluate_subnets
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.estimators.contract import AccuracyModel, Function
-from ofa_tvm.latency.collect import SubnetBench, collect
+from ofa_tvm.latency.bench import SubnetBench
+from ofa_tvm.latency.collect import collect
 from ofa_tvm.latency.log_model import kernel_sum_from_log
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.progress import SILENT, Progress

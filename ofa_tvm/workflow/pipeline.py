@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
-from ofa_tvm.latency.collect import SubnetBench
+from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
@@ -177,7 +177,7 @@ def _bench(
             f"target {one.target.name} has neither a tuning log nor a latency model; run ofa-tvm tune "
             f"{Variant.of(one.target).options()}, or give --latency-predictor or --latency-table"
         )
-    return stack.enter_context(SubnetBench(request.net, one.target, records))
+    return stack.enter_context(SubnetBench(request.net, one.target, records, progress=progress))
 
 
 def _learn_accuracy(request: SearchRequest, progress: Progress) -> AccuracyModel:

@@ -25,7 +25,7 @@ from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.project import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
-    from ofa_tvm.latency.collect import SubnetBench
+    from ofa_tvm.latency.bench import SubnetBench
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.learn import AccuracyCheck
     from ofa_tvm.workflow.ship import ReadyToShip, Shipped
