@@ -190,7 +190,7 @@ class Boards:
             results = measurer.measure_many(files, repeats=repeats, avoid=sorted(self.left_out))
             while measurer.notes:
                 self._progress.say(measurer.notes.pop(0))
-            if reference is None or self._agrees(results[0]):
+            if reference is None or self.agrees(results[0]):
                 return results
 
     def _check(self, reference: Path | None) -> None:
@@ -211,14 +211,14 @@ class Boards:
                     result = measurer.measure_many([reference], avoid=others, wait_s=10.0)[0]
                 except NoDevice:
                     break
-                self._agrees(result)
+                self.agrees(result)
         self._checked = True
 
     def _differs(self, pace: float) -> float:
         return abs(pace / statistics.median_low(self.paces.values()) - 1) if self.paces else 0.0
 
-    def _agrees(self, result: Measurement) -> bool:
-        """Whether a board's measurements count; if not for the second time, it gives none any more."""
+    def agrees(self, result: Measurement) -> bool:
+        """Whether a board's measurements count, by its time of the reference; twice not leaves it out."""
         device, pace = result.device, result.cost
         with self._lock:
             self.paces[device] = pace

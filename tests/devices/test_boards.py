@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
-import psutil
 import pytest
 from local_device import devices, local_device
 
@@ -22,6 +18,8 @@ from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.latency.collect import collect, draw_subnets
 from ofa_tvm.latency.dataset import LatencyTable, read_table
 from ofa_tvm.logs import KernelTable
+from ofa_tvm.measurement import Measurement, Timing
+from ofa_tvm.measurement.boards import Boards
 from ofa_tvm.progress import Task
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import Supernet, build_supernet
@@ -78,36 +76,6 @@ def collected(net: Supernet, place: Place, path: Path, said: Said) -> LatencyTab
     return read_table(path)
 
 
-@contextmanager
-def throttled(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A process and its children that are stopped most of the time."""
-    stop = threading.Event()
-    server = psutil.Process(process.pid)
-
-    def send(number: int, to: list[psutil.Process]) -> None:
-        for one in to:
-            with suppress(psutil.NoSuchProcess):
-                one.send_signal(number)
-
-    def throttle() -> None:
-        those = [server]
-        while not stop.is_set():
-            send(signal.SIGSTOP, those)
-            sessions = server.children(recursive=True)  # takes milliseconds
-            time.sleep(0.06)
-            send(signal.SIGCONT, those)
-            those = [server, *sessions]
-            time.sleep(0.002)
-
-    thread = threading.Thread(target=throttle)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_cpus", "boards")
 def test_boards_share_the_subnets(net: Supernet, place: Place, tmp_path: Path) -> None:
@@ -144,24 +112,41 @@ def test_a_board_that_vanishes_loses_what_it_was_at(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("all_cpus")
-def test_a_slow_board_is_named_and_left_out(
-    net: Supernet, place: Place, boards: list[subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("all_cpus", "boards")
+def test_boards_that_differ_are_named_and_left_out(net: Supernet, place: Place) -> None:
+    """Where nothing is allowed, no two agree, and one is left, which does all."""
+    said, target = Said(), target_at(place)
+    with SubnetBench(net, target, KernelTable(), agreement=0.0, progress=said) as bench:
+        for arch in draw_subnets(SPACE, 2, [32], 0):
+            (result,) = bench.measure([arch])
+            out = {line.split()[1] for line in said.lines if "is left out" in line}
+            assert result.device and result.device not in out
+    assert 1 <= len(out) <= 2 and all("0% is allowed" in line for line in said.lines)
+
+
+@pytest.mark.usefixtures("boards")
+def test_a_slow_board_is_told_from_the_others_by_its_second_time(place: Place) -> None:
     said = Said()
-    target = target_at(place)
-    # Samples that are longer than the throttled board runs at a time.
-    target = replace(target, measure=replace(target.measure, sample_ms=60.0, repeats=5))
-    with (
-        throttled(boards[1]),
-        SubnetBench(net, target, KernelTable(), agreement=1.0, progress=said) as bench,
-    ):
-        # One by one, because here boards take each other's time.
-        used = {bench.measure([arch])[0].device for arch in draw_subnets(SPACE, 2, [32], 0)}
-    assert len(said.lines) == 1, said.lines
-    slow = said.lines[0].split()[1]
-    assert said.lines[0].startswith(f"board {slow} is left out: the reference subnet takes ")
-    assert "100% is allowed" in said.lines[0] and used and slow not in used
+
+    def took(device: str, ms: float) -> Measurement:
+        timing = Timing((ms,) * 5, calls=1, passes=1)
+        return Measurement.of(timing, "x86", 1, (), "board", device=device)
+
+    with Boards(target_at(place), progress=said) as boards:
+        for device, ms in (("a:1", 10.0), ("b:1", 10.4), ("c:1", 10.2)):
+            assert boards.agrees(took(device, ms))
+        assert boards.slower("a:1") == pytest.approx(0.04)
+        assert not boards.agrees(took("b:1", 13.0)) and not said.lines, "once may be chance"
+        assert boards.agrees(took("b:1", 10.3))
+        assert not boards.agrees(took("b:1", 13.0)) and not boards.agrees(took("b:1", 13.0))
+        assert boards.left_out == {"b:1"} and boards.slower("b:1") == 0.0
+        assert said.lines == [
+            "board b:1 is left out: the reference subnet takes 13 ms there, 27% off the median of 3 boards, "
+            "10.2 ms; 10% is allowed"
+        ]
+        # Of two that differ the faster one counts, and the last one stays whatever it takes.
+        assert not boards.agrees(took("c:1", 13.0)) and not boards.agrees(took("c:1", 13.0))
+        assert boards.agrees(took("a:1", 20.0)) and boards.left_out == {"b:1", "c:1"}
 
 
 @pytest.mark.slow
