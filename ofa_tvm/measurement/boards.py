@@ -62,6 +62,8 @@ class Boards:
         self._checked = False
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        # Its threads live as long as the workers: the system ends a worker with the thread that started it.
+        self._pool = ThreadPoolExecutor(self.size)
         self._measurers: list[Measurer] = []
         self._free: queue.SimpleQueue[Measurer] = queue.SimpleQueue()
         for _ in range(self.size):
@@ -79,6 +81,7 @@ class Boards:
 
     def close(self) -> None:
         """End the workers."""
+        self._pool.shutdown(cancel_futures=True)
         for measurer in self._measurers:
             measurer.close()
 
@@ -122,11 +125,10 @@ class Boards:
         def on_board(measurer: Measurer) -> OnBoard:
             return lambda paths: self._measured(measurer, paths, reference, repeats)
 
-        pool = ThreadPoolExecutor(self.size)
+        pending: set[Future[None]] = set()
         try:
-            pending: set[Future[None]] = set()
             for job in jobs:
-                pending.add(pool.submit(self._one, job, work, on_board))
+                pending.add(self._pool.submit(self._one, job, work, on_board))
                 if len(pending) > self.size:  # one job waits, the boards never
                     pending = self._finished(pending, FIRST_COMPLETED)
             while pending:
@@ -135,9 +137,8 @@ class Boards:
             self._error = error
             for measurer in self._measurers:
                 measurer.kill()  # a thread waits for its answer, perhaps for long
+            self._pool.shutdown(cancel_futures=True)
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     @staticmethod
     def _finished(pending: set[Future[None]], when: str) -> set[Future[None]]:
