@@ -51,7 +51,7 @@ def parse_throughput(text: str, batch: int) -> Budget:
     """
     match = _RATE.fullmatch(text)
     rate = float(match[1]) / _S_PER[match[2]] if match is not None and match[2] in _S_PER else 0.0
-    if not rate > 0:
+    if not 0 < rate < float("inf"):
         raise UsageError(
             f"the throughput {shown(text)} is not a number of images above 0 a second; type for example "
             "5000/s"

@@ -117,7 +117,7 @@ class Target:
     dtype
         Of weights and feature maps; inputs and outputs of a module keep the model's.
     batch
-        Images in one call of the modules that are made of subnets; a model of one's own states it itself.
+        Images in one call of its modules; models of one's own have it where their first size is dynamic.
     probed
         True if the descriptor was filled from this machine.
     source

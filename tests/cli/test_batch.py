@@ -98,6 +98,7 @@ def test_in_python_it_is_the_targets(dynamic: Path, tmp_path: Path) -> None:
         (["measure", "m.so", "--batch", 2], "a module that is compiled now"),
         (["search", "--throughput", "50/s"], "--throughput needs --batch"),
         (["search", "--batch", 8, "--throughput", "0/s"], "not a number of images above 0 a second"),
+        (["search", "--batch", 8, "--throughput", f"{'9' * 400}/s"], "not a number of images above 0"),
         (["search", "--batch", 8, "--throughput", "fast"], "type for example 5000/s"),
         (["search", "--batch", 8, "--throughput", "9/s", "--latency", "1ms"], "not both"),
         (["search", "--batch", 8, "--throughput", "9/s", "-t", "arm"], "in millions of instructions"),
