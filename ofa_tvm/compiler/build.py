@@ -101,8 +101,7 @@ def _lowered(prepared: onnx.ModelProto, target: Target, form: ProductForm) -> tv
     mod = relax.transform.DecomposeOpsForInference()(mod)
     mod = integer_sums(mod, signed=form.signed_bytes)
     mod = layout.channels_last(mod, form)
-    if form.byte_tables:
-        mod = with_tables(mod)
+    mod = with_tables(mod, lookups=form.byte_tables)
     finished = PASSES[target.dtype].finish(mod, form.in_half)
     finished = scalars_as_parameters(finished)
     lowered = lowering.lower(finished, target.tvm_target(), target.dtype)

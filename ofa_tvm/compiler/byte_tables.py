@@ -64,17 +64,19 @@ class _Function:
     shape: Shape | None
 
 
-def with_tables(mod: tvm.IRModule) -> tvm.IRModule:
-    """The module with functions of single bytes, from conversion to float to quantisation, as tables.
+def with_tables(mod: tvm.IRModule, *, lookups: bool) -> tvm.IRModule:
+    """The module with averages of maps as sums of bytes, and functions of single bytes as tables.
 
     Parameters
     ----------
     mod
         After layout. One without quantisation is returned as it is.
+    lookups
+        Whether the target looks up bytes: functions from conversion to float to quantisation are tables then.
     """
     if not any(_name(binding.value) == _QUANTIZE for binding in bindings(mod["main"])):
         return mod
-    tables = _Tables(mod)
+    tables = _Tables(mod, lookups)
     main = tables.visit_expr(mod["main"])
     result = tables.builder_.get()
     result["main"] = main
@@ -85,8 +87,9 @@ def with_tables(mod: tvm.IRModule) -> tvm.IRModule:
 class _Tables(relax.PyExprMutator):
     """Follows what each variable is a function of."""
 
-    def __init__(self, mod: tvm.IRModule) -> None:
+    def __init__(self, mod: tvm.IRModule, lookups: bool) -> None:
         super().__init__(mod)
+        self.lookups = lookups
         self.functions: dict[relax.Var, _Function] = {}
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
@@ -95,14 +98,14 @@ class _Tables(relax.PyExprMutator):
         if average is not None:
             binding = relax.VarBinding(binding.var, average)
         found = self._function(value)
-        if found is not None and _name(value) == _QUANTIZE:
+        if found is not None and _name(value) == _QUANTIZE and self.lookups:
             table, source = constant_of(found.values), self._source(found)
             attributes = {_PATTERN: _ELEMENTWISE}
             value = self.builder_.call_te(
                 _looked_up, source, table, primfunc_name_hint="lookup", primfunc_attrs=attributes
             )
             binding = relax.VarBinding(binding.var, value)
-        elif found is not None:
+        elif found is not None and _name(value) != _QUANTIZE:
             self.functions[binding.var] = found
         super().visit_var_binding_(binding)
 

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from demo_project import DemoProject
-from onnx_models import reference
 from small_module import SIZE, write_small_onnx
 from verbs import Verbs
 
 import ofa_tvm
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.reference import reference_session
 from ofa_tvm.targets import Variant, get_target
 
 BATCH = 3
@@ -70,7 +70,7 @@ def test_a_dynamic_first_size_is_the_batch(ofa: Verbs, dynamic: Path, tmp_path: 
     assert json.loads(done.out)["batch"] == 4 and "4 images a call" in done.err
     x = np.random.default_rng(0).standard_normal((4, 3, SIZE, SIZE)).astype(np.float32)
     run = ofa_tvm.load(tmp_path / "four.so")
-    (expected,) = reference(onnx.load(dynamic), [x])
+    (expected,) = reference_session(dynamic).run(None, {"input": x})
     np.testing.assert_allclose(run(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ofa_tvm.errors.UsageError, match=r"\(4, 3, 16, 16\)"):
         run(x[:1])
