@@ -176,7 +176,7 @@ class SubnetBench:
                 stem = name or hashlib.sha256(arch.to_json().encode()).hexdigest()[:16]
                 onnx, library = (Path(self._folder.name) / f"{stem}.{suffix}" for suffix in ("onnx", "so"))
                 network = timed_subnet(self.net, arch, arithmetic(self.target.dtype))
-                export_onnx(network, onnx, resolution=arch.r)
+                export_onnx(network, onnx, resolution=arch.r, batch=self.target.batch)
                 links.append(linker.submit(prepare(onnx, self.target, library, records=self.records).link))
                 libraries[arch] = library
                 onnx.unlink()

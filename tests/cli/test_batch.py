@@ -15,6 +15,8 @@ from verbs import Verbs
 
 import ofa_tvm
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.latency.bench import SubnetBench
+from ofa_tvm.logs import find_records
 from ofa_tvm.reference import reference_session
 from ofa_tvm.targets import Variant, get_target
 
@@ -80,6 +82,17 @@ def test_a_dynamic_first_size_is_the_batch(ofa: Verbs, dynamic: Path, tmp_path: 
         "by_kernel"
     ]
     assert "5x" in kernel["name"]
+
+
+def test_subnets_are_measured_in_whole_calls() -> None:
+    """Thirty-two images take no less than six times as long as one."""
+    space, target = ofa_tvm.get_space("ofa_digits"), get_target("x86")
+    net, arch = ofa_tvm.build_supernet(space, 10).eval(), space.max_arch(48)
+    with (
+        SubnetBench(net, target, find_records(target)) as one,
+        SubnetBench(net, target.with_batch(32), find_records(target)) as many,
+    ):
+        assert many.measure([arch])[0].cost > 6 * one.measure([arch])[0].cost
 
 
 def test_in_python_it_is_the_targets(dynamic: Path, tmp_path: Path) -> None:
