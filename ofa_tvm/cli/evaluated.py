@@ -21,6 +21,7 @@ _SHOWN = 50
 
 
 def row(name: str, arch: Arch, space: Space, n_classes: int, accuracy: float) -> dict[str, Any]:
+    """A subnet's line in the answer; the accuracy is 0..1."""
     return {
         "subnet": name,
         "arch": arch.to_dict(),
@@ -33,6 +34,7 @@ def row(name: str, arch: Arch, space: Space, n_classes: int, accuracy: float) ->
 def show(
     console: Console, rows: Sequence[dict[str, Any]], archs: Sequence[Arch], split: str, cache: Path
 ) -> None:
+    """Print the subnets with their accuracies, the first fifty of them."""
     console.table(
         ["subnet", "r", "M MACs", "M parameters", f"{split} accuracy", "architecture"],
         [
@@ -63,6 +65,7 @@ def say_cost(
 def check(
     console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, target: str, calibration: int
 ) -> dict[str, Any]:
+    """Whether the subnet, compiled for the target, answers as PyTorch does; shown and as plain data."""
     from ofa_tvm.targets import get_target
     from ofa_tvm.training.data import split_name
     from ofa_tvm.workflow.compiled_check import check_compiled
@@ -88,6 +91,7 @@ def fit(
     console: Console, space: Space, archs: Sequence[Arch], accuracies: np.ndarray, kind: str,
     dtype: Arithmetic, earlier: Path | None, path: Path,
 ) -> dict[str, Any]:  # fmt: skip
+    """Fit a predictor to the accuracies, or correct an earlier one by them; how good it is, as plain data."""
     from ofa_tvm.accuracy.correction import transferred
     from ofa_tvm.accuracy.predictor import AccuracyPredictor
     from ofa_tvm.workflow.models import fit_accuracy

@@ -73,16 +73,13 @@ def command(
     chosen = get_target(target)
     if threads is not None:
         chosen = chosen.with_threads(threads)
+    for option, given in (("--dtype", dtype), ("--batch", batch), ("--shape", shapes)):
+        if given and model.suffix != ".onnx":
+            raise UsageError(f"{option} is of a module that is compiled now: give an ONNX file, not {model}")
     if dtype is not None:
-        if model.suffix != ".onnx":
-            raise UsageError(f"--dtype is of a module that is compiled now: give an ONNX file, not {model}")
         chosen = chosen.with_dtype(dtype)
     if batch is not None:
-        if model.suffix != ".onnx":
-            raise UsageError(f"--batch is of a module that is compiled now: give an ONNX file, not {model}")
         chosen = chosen.with_batch(batch)
-    if shapes and model.suffix != ".onnx":
-        raise UsageError(f"--shape is of a module that is compiled now: give an ONNX file, not {model}")
     if source is not None and (not onnxruntime or model.suffix != ".so"):
         raise UsageError("--onnx belongs to --onnxruntime with a compiled .so, whose network it names")
     if kernels and model.suffix != ".onnx":

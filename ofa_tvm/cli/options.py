@@ -11,7 +11,7 @@ import click
 from ofa_tvm.errors import UserError, shorten, shown
 from ofa_tvm.files import require_file
 from ofa_tvm.number_formats import DTYPES
-from ofa_tvm.targets.target import MOST_IMAGES
+from ofa_tvm.targets.schema import MOST_IMAGES
 
 
 class _PathOf(click.ParamType):

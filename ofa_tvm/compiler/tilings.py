@@ -61,15 +61,16 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     line_extent = anatomy.spatial[-3] if copied and len(anatomy.spatial) > 2 else 1
     # LLVM reuses the inputs of a window across its taps, in registers; without room for them all spill. Few
     # registers are better spent on sums where a window goes over channels too, whose taps lie far apart.
-    window = anatomy.padding is not None and (len(anatomy.reduce) == 2 or mach.registers > _FEW_REGISTERS)
+    few = mach.registers <= _FEW_REGISTERS
+    window = anatomy.padding is not None and (len(anatomy.reduce) == 2 or not few)
     kept = _KEPT_INPUTS if window else 0
     if anatomy.in_dots and mach.parts > 1:  # they are put side by side for each tap
         kept //= 2
     accumulators = mach.registers - kept * mach.registers // 32
     by_words = anatomy.in_dots and mach.by_words
     # Where registers are few, the values of rows that are multiplied with one vector take one each, too.
-    spread = mach.registers <= _FEW_REGISTERS and not window
-    widest = (5 if mach.registers <= _FEW_REGISTERS else 4) * mach.lanes
+    spread = few and not window
+    widest = (5 if few else 4) * mach.lanes
     found = []
     for width in (d for d in divisors(channels) if d <= widest):
         if (anatomy.in_dots or mach.parts > 1) and mach.vector(width) < mach.vector(channels):

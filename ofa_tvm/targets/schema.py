@@ -10,6 +10,9 @@ from ofa_tvm.targets.kinds import KINDS
 MOST_THREADS = 1024
 """Of a module: more than any machine of today has, and few enough to be made."""
 
+MOST_IMAGES = 1 << 16
+"""Of a call."""
+
 _NAME = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._-]*$"}
 _NAMES = {"type": "array", "items": _NAME, "uniqueItems": True}
 _TEXT = {"type": "string", "minLength": 1}

@@ -14,7 +14,7 @@ from ofa_tvm.number_formats import NEEDS, DType, described, supported
 from ofa_tvm.process import installed_command
 from ofa_tvm.targets.kinds import KINDS, Kind
 from ofa_tvm.targets.machine import X86_LEVELS, Machine, needed_flags
-from ofa_tvm.targets.schema import MOST_THREADS
+from ofa_tvm.targets.schema import MOST_IMAGES, MOST_THREADS
 from ofa_tvm.targets.tvm_target import cpu_features, make_tvm_target
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Where = Literal["local", "rpc", "emulator"]
 Unit = Literal["ms", "Minstr"]
-MOST_IMAGES = 1 << 16  # of a batch
 
 
 @dataclass(frozen=True)
