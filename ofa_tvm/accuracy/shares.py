@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from ofa_tvm.accuracy.cache import AccuracyCache
@@ -58,9 +57,7 @@ class Claims:
                 raise UserError(f"cannot write {self._path}: {error.strerror}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)  # lets go of all
 
