@@ -18,7 +18,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ofa_tvm.compiler.anatomy import REDUCTION, blocks_of, iter_kinds
 from ofa_tvm.compiler.cpu_model import CpuModel
-from ofa_tvm.compiler.schedules import PARALLEL_FLOPS, unroll_and_vectorize
+from ofa_tvm.compiler.schedules import BY_CASES, PARALLEL_FLOPS, unroll_and_vectorize
 
 _COSTLY = tuple(f"T.{name}(" for name in ("exp", "log", "tanh", "erf", "sigmoid", "pow", "sqrt", "rsqrt"))
 _STRAIGHT = 8  # vectors of partial results that are kept in registers
@@ -141,22 +141,22 @@ def _vectorize(sch: Schedule, block: SBlockRV, shared: int, mach: CpuModel) -> N
             initial = sch.decompose_reduction(block, reduce[0])
             unroll_and_vectorize(sch, list(sch.get_loops(initial))[shared:], vector)
         elif not reduce and extents:
-            vectorize_all(sch, spatial[-1], mach, parts=not sch.get_consumers(block))
+            _vectorize_all(sch, spatial[-1], mach, rests=not sch.get_consumers(block))
     except tvm.s_tir.ScheduleError:
         return  # LLVM sees to it
 
 
-def vectorize_all(sch: Schedule, loop: LoopRV, mach: CpuModel, *, parts: bool) -> None:
-    """A loop in vectors; of a length that is no whole number of them, in `parts` if these are allowed.
+def _vectorize_all(sch: Schedule, loop: LoopRV, mach: CpuModel, *, rests: bool) -> None:
+    """A loop in vectors; one whose length is no whole number of them in vectors and a rest, or not at all.
 
-    The parts of a block are taken to use whole tensors, so that intermediate ones would not stay small.
+    Loops of intermediate blocks are left to LLVM instead: exponentials of 197 values take a third.
     """
     extent = int(sch.get(loop).extent)
     vector = mach.vector(extent)
-    if 2 * vector < mach.lanes < extent:
-        if not parts:
-            return  # LLVM sees to it
-        loop, _ = sch.loop_partition(loop, [extent // mach.lanes * mach.lanes])
-        vector = mach.lanes
-    if vector > 1:
-        sch.vectorize(sch.split(loop, [None, vector])[1])
+    if 2 * vector >= mach.lanes or extent <= mach.lanes:
+        if vector > 1:
+            sch.vectorize(sch.split(loop, [None, vector])[1])
+    elif rests:
+        outer, inner = sch.split(loop, [None, mach.lanes])
+        sch.annotate(outer, BY_CASES, True)
+        sch.vectorize(inner)

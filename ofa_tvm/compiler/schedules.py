@@ -22,7 +22,7 @@ from ofa_tvm.compiler.anatomy import REDUCTION, Anatomy, analyse, blocks_of, ite
 from ofa_tvm.compiler.cpu_model import CpuModel
 from ofa_tvm.compiler.tilings import UNROLL_LIMIT, Tiling, divisors, tilings
 
-_BY_CASES = "pragma_loop_partition_hint"  # a loop is taken apart where a likely condition changes
+BY_CASES = "pragma_loop_partition_hint"  # a loop is taken apart where a likely condition changes
 _TILES_A_THREAD = 4
 PARALLEL_FLOPS = 200_000  # below this, waking other threads costs more than it saves
 
@@ -132,7 +132,7 @@ def _apply_template(
             if loop in inner and int(sch.get(loop).extent) == 2:
                 sch.unroll(loop)  # both tiles touch the padding: nothing lies between
             else:
-                sch.annotate(loop, _BY_CASES, True)
+                sch.annotate(loop, BY_CASES, True)
     if parallel:  # before the reduction is decomposed: its parts do not pass TVM's check
         sch.parallel(sch.fuse(*outer))
     depth = len(sch.get_loops(output)) - len(lines) - 2

@@ -96,6 +96,8 @@ class Measurement:
         content = dataclasses.asdict(self)
         content["samples_ms"] = [round(sample, 7) for sample in self.samples_ms]
         content["cpus"] = list(self.cpus)
+        if not self.device:
+            del content["device"]
         return content
 
     @classmethod

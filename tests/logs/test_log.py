@@ -544,7 +544,7 @@ def test_shipped_logs_are_found_as_they_are_written() -> None:
                 (found,) = (r for r in table.records[content["kernel"]] if r.trace == content["trace"])
                 assert list(found.times_us) == content["times_us"]
                 assert found.signature == Signature.from_json(content["signature"])
-        assert lines == sum(map(len, table.records.values())) == 1393
+        assert lines == sum(map(len, table.records.values()))
         assert len(table.records) == 947
         for records in table.records.values():
             assert len(records) <= 2

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from small_module import SIZE, write_small_onnx
 
 import ofa_tvm
 from ofa_tvm.compiler.graph import Shapes
+from ofa_tvm.reference import reference_session
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning import crew
 from ofa_tvm.workflow.tune import model_kernels, tune
@@ -36,8 +36,7 @@ def tuned_equals_onnx_runtime(
     assert {use.origin for use in compiled.kernels} == {"tuned"}
     assert compiled.tuned_fraction == 1
     got = ofa_tvm.load(folder / "m.so")(*inputs.values())
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected = session.run(None, inputs)
+    expected = reference_session(path).run(None, inputs)
     for ours, theirs in zip(got if isinstance(got, tuple) else (got,), expected, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(theirs).max()))

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 
 #include "opencl.h"
 
@@ -24,6 +25,9 @@ thread_local int current_device = 0;
 std::vector<std::unique_ptr<OpenCLDevice>> FindDevices() {
   std::vector<std::unique_ptr<OpenCLDevice>> found;
   cl_uint count = 0;
+  // PoCL reads this when it compiles. Its default lets LLVM put work-items into vectors, which with AVX2 computed
+  // wrong sums of bytes, others at every call (3.1, LLVM 14); the user's own choice stands.
+  setenv("POCL_WORK_GROUP_METHOD", "loops", 0);
   // Without a platform, loaders answer CL_PLATFORM_NOT_FOUND_KHR: no device, and no error either.
   if (clGetPlatformIDs(0, nullptr, &count) != CL_SUCCESS || count == 0) return found;
   std::vector<cl_platform_id> platforms(count);

@@ -90,6 +90,7 @@ def by_onnx_runtime(case: Case, opset: int) -> list[Array]:
     model = merged([case], opset).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")  # no int16 sums without VNNI
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     result: list[Array] = session.run(None, dict(zip(names, case.fed(), strict=True)))
