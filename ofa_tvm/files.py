@@ -15,6 +15,7 @@ from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.temporaries import remove_dead, temporary_beside
 
 _PACKAGE = Path(__file__).resolve().parent
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def data_dir(name: str) -> Path:
@@ -147,6 +148,28 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_sealed(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file of a cache: content, then its digest, by which `read_sealed` knows whether it is whole.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written or the disk is full.
+    """
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(content + hashlib.sha256(content).digest())
+
+
+def read_sealed(path: str | os.PathLike[str]) -> bytes | None:
+    """What `write_sealed` wrote; None where there is nothing, or not the whole of it."""
+    try:
+        sealed = Path(path).read_bytes()
+    except OSError:
+        return None
+    content, digest = sealed[:-_DIGEST_BYTES], sealed[-_DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else None
 
 
 def read_text(path: str | os.PathLike[str], most_bytes: int) -> str:

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import tvm
 import tvm_ffi
@@ -27,8 +28,9 @@ class Kernel:
         Identity: a hash of the kernel's structure (loops, shapes, arithmetic), not of names.
     signature
         What it computes: operators, shapes, number formats.
-    mod
-        Module whose only function, `main`, is the unscheduled kernel.
+    code
+        Module whose only function, `main`, is the unscheduled kernel; or TVM's JSON of it, which is read when
+        `mod` is asked for (5 ms).
     flops
         Floating-point operations of one call.
     calls
@@ -37,9 +39,19 @@ class Kernel:
 
     key: str
     signature: Signature
-    mod: tvm.IRModule
+    code: tvm.IRModule | str
     flops: float
     calls: int = 1
+
+    @cached_property
+    def mod(self) -> tvm.IRModule:
+        """The module of `code`."""
+        return tvm.ir.load_json(self.code) if isinstance(self.code, str) else self.code
+
+    @property
+    def json(self) -> str:
+        """TVM's JSON of `code`."""
+        return self.code if isinstance(self.code, str) else str(tvm.ir.save_json(self.code))
 
     @property
     def name(self) -> str:
@@ -128,7 +140,7 @@ def make_kernel(function: tvm.tirx.PrimFunc, hint: str, calls: int = 1) -> Kerne
     return Kernel(
         key=kernel_key(function),
         signature=_signature(hint, function),
-        mod=mod,
+        code=mod,
         flops=float(estimate_tir_flops(mod)),
         calls=calls,
     )

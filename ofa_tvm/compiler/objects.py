@@ -19,10 +19,9 @@ from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.kernels import kernel_key
 from ofa_tvm.compiler.refusals import reason
 from ofa_tvm.errors import UserError
-from ofa_tvm.files import cache_dir, replacing, require_room
+from ofa_tvm.files import cache_dir, read_sealed, require_room, write_sealed
 from ofa_tvm.temporaries import remove_dead
 
-_DIGEST_BYTES = hashlib.sha256().digest_size
 _LLVM_THREADS = 2
 _LARGEST_BYTES = 1 << 20
 
@@ -50,25 +49,15 @@ def scheduled_kernel(sch: Schedule, target: tvm.target.Target) -> ScheduledKerne
     return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a cached object is as it was written.
-
-    It ends in the digest of what comes before; linkers find their way by the object's headers and never look
-    behind its last section.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
-
-
 class NotCached(UserWarning):
     """Kernels cannot be kept for the next network; they are generated anew each time."""
 
 
 def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Target) -> list[Path | bytes]:
     """Object file of every kernel, from the cache or generated now; its bytes where it cannot be kept.
+
+    A cached object ends in the digest of what comes before; linkers find their way by its headers and never
+    look behind its last section.
 
     Parameters
     ----------
@@ -88,15 +77,14 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
 
     def generate(name: str, kernel: ScheduledKernel) -> Path | bytes:
         path = folder / f"{kernel.symbol}.o"
-        if not _is_whole(path):
+        if read_sealed(path) is None:
             try:
                 library = kernel_code(tvm.IRModule({kernel.symbol: kernel.function}), target)
             except tvm.error.InternalError as error:
                 raise UserError(f"TVM cannot make code of the kernel {name} ({reason(error)})") from error
             code = _object_code(library.mod)
             try:
-                with replacing(path, durable=False) as temporary:
-                    temporary.write_bytes(code + hashlib.sha256(code).digest())
+                write_sealed(path, code)
             except UserError as error:
                 remark = "going on without the cache of kernels; OFA_TVM_CACHE names another folder for it"
                 warnings.warn(f"{error}: {remark}", NotCached, stacklevel=2)

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-import tvm
-
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
@@ -230,7 +228,7 @@ class Crew:
         order, failed = self._order, self._ledger.failures(kernel)
         known = (order.again or self._ledger.table).records.get(kernel.key, [])
         return TuningRequest(
-            mod=tvm.ir.save_json(kernel.mod),
+            mod=kernel.json,
             target=order.target.tvm_dict(),
             l2_bytes=self._l2_bytes,
             known=[(record.trace, 1e3 * record.cost) for record in known if record.trace not in failed],

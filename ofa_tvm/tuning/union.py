@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -21,11 +21,13 @@ from ofa_tvm.compiler.build import kernel_calls, kernels_of, lower_onnx
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.errors import UserError
 from ofa_tvm.number_formats import arithmetic
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.spaces import Arch, Layer
 from ofa_tvm.spaces.blocks import block_structure, covering_population, split_blocks
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
+from ofa_tvm.tuning import union_cache
+from ofa_tvm.tuning.union_cache import LoweredSpace
 
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
@@ -91,8 +93,28 @@ def kernel_union(
     n_classes
         Outputs of the classifier.
     progress
-        Told of every lowered subnet.
+        Told of every lowered subnet; what another command lowered (of a space that ships) is read again.
     """
+    sides = sorted(set(resolutions))
+    places = {r: union_cache.place(space, r, target, n_classes) for r in sides}
+    parts = {r: part for r, path in places.items() if path and (part := union_cache.kept(path))}
+    if missing := [r for r in sides if r not in parts]:
+        population = space.decode(_population(space, n_classes))
+        with progress.task("enumerating kernels", len(missing) * len(population)) as task:
+            for r in missing:
+                parts[r] = _at(space, [arch.replace(r=r) for arch in population], target, n_classes, task)
+                if path := places[r]:
+                    union_cache.keep(path, parts[r])
+    lowered = [parts[r] for r in sides]
+    return KernelUnion(
+        tuple(_distinct(kernel for part in lowered for kernel in part.kernels)),
+        {layers: keys for part in lowered for layers, keys in part.by_block.items()},
+        tuple(sides),
+    )
+
+
+def _population(space: Space, n_classes: int) -> np.ndarray:
+    """Genes of subnets in which every block shows every form; their resolution is any."""
     structure = block_structure(space, n_classes)
     depths = set(range(*space.columns("d").indices(len(space.cardinalities))))
     # A depth hides blocks, or changes one that is always there (ResNet-50's stem).
@@ -102,22 +124,29 @@ def kernel_union(
     population = covering_population(space, groups)
     for gene in hiding:
         population[:, gene] = space.cardinalities[gene] - 1  # at full depth no block is hidden
-    population = np.unique(population, axis=0)
+    return np.unique(population, axis=0)
+
+
+def _at(space: Space, archs: Sequence[Arch], target: Target, n_classes: int, task: Task) -> LoweredSpace:
+    """Kernels of subnets of one resolution."""
     described = json.dumps(target.to_json(), sort_keys=True)
-    found: dict[str, Kernel] = {}
+    kernels: list[Kernel] = []
     by_block: dict[tuple[Layer, ...], tuple[str, ...]] = {}
-    archs = [arch.replace(r=r) for r in resolutions for arch in space.decode(population)]
-    with progress.task("enumerating kernels", len(archs)) as task:
-        for arch in archs:
-            kernels, blocks = _lowered(space, arch, described, n_classes)
-            for kernel in kernels:
-                known = found.get(kernel.key)
-                found[kernel.key] = (
-                    kernel if known is None else replace(known, calls=known.calls + kernel.calls)
-                )
-            by_block |= blocks
-            task.advance()
-    return KernelUnion(tuple(found.values()), by_block, tuple(sorted(set(resolutions))))
+    for arch in archs:
+        found, blocks = _lowered(space, arch, described, n_classes)
+        kernels += found
+        by_block |= blocks
+        task.advance()
+    return LoweredSpace(tuple(_distinct(kernels)), by_block)
+
+
+def _distinct(kernels: Iterable[Kernel]) -> Iterable[Kernel]:
+    """One kernel of each key, with the calls of all."""
+    found: dict[str, Kernel] = {}
+    for kernel in kernels:
+        known = found.get(kernel.key)
+        found[kernel.key] = kernel if known is None else replace(known, calls=known.calls + kernel.calls)
+    return found.values()
 
 
 @lru_cache(maxsize=72)  # a space at eight resolutions: tuning it and learning its latencies both need them
