@@ -28,3 +28,8 @@ def shown(value: object, most: int = 60) -> str:
         return shorten(repr(value), most)
     except (RecursionError, ValueError):  # nested or long without end
         return f"a {type(value).__name__}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things whose plural ends in s: "1 CPU", "2 CPUs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

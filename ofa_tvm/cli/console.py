@@ -164,6 +164,20 @@ class Console:
         if self.json:
             sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal: COLUMNS if that is set, 80 where there is no terminal."""
+        return RichConsole().width
+
+    @property
+    def draws_blocks(self) -> bool:
+        """Whether standard output can carry block characters."""
+        try:
+            "█▏".encode(sys.stdout.encoding or "ascii")
+        except UnicodeEncodeError:
+            return False
+        return True
+
     def _people(self) -> RichConsole:
         console = RichConsole(highlight=False)
         if not console.is_terminal:
@@ -172,7 +186,9 @@ class Console:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def common_options(function: Callable[..., R]) -> Callable[..., R]:

@@ -48,7 +48,7 @@ VERBS = {
     "predictor": "Fit, evaluate and use predictors.",
     "search": "Find, verify and ship the most accurate subnet within a latency budget.",
     "run": "Classify pictures with an artefact.",
-    "bench": "Show an artefact's latency distribution.",
+    "bench": "Show an artefact's latency distribution and throughput.",
     "report": "Write a page with pictures of what a project learned and shipped.",
 }
 

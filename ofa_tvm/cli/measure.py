@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.compiled import Compiled
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     batch_option,
     dtype_option,
     shape_option,
-    target_option,
-    threads_option,
 )
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UsageError
@@ -34,8 +33,14 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Time one compiled module on its target.")
 @click.argument("model", type=INPUT_PATH)
-@target_option
-@threads_option
+@click.option(
+    "-t", "--target", help="A target's name or YAML file; by default the module's own, for an ONNX file x86."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="By default those that the module was compiled for, for an ONNX file the target's (1).",
+)
 @dtype_option
 @batch_option
 @shape_option
@@ -55,7 +60,7 @@ if TYPE_CHECKING:
 def command(
     console: Console,
     model: Path,
-    target: str,
+    target: str | None,
     threads: int | None,
     dtype: DType | None,
     batch: int | None,
@@ -70,12 +75,10 @@ def command(
 
     The result is the median of samples taken in a process of its own, pinned to its CPUs, after a warm-up.
     """
-    chosen = get_target(target)
-    if threads is not None:
-        chosen = chosen.with_threads(threads)
     for option, given in (("--dtype", dtype), ("--batch", batch), ("--shape", shapes)):
         if given and model.suffix != ".onnx":
             raise UsageError(f"{option} is of a module that is compiled now: give an ONNX file, not {model}")
+    chosen = _target(model, target, threads)
     if dtype is not None:
         chosen = chosen.with_dtype(dtype)
     if batch is not None:
@@ -102,6 +105,15 @@ def command(
     if profiled is not None:
         answer["kernels"] = profiled
     console.result(answer)
+
+
+def _target(model: Path, name: str | None, threads: int | None) -> Target:
+    """Where to measure; a compiled module runs on as many threads as it was compiled for."""
+    if model.suffix != ".onnx":
+        leave_torch_out()
+        return Compiled.open(model).on(name, threads)
+    target = get_target(name or "x86")
+    return target if threads is None else target.with_threads(threads)
 
 
 def _profile(

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, overload
 
 from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.pinned_worker import pinned_worker
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.measurement.protocol import Timing
 from ofa_tvm.measurement.result import Measurement
@@ -273,19 +274,10 @@ class Measurer:
             self.notes.append("the emulated device ended and was started anew")
 
     def _start(self) -> WorkerProcess:
-        threads = str(self.target.threads)
         if self._fleet is not None:
-            kind = "emulated" if self.target.emulated else "real"
+            threads, kind = str(self.target.threads), "emulated" if self.target.emulated else "real"
             return WorkerProcess("ofa_tvm.measurement.remote", [str(self._fleet.place), threads, kind])
-        return WorkerProcess(
-            "ofa_tvm.measurement.worker",
-            [",".join(map(str, self.cpus))],
-            {
-                "TVM_BIND_THREADS": "0",  # the affinity set by the worker is the one that counts
-                "OMP_NUM_THREADS": threads,
-                "POCL_MAX_PTHREAD_COUNT": threads,  # else one a CPU of the machine
-            },
-        )
+        return pinned_worker("ofa_tvm.measurement.worker", self.cpus)
 
 
 class _Failure(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, counted
 
 
 def allowed_cpus() -> set[int]:
@@ -30,7 +30,9 @@ def choose_cpus(threads: int, allowed: set[int] | None = None, sys: Path = Path(
     if allowed is None:
         allowed = allowed_cpus()
     if threads > len(allowed):
-        raise UsageError(f"{threads} threads asked for, but this process may use only {len(allowed)} CPUs")
+        raise UsageError(
+            f"{threads} threads asked for, but this process may use only {counted(len(allowed), 'CPU')}"
+        )
     core_of = {cpu: _core(cpu, sys) for cpu in allowed}
     firsts: list[int] = []
     siblings: list[int] = []

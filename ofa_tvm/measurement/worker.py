@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,15 +45,15 @@ def _inputs(specs: Sequence[TensorSpec], seed: int) -> list[list[npt.NDArray[Any
     return [[random_array(spec.shape, spec.dtype, rng) for spec in specs] for _ in range(_INPUTS)]
 
 
-def _tvm_timer(path: str, seed: int, threads: int) -> Timer:
-    """A module as `ofa_tvm.load` hands it to users."""
+def module_call(path: str, seed: int, threads: int) -> tuple[Runner, Callable[[], object]]:
+    """A module as `ofa_tvm.load` hands it to users, and a call of it with another input each time."""
     run = Runner(load_module(path), threads)
     inputs = _inputs(run.inputs, seed)
     for arrays in inputs:
         outputs = run(*arrays)
         _check_finite(outputs if isinstance(outputs, tuple) else (outputs,), path)
     turns = itertools.cycle(inputs)
-    return timer(lambda: run(*next(turns)))
+    return run, lambda: run(*next(turns))
 
 
 def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
@@ -81,7 +81,7 @@ def _onnx_timer(path: str, seed: int, threads: int) -> Timer:
 
 
 @contextmanager
-def _blaming(what: str) -> Iterator[None]:
+def blaming(what: str) -> Iterator[None]:
     """Turn whatever a module raises into a sentence about it."""
     try:
         yield
@@ -97,22 +97,22 @@ def _serve(request: dict[str, Any], threads: int, events: EventPipe) -> dict[str
     for index, path in enumerate(request["paths"]):
         # The parent blames the file named last, should this process die.
         events.send(event="loading", index=index)
-        with _blaming(path):
+        with blaming(path):
             if path.endswith(".onnx"):
                 timers.append(_onnx_timer(path, request["seed"], threads))
             else:
-                timers.append(_tvm_timer(path, request["seed"], threads))
+                timers.append(timer(module_call(path, request["seed"], threads)[1]))
             timers[-1](1)  # a crash while it runs is then its own, too
     events.send(event="timing")
-    with _blaming(" or ".join(request["paths"])):
+    with blaming(" or ".join(request["paths"])):
         timings = requested_timings(request, timers, events.beat)
         if request["cold"]:
-            for timing, cold_ms in zip(timings, _cold_ms(timers, events), strict=True):
+            for timing, cold_ms in zip(timings, cold_times_ms(timers, events), strict=True):
                 timing["cold_ms"] = cold_ms
         return {"timings": timings}
 
 
-def _cold_ms(timers: Sequence[Timer], events: EventPipe) -> list[float]:
+def cold_times_ms(timers: Sequence[Timer], events: EventPipe) -> list[float]:
     """Median milliseconds of single calls that find nothing of theirs in the caches."""
     empty = cache_emptier()
     samples: list[list[float]] = [[] for _ in timers]

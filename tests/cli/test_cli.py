@@ -179,17 +179,6 @@ def test_run_refuses_what_it_cannot_read(deploy: Path, pictures: Path, tmp_path:
     assert "Missing argument" in plain_error(ofa("run", deploy), 2)
 
 
-def test_bench_shows_the_distribution(small: SmallModule, deploy: Path) -> None:
-    done = ofa("bench", deploy, "--repeats", 20)
-    assert done.returncode == 0, done.stderr
-    assert (
-        "median" in done.stdout and "MAD" in done.stdout and "█" in done.stdout and "1 thread" in done.stdout
-    )
-    report = json.loads(ofa("bench", small.so, "--repeats", 20, "--json").stdout)
-    assert report["p5_ms"] <= report["median_ms"] <= report["p95_ms"]
-    assert len(report["samples_ms"]) == report["repeats"] == 20
-
-
 @pytest.mark.slow
 def test_measure(small: SmallModule, deploy: Path, tmp_path: Path) -> None:
     done = ofa("measure", small.so, "--target", "x86", "--repeats", 5)

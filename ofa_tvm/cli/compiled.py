@@ -1,0 +1,70 @@
+"""What a verb is given: an artefact folder or a bare module, and the target that it was compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofa_tvm.deploy import Artefact, Classifier
+from ofa_tvm.deploy.manifest import TargetEntry
+from ofa_tvm.errors import UsageError
+from ofa_tvm.runtime import Runner, load_for
+from ofa_tvm.targets import Target, get_target
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An artefact folder or a bare `.so`; `target` is what it says of its own."""
+
+    given: Path
+    module: Path
+    target: TargetEntry
+    artefact: Artefact | None = None
+
+    @classmethod
+    def open(cls, given: Path) -> Compiled:
+        """Open what was named; a bare module is loaded for what it says of itself.
+
+        Raises
+        ------
+        UserError
+            If it is neither, damaged, or for a machine that is not at hand.
+        """
+        if given.is_dir() or given.suffix != ".so":
+            artefact = Artefact.open(given)
+            return cls(given, artefact.module_path, artefact.manifest.target, artefact)
+        return cls(given, given, TargetEntry.from_dict(load_for(given).target))
+
+    def on(self, target: str | None, threads: int | None) -> Target:
+        """The target to run it on: as named, else the one that it was compiled for; with its own threads."""
+        if target is not None:
+            chosen = get_target(target)
+        else:
+            try:
+                chosen = get_target(self.target.name)
+            except UsageError:  # a descriptor file's, elsewhere
+                chosen = get_target(self.target.kind)
+        return chosen.with_threads(self.target.threads if threads is None else threads)
+
+    def runner(self) -> Runner:
+        """It, loaded in this process."""
+        return Runner(load_for(self.module)) if self.artefact is None else self.artefact.runner
+
+    def classifier(self) -> Classifier:
+        """It, with its preprocessing and labels.
+
+        Raises
+        ------
+        UserError
+            If it does not say how pictures become its input.
+        """
+        if self.artefact is not None:
+            return self.artefact.classifier
+        return Classifier.of(self.runner(), str(self.given))
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it says how pictures become its input."""
+        if self.artefact is not None:
+            return self.artefact.manifest.preprocessing is not None
+        return "preprocessing" in self.runner().metadata.get("onnx_metadata", {})
