@@ -28,6 +28,7 @@ types: $(VENV)/installed
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open site/index.html: the pages, their links and their search need no server and no network"
 
 tests: packages $(VENV)/installed $(if $(CI),$(VENV)/cuda)
 	$(BIN)/python -m pytest
