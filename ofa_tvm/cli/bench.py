@@ -10,7 +10,7 @@ import click
 from ofa_tvm.cli.compiled import Compiled
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.histogram import histogram
-from ofa_tvm.cli.options import INPUT_PATH
+from ofa_tvm.cli.options import INPUT_PATH, complete_target
 from ofa_tvm.deploy.picture_cost import PictureCost, picture_cost
 from ofa_tvm.errors import UsageError, counted
 from ofa_tvm.images import open_image
@@ -25,7 +25,13 @@ _MOST_S = 3600
 
 @click.command(short_help="Show an artefact's latency distribution and throughput.")
 @click.argument("deploy", type=INPUT_PATH)
-@click.option("-t", "--target", "target_name", help="By default the one that it was compiled for.")
+@click.option(
+    "-t",
+    "--target",
+    "target_name",
+    shell_complete=complete_target,
+    help="By default the one that it was compiled for.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default those it was compiled for.")
 @click.option(
     "--runners",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ofa_tvm.errors import UserError, shorten, shown
-from ofa_tvm.files import require_file
+from ofa_tvm.files import data_dir, require_file
 from ofa_tvm.number_formats import DTYPES
 from ofa_tvm.targets.schema import MOST_IMAGES
 
@@ -32,6 +33,11 @@ class _PathOf(click.ParamType):
             self.fail(str(error), param, ctx)
         return path
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
 
 def _unwritable(path: Path) -> str:
     """Why nothing can be written to a path, as far as can be told without trying; "" if nothing says so."""
@@ -47,8 +53,27 @@ def _unwritable(path: Path) -> str:
 
 INPUT_PATH, OUTPUT_PATH = _PathOf(written=False), _PathOf(written=True)
 
+
+def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of targets that ship, by their files alone; else a file."""
+    names = sorted({"x86", "arm", "cuda", *(path.stem for path in data_dir("targets").glob("*.yaml"))})
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def _complete_space(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ofa_tvm.spaces import list_spaces
+
+    return [CompletionItem(name) for name in list_spaces() if name.startswith(incomplete)]
+
+
 target_option = click.option(
-    "-t", "--target", default="x86", show_default=True, help="A target's name or YAML file."
+    "-t",
+    "--target",
+    default="x86",
+    show_default=True,
+    shell_complete=complete_target,
+    help="A target's name or YAML file.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the compiled module; by default the target's (1)."
@@ -66,7 +91,9 @@ batch_option = click.option(
     help="Images a call; by default 1. A latency is that of the whole call.",
 )
 space_option = click.option(
-    "--space", help="Search space; by default the nearest ofa-tvm.yaml's, else ofa_mbv3_w1.0."
+    "--space",
+    shell_complete=_complete_space,
+    help="Search space; by default the nearest ofa-tvm.yaml's, else ofa_mbv3_w1.0.",
 )
 
 

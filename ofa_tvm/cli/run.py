@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import INPUT_PATH
+from ofa_tvm.cli.options import INPUT_PATH, complete_target
 from ofa_tvm.deploy import Artefact, Classifier, Prediction, load
 from ofa_tvm.errors import UserError, shorten
 from ofa_tvm.files import require_file
@@ -26,7 +26,12 @@ from ofa_tvm.targets import Target, get_target
 @click.option(
     "-k", "--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="Classes to print."
 )
-@click.option("-t", "--target", help="Run on the device of this target (name or YAML file), not here.")
+@click.option(
+    "-t",
+    "--target",
+    shell_complete=complete_target,
+    help="Run on the device of this target (name or YAML file), not here.",
+)
 @common_options
 def command(console: Console, deploy: Path, images: tuple[Path, ...], top_k: int, target: str | None) -> None:
     """Print the class and its probability of each picture in IMAGES.
