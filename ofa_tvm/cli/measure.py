@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.compiled import Compiled
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     batch_option,
+    complete_target,
     dtype_option,
     shape_option,
 )
 from ofa_tvm.deploy import Artefact
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
 from ofa_tvm.measurement import KernelTime, Measurement, Measurer
 from ofa_tvm.process import leave_torch_out
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
 @click.command(short_help="Time one compiled module on its target.")
 @click.argument("model", type=INPUT_PATH)
 @click.option(
-    "-t", "--target", help="A target's name or YAML file; by default the module's own, for an ONNX file x86."
+    "-t",
+    "--target",
+    shell_complete=complete_target,
+    help="A target's name or YAML file; by default the module's own, for an ONNX file x86.",
 )
 @click.option(
     "--threads",
@@ -89,6 +94,9 @@ def command(
         raise UsageError(f"--kernels compiles the network with clocks in it: give an ONNX file, not {model}")
     if chosen.run.where != "local" and (kernels or onnxruntime):
         raise UsageError("--kernels and --onnxruntime measure on this machine; leave them out for a device")
+    if model.suffix == ".onnx":
+        leave_torch_out()
+        say_if_only_stored(console, chosen)
     with scratch_folder("measure") as scratch, Measurer(chosen) as measurer:
         so = _module(model, chosen, dict(shapes), Path(scratch))
         paths = [so, *([_network(model, so, source, Path(scratch))] if onnxruntime else [])]
@@ -195,7 +203,9 @@ def _source(module: LoadedModule, given: Path | None) -> Path:
             return path
     if given is not None and given.is_file():
         raise UsageError(f"{module.path.name} was not compiled from {given} as it is now, but from {name}")
-    where = f"{given} is missing" if given else f"{name or 'its ONNX file'} is not beside it, or was changed"
+    if given is not None:
+        raise UserError(f"there is no ONNX file {given}")
+    where = f"{name or 'its ONNX file'} is not beside it, or was changed"
     raise UsageError(
         f"--onnxruntime needs the network that {module.path.name} was compiled from, and {where}; name it: "
         "--onnx FILE"

@@ -170,7 +170,7 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
     UsageError
         If it is none of these, or not in the space.
     UserError
-        If the file cannot be read.
+        If the file is missing or cannot be read.
     """
     from ofa_tvm.spaces import Arch
 
@@ -186,6 +186,8 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
             raise UserError(f"cannot read {text}: {error}") from error
         except UsageError as error:
             raise UsageError(f"{text}: {error}") from error
+    elif Path(text).suffix or Path(text).name != text:
+        raise UserError(f"no such file: {shown(text)}; name one, or min, median, max, or JSON itself")
     else:
         raise UsageError(f"{shown(text)} is no subnet: name min, median, max, a JSON file, or JSON itself")
     if resolution is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ofa_tvm import files
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
@@ -61,9 +61,11 @@ def train(
     UsageError
         If the settings do not fit the space, or the folder holds a training with other settings.
     UserError
-        If the loss stops being finite, a file cannot be written, or `init` does not fit the space.
+        If the loss stops being finite, a file cannot be written, or `init` is missing or of another space.
     """
     start = None if init is None else Path(init)
+    if start is not None and not start.exists():  # before there is a folder
+        raise UserError(f"cannot read {start}: No such file or directory")
     return run_training(
         lambda setting: _Shrinking(setting, space or get_space(config.space), start),
         config,

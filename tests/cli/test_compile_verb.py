@@ -68,8 +68,15 @@ def test_schedules_of_another_cpu_are_pointed_out_until_timed_here(folder: Path)
     assert json.loads(compiled("--json").out)["retiming"] is None
 
 
+def test_a_format_without_instructions_is_said_to_be_slower(folder: Path) -> None:
+    words = ("compile", "small.onnx", "--target", "x86-64-v3", "-o", "half.so")
+    done = without_torch(folder, *words, "--dtype", "float16")
+    assert done.code == 0 and "slower than float32" in done.err
+    assert "slower" not in without_torch(folder, *words, "--dtype", "float16-weights").err
+
+
 def test_compile_refuses_what_it_cannot_do(folder: Path) -> None:
-    assert "there is no ONNX file" in without_torch(folder, "compile", "none.onnx").error(2)
+    assert "there is no ONNX file" in without_torch(folder, "compile", "none.onnx").error(1)
     model = ("compile", "small.onnx")
     assert "is not a shape" in without_torch(folder, *model, "--shape", "input=1x3xa").error(2)
     assert "no input 'image'" in without_torch(folder, *model, "--shape", "image=1x3x16x16").error(2)

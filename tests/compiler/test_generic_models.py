@@ -132,7 +132,7 @@ def test_truncated_file(target: Target, tmp_path: Path) -> None:
 
 def test_missing_file_and_folder(target: Target, tmp_path: Path) -> None:
     for path in (tmp_path / "absent.onnx", tmp_path):
-        with pytest.raises(UsageError, match="there is no ONNX file"):
+        with pytest.raises(UserError, match="there is no ONNX file"):
             ofa_tvm.compile(path, target, tmp_path / "m.so")
 
 

@@ -169,7 +169,7 @@ def test_one_image_works_with_a_note_and_saturated_ones_are_noticed(tmp_path: Pa
 
 def test_what_cannot_be_quantised_is_said_and_nothing_is_written(tmp_path: Path) -> None:
     source, x, output = network(tmp_path / "m.onnx"), images(8), tmp_path / "no.onnx"
-    with pytest.raises(UsageError, match="no ONNX file"):
+    with pytest.raises(UserError, match="no ONNX file"):
         quantize(tmp_path / "none.onnx", x, output)
     with pytest.raises(UserError, match="no images to calibrate on"):
         quantize(source, x[:0], output)

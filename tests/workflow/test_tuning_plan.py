@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_module import write_small_onnx
 
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.logs import find_records
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning import allot
@@ -49,7 +49,7 @@ def test_time_is_a_limit_and_the_next_call_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_models_own_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no ONNX file"):
+    with pytest.raises(UserError, match="there is no ONNX file"):
         model_kernels(tmp_path / "none.onnx", get_target("x86"))
     model = write_small_onnx(tmp_path / "small.onnx")
     with pytest.raises(UsageError, match="has no input 'image'"):

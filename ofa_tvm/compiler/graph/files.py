@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from ofa_tvm.compiler.graph.inputs import Shapes, fix_inputs
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UserError
 
 # Operators that onnx's checker refuses in the versions that a later one replaced, and that exporters wrote.
 _WITHDRAWN = frozenset({"GroupNormalization"})
@@ -19,14 +19,12 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
     Raises
     ------
-    UsageError
-        If there is no such file.
     UserError
-        If it cannot be read or is not a valid ONNX model.
+        If there is no such file, it cannot be read or is not a valid ONNX model.
     """
     source = Path(path)
     if not source.is_file():
-        raise UsageError(f"there is no ONNX file {source}")
+        raise UserError(f"there is no ONNX file {source}")
     try:
         model = onnx.load(source)
         _check(model)
