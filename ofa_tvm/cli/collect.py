@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
@@ -90,6 +91,7 @@ def command(
     from ofa_tvm.latency.collect import collect
     from ofa_tvm.spaces.archs_file import read_archs
 
+    say_if_only_stored(console, settings.target)
     records = _records(console, settings, target)
     start = time.monotonic()
     with SubnetBench(settings.supernet(), settings.target, records, progress=console.progress) as bench:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
@@ -64,6 +65,7 @@ def command(
     from ofa_tvm.process import leave_torch_out
 
     leave_torch_out()
+    say_if_only_stored(console, chosen)
     from ofa_tvm.compiler import compile as compile_onnx
     from ofa_tvm.workflow.retiming import retiming
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import OUTPUT_PATH
+from ofa_tvm.cli.options import OUTPUT_PATH, complete_target
 from ofa_tvm.devices.tracker import DEFAULT_PORT, TrackerClient, listen, serve_tracker
 from ofa_tvm.errors import UsageError
 from ofa_tvm.targets.load import TRACKER
@@ -126,7 +126,14 @@ def list_command(console: Console, tracker: str | None) -> None:
 
 
 @command.command("emulate")
-@click.option("-t", "--target", default="arm", show_default=True, help="A target that runs in the emulator.")
+@click.option(
+    "-t",
+    "--target",
+    shell_complete=complete_target,
+    default="arm",
+    show_default=True,
+    help="A target that runs in the emulator.",
+)
 @common_options
 def emulate_command(console: Console, target: str) -> None:
     """Set up the emulated device of TARGET, without root, and try it.
@@ -164,7 +171,14 @@ def emulate_command(console: Console, target: str) -> None:
 
 
 @command.command("bundle")
-@click.option("-t", "--target", default="arm", show_default=True, help="What the board is.")
+@click.option(
+    "-t",
+    "--target",
+    shell_complete=complete_target,
+    default="arm",
+    show_default=True,
+    help="What the board is.",
+)
 @click.option("-o", "--output", type=OUTPUT_PATH, default=Path("ofa-tvm-device"), show_default=True)
 @common_options
 def bundle_command(console: Console, target: str, output: Path) -> None:
@@ -185,6 +199,7 @@ def bundle_command(console: Console, target: str, output: Path) -> None:
         arch,
         cxx_of(chosen.link.find()),
         key,
+        target=chosen.name,
         kind=str(chosen.tvm["kind"]),
         progress=console.progress,
     )

@@ -128,7 +128,7 @@ def command(
     console.result(
         {
             "path": str(output),
-            "arch": None if arch is None else arch.replace(r=side).to_json(),
+            "arch": None if arch is None else arch.replace(r=side).to_dict(),
             "space": network.space_name or None,
             "resolution": side,
             "batch": batch,

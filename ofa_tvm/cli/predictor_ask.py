@@ -189,7 +189,14 @@ def table_command(
     output: Path,
 ) -> None:
     """Write lookup tables in the official Once-for-All format from the target's tuning log."""
-    from ofa_tvm.workflow.log_tables import kernel_sum, measured_networks, write_lookup_tables
+    from ofa_tvm.targets import Variant
+    from ofa_tvm.workflow.log_tables import (
+        foreign_times,
+        kernel_sum,
+        measured_networks,
+        timed_here,
+        write_lookup_tables,
+    )
     from ofa_tvm.workflow.settings import resolve
 
     settings = resolve(
@@ -200,9 +207,21 @@ def table_command(
     kernel_times = kernel_sum(settings, progress=console.progress)
     if measured is not None:
         kernel_times.fit(*measured)
-    files, operators = write_lookup_tables(settings, kernel_times, output, suffix)
+    own, every = timed_here(settings)
+    remark = foreign_times(settings.target.name, own, every, fitted=measured is not None)
+    if remark:
+        options = f"{Variant.of(settings.target).options(target)} --space {settings.space.name}"
+        console.say(f"note: {remark}. To time them here: ofa-tvm tune --retime {options}")
+    files, operators = write_lookup_tables(settings, kernel_times, output, suffix, remark)
     console.print(
         f"{output}: {len(files)} tables of {operators} operators each"
         + ("" if measured else "; kernel times only: --data adds what whole networks take beyond them")
     )
-    console.result({"files": [str(file) for file in files], "unit": settings.target.unit})
+    console.result(
+        {
+            "files": [str(file) for file in files],
+            "unit": settings.target.unit,
+            "kernels": every,
+            "kernels_timed_on_this_device": own,
+        }
+    )

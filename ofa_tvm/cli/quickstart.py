@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.budgets import throughput
-from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
+from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of, say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import OUTPUT_PATH, batch_option
+from ofa_tvm.cli.options import OUTPUT_PATH, batch_option, complete_target
 from ofa_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train, tune, search and ship on handwritten digits, in a few minutes.")
 @click.option("-o", "--out", type=OUTPUT_PATH, default=Path("demo"), show_default=True, help="Folder.")
-@click.option("--target", "target_name", default="x86", show_default=True, help="Target name or YAML file.")
+@click.option(
+    "--target",
+    "target_name",
+    shell_complete=complete_target,
+    default="x86",
+    show_default=True,
+    help="Target name or YAML file.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the compiled module.")
 @click.option(
     "--latency",
@@ -77,6 +84,8 @@ def command(
         f"budget {budget or 'of the median subnet'}, "
         f"seed {console.seed}, folder {out}"
     )
+    for one in formats:
+        say_if_only_stored(console, target.with_dtype(one))
     from ofa_tvm.workflow.quickstart import quickstart
     from ofa_tvm.workflow.quickstart_result import summary
 
@@ -203,9 +212,26 @@ def _show(console: Console, out: Path, target: Target, result: QuickstartResult)
         f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "
         f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels "
         "tuned",
+        *untuned(result, target, out),
         "seconds: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.stages.items())
         + f"; in all {sum(result.stages.values()):.0f}",
         "",
         f"try: ofa-tvm run {out / 'deploy'} {result.images[0]}",
+        f"     (a file's name says which digit it is; of these {len(result.images)} the network gets "
+        f"{result.images_right} right, this one {'too' if result.images_right else 'not'})",
     )
+
+
+def untuned(result: QuickstartResult, target: Target, out: Path) -> list[str]:
+    """That the time limit left kernels untuned, what that means, and how to go on."""
+    left = int(result.quality["kernels"] - result.quality["kernels_tuned"])
+    if result.tuning_limit_s is None or not left:
+        return []
+    from ofa_tvm.targets import Variant
+
+    options = Variant.of(target.with_dtype(result.dtype)).options()
+    return [
+        f"the time limit of {result.tuning_limit_s:.0f} s left {left} kernels untuned, which use their "
+        f"template's first choice; to tune them: ofa-tvm tune {options} (in {out})"
+    ]

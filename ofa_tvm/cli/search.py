@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.budgets import budgets_of
-from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of
+from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of, say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.limits import limit_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
     batch_option,
+    complete_target,
     resolutions_option,
     space_option,
     threads_option,
@@ -24,6 +25,7 @@ from ofa_tvm.cli.search_inputs import (
     accuracy_of,
     given_models,
     require_accuracy,
+    say_tables,
     supernet_and_images,
     target_requests,
 )
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     multiple=True,
     default=("x86",),
     show_default=True,
+    shell_complete=complete_target,
     help="A target's name or YAML file; again for one subnet that keeps a budget on each of several targets.",
 )
 @threads_option
@@ -176,7 +179,12 @@ def command(
         _require_project(settings)
     else:
         require_accuracy(settings, accuracies[0][0], pareto)
-    _say_settings(console, alternatives, budgets)
+    if no_verify and tables:
+        say_tables(console, every_target, budgets, tables)
+    else:
+        _say_settings(console, alternatives, budgets)
+        for one in (one for several in alternatives for one in several):
+            say_if_only_stored(console, one.target)
     models = given_models(settings.space, len(every_target), tables, predictors)
     if no_verify:
         own = [own for own, _ in accuracies]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,19 @@ def require_accuracy(settings: Settings, known: AccuracyModel | None, pareto: st
             "accuracy_predictor",
             "a predictor of subnets' accuracies; or name one with --accuracy-predictor",
         )
+
+
+def say_tables(
+    console: Console, every_target: Sequence[Settings], budgets: Sequence[Budget], tables: Sequence[Path]
+) -> None:
+    """What a search by published tables works with: latencies are those of the tables' devices."""
+    first = every_target[0]
+    pairs = zip_longest(budgets, tables)
+    wanted = ", ".join(f"{budget} by {table}" if budget else str(table) for budget, table in pairs)
+    console.say(
+        f"{'budget' if budgets else 'latencies of'} {wanted}, {first.describe_space()}, seed {console.seed}; "
+        "nothing is compiled or measured"
+    )
 
 
 def given_models(

@@ -250,7 +250,7 @@ def _finetune(
     _show(console, result)
     dtype = " --dtype int8" if settings.phases[-1].quantize else ""
     console.print(f"{result.checkpoint}; to export it: ofa-tvm export {result.checkpoint}{dtype} -o m.onnx")
-    console.result({**_plain(result), "arch": arch.to_json()})
+    console.result({**_plain(result), "arch": arch.to_dict()})
 
 
 def _show(console: Console, result: TrainingResult) -> None:

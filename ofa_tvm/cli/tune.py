@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
@@ -98,6 +99,7 @@ def command(
         kernels, weights = _model_kernels(console, settings, model, dict(shapes), extent), None
     from ofa_tvm.workflow.tune import plan_tuning, tune
 
+    say_if_only_stored(console, settings.target)
     plan = plan_tuning(kernels, settings.target, settings.logs, trials, weights)
     answer = {
         "target": settings.target.name,

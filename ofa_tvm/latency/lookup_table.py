@@ -279,13 +279,18 @@ def _shared_out(
 
 
 def write_tables(
-    entries: Mapping[int, Mapping[str, float]], folder: str | os.PathLike[str], suffix: str = "yaml"
+    entries: Mapping[int, Mapping[str, float]],
+    folder: str | os.PathLike[str],
+    suffix: str = "yaml",
+    remark: str = "",
 ) -> list[Path]:
     """Write one file a resolution, `<r>_lookup_table.<suffix>`, as the official tools read them.
 
     Parameters
     ----------
     suffix : "yaml" or "json"
+    remark
+        A line for whoever opens a file: a comment in YAML (JSON has none).
 
     Raises
     ------
@@ -295,7 +300,10 @@ def write_tables(
     files = []
     for resolution, keys in sorted(entries.items()):
         content = {key: {"mean": keys[key], "std": 0.0, "count": 1} for key in sorted(keys)}
-        text = json.dumps(content, indent=1) + "\n" if suffix == "json" else write_yaml(content)
+        if suffix == "json":
+            text = json.dumps(content, indent=1) + "\n"
+        else:
+            text = (f"# {remark}\n" if remark else "") + write_yaml(content)
         files.append(Path(folder) / f"{resolution}_lookup_table.{suffix}")
         write_atomic(files[-1], text)
     return files

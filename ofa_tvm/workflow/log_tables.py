@@ -34,6 +34,34 @@ def kernel_sum(settings: Settings, *, n_classes: int = 1000, progress: Progress 
     return kernel_sum_from_log(space, union, records, n_classes=n_classes, unit=target.unit)
 
 
+def timed_here(settings: Settings, *, n_classes: int = 1000) -> tuple[int, int]:
+    """How many of the space's kernels the log has times of on the settings' device, and how many there are.
+
+    Times in logs that ship, or of compatible targets, are another device's, whatever is made of them.
+    """
+    union = kernel_union(settings.space, settings.chosen_resolutions, settings.target, n_classes=n_classes)
+    records = find_records(settings.target, [settings.logs])
+    own = [k for k in union.kernels if records.best(k.key) is not None and k.key not in records.foreign]
+    return len(own), len(union.kernels)
+
+
+def foreign_times(target: str, own: int, every: int, *, fitted: bool) -> str:
+    """What a table of a log says that lacks times of its device, for people; "" where it lacks none."""
+    if own == every:
+        return ""
+    if own:
+        return (
+            f"{every - own} of {every} kernels were never timed on this {target}: they count as fast, per "
+            "operation, as its other ones"
+        )
+    level = (
+        "their level is of whole networks measured here"
+        if fitted
+        else "their proportions may hold, their level not"
+    )
+    return f"no kernel was timed on this {target}; the times are another device's, so {level}"
+
+
 def settings_of(table: LatencyTable, column: Column, target: str | None, threads: int | None) -> Settings:
     """What a kernel sum that a column of a table is to be compared with is made of."""
     return resolve(
@@ -73,9 +101,9 @@ def measured_networks(
 
 
 def write_lookup_tables(
-    settings: Settings, kernel_times: KernelSum, folder: Path, suffix: str
+    settings: Settings, kernel_times: KernelSum, folder: Path, suffix: str, remark: str = ""
 ) -> tuple[list[Path], int]:
     """Lookup tables of a kernel sum in the official format: the files, and the entries in each."""
     entries = table_entries(settings.space, kernel_times.tables, settings.chosen_resolutions)
-    files = write_tables(entries, folder, suffix)
+    files = write_tables(entries, folder, suffix, remark)
     return files, sum(map(len, entries.values())) // len(files)

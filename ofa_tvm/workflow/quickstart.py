@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
+from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.logs import find_records
@@ -137,16 +138,28 @@ def quickstart(
     if done.shipped is None:
         raise RuntimeError("a target with a folder ships")
     with stages.stage("compare"):
-        pictures = _write_images(data, store.images, settings.images)
+        device = done.target if done.target.run.where == "rpc" else None
+        pictures, right = _right_first(
+            _write_images(data, store.images, settings.images), done.shipped.artefact.on(device)
+        )
         rows = compare(
             data,
             _subjects(outcome, store, settings),
             calibration_images=settings.training.calibration_images,
             seed=seed,
         )
-    quality = _quality(store, outcome, tuned[outcome.dtype])
+    tuning = tuned[outcome.dtype]
     result = QuickstartResult(
-        store.artefact, outcome.dtype, pictures, done.budget, rows, done.shipped, stages.seconds, quality
+        store.artefact,
+        outcome.dtype,
+        pictures,
+        right,
+        done.budget,
+        rows,
+        done.shipped,
+        stages.seconds,
+        _quality(store, outcome, tuning),
+        None if tuning.complete else settings.tuning_seconds,
     )
     write_atomic(store.summary, json.dumps(summary(result), indent=1))
     return result
@@ -277,15 +290,25 @@ def _quality(store: Store, outcome: SearchOutcome, tuned: TuningResult) -> dict[
     }
 
 
-def _write_images(data: ImageData, folder: Path, count: int) -> tuple[Path, ...]:
-    """Test scans as PNG files named by their class, one of each class first."""
+def _right_first(pictures: Mapping[Path, str], artefact: Artefact) -> tuple[tuple[Path, ...], int]:
+    """Pictures with those first that an artefact answers with their label, and how many these are."""
+    answers = artefact.classify([*pictures])
+    right = {
+        path for (path, label), best in zip(pictures.items(), answers, strict=True) if best[0].label == label
+    }
+    return tuple(sorted(pictures, key=lambda path: path not in right)), len(right)
+
+
+def _write_images(data: ImageData, folder: Path, count: int) -> dict[Path, str]:
+    """Test scans as PNG files named by their class, one of each class first; and the classes' names."""
     targets = data.targets("test")
     first = [int(np.flatnonzero(targets == c)[0]) for c in range(data.n_classes)]
     order = [*first, *(i for i in range(len(targets)) if i not in set(first))][:count]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    labels = {}
     for index in order:
-        path = folder / f"digit-{data.labels[targets[index]]}-{index}.png"
+        label = data.labels[targets[index]]
+        path = folder / f"digit-{label}-{index}.png"
         data.image("test", index).save(path)
-        paths.append(path)
-    return tuple(paths)
+        labels[path] = label
+    return labels

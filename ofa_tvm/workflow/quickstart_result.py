@@ -23,7 +23,9 @@ class QuickstartResult:
     dtype
         Its number format.
     images
-        The PNG files to try it on.
+        The PNG files to try it on; those that it answers right come first.
+    images_right
+        How many these are.
     budget
         The latency budget.
     rows
@@ -34,16 +36,20 @@ class QuickstartResult:
         Seconds spent in each stage, earlier interrupted runs included.
     quality
         Rank correlation and error of the two predictors on subnets left out, and the tuning's extent.
+    tuning_limit_s
+        The time after which the tuning was ended before it had done all it was to do; None if it had.
     """
 
     artefact: Path
     dtype: DType
     images: tuple[Path, ...]
+    images_right: int
     budget: Budget
     rows: tuple[Row, ...]
     shipped: Shipped
     stages: dict[str, float]
     quality: dict[str, float]
+    tuning_limit_s: float | None = None
 
 
 def summary(result: QuickstartResult) -> dict[str, Any]:
@@ -53,6 +59,7 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
         "artefact": str(result.artefact),
         "dtype": result.dtype,
         "images": [str(path) for path in result.images],
+        "images_right": result.images_right,
         "budget": {"value": result.budget.value, "unit": result.budget.unit},
         "subnets": [
             {
@@ -76,5 +83,6 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
             "max_rel_difference_to_onnxruntime": result.shipped.difference.max_rel,
         },
         "quality": result.quality,
+        "tuning_limit_s": result.tuning_limit_s,
         "seconds": {name: round(seconds, 2) for name, seconds in result.stages.items()},
     }

@@ -97,11 +97,12 @@ class Settings:
         """One line for people."""
         file = self.project.folder / NAME
         origin = str(file) if file.is_file() else f"no {NAME} here or above: stated defaults"
+        return f"{self.describe_space()}, {self.describe_target()}, tuning logs in {self.logs} ({origin})"
+
+    def describe_space(self) -> str:
+        """The space and its resolutions, for people."""
         sides = ", ".join(map(str, self.chosen_resolutions)) + ("" if self.resolutions else " (default)")
-        return (
-            f"space {self.space.name}, resolutions {sides}, {self.describe_target()}, tuning logs in "
-            f"{self.logs} ({origin})"
-        )
+        return f"space {self.space.name}, resolutions {sides}"
 
     def describe_target(self) -> str:
         """The target, its threads and batch, for people."""

@@ -229,7 +229,12 @@ def test_tables_for_the_official_tools_come_from_the_log(ofa: Verbs, tmp_path: P
     table = ("predictor", "table", "--target", "x86-64-v4", "--space", "ofa_digits", "--resolutions", "32")
     done = ofa(tmp_path, *table, "-o", "tables", "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["files"] == ["tables/32_lookup_table.yaml"]
+    result = json.loads(done.out)
+    assert result["files"] == ["tables/32_lookup_table.yaml"]
+    assert result["kernels"] > 50 and result["kernels_timed_on_this_device"] == 0, "the log that ships"
+    remark = "no kernel was timed on this x86-64-v4; the times are another device's"
+    assert remark in done.err and "tune --retime --target x86-64-v4 --space ofa_digits" in done.err
+    assert (tmp_path / "tables" / "32_lookup_table.yaml").read_text().startswith(f"# {remark}")
     lut = LookupTable.read(tmp_path / "tables", SPACE)
     ends = SPACE.encode([SPACE.min_arch(32), SPACE.max_arch(32)])
     small, large = lut(ends)

@@ -34,6 +34,7 @@ def test_the_published_search(
         "--latency", f"{budget}ms", "--no-verify", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
+    assert f"budget {budget} ms by {shared_data / 'luts/note10'}" in done.err and "x86" not in done.err
     report = json.loads(done.out)
     space = get_space("ofa_mbv3_w1.2")
     arch = Arch.from_dict(report["arch"])

@@ -21,7 +21,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ofa_tvm import build_supernet, get_space
+from ofa_tvm import Arch, build_supernet, get_space
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.cli.main import invoke
 from ofa_tvm.deploy import Artefact
@@ -288,7 +288,10 @@ def test_export_writes_labels_and_preprocessing(project: tuple[Path, dict]) -> N
 def test_export_without_a_project_says_what_is_missing(tmp_path: Path) -> None:
     done = ofa("export", "min", "--space", "ofa_digits", "--json", cwd=tmp_path)
     assert done.returncode == 0 and "random weights" in done.stderr
-    assert json.loads(done.stdout)["calibrated"] is False
+    result = json.loads(done.stdout)
+    assert result["calibrated"] is False
+    space = get_space("ofa_digits")
+    assert Arch.from_dict(result["arch"]) == space.min_arch(space.median_resolution)
     build_supernet("ofa_digits", 10).save_checkpoint(tmp_path / "s.pt")
     done = ofa("export", "min", "--space", "ofa_digits", "--checkpoint", "s.pt", cwd=tmp_path)
     assert done.returncode == 0 and "not estimated for this subnet" in done.stderr

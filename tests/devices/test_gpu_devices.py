@@ -77,9 +77,17 @@ def test_a_board_without_its_gpu_is_said(target: Target, place: Place, tmp_path:
 def test_a_bundle_for_a_board_with_a_gpu(tmp_path: Path) -> None:
     arm_target()  # skips without a cross compiler
     mali = get_target("opencl-mali")
-    write_bundle(tmp_path / "bundle", "aarch64", cxx_of(mali.link.find()), mali.run.key, kind="opencl")
+    write_bundle(
+        tmp_path / "bundle",
+        "aarch64",
+        cxx_of(mali.link.find()),
+        mali.run.key,
+        target=mali.name,
+        kind="opencl",
+    )
     files = {path.name: path for path in (tmp_path / "bundle").rglob("*.so")}
     assert {"libtvm_runtime.so", "libtvm_runtime_opencl.so"} <= files.keys()
     assert {elf_arch(path) for path in files.values()} == {"aarch64"}
     text = (tmp_path / "bundle/README.txt").read_text()
     assert "--key mali" in text and "vendor's OpenCL driver" in text
+    assert "tune --target opencl-mali" in text and "{" not in text and max(map(len, text.splitlines())) < 112

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from demo_project import DemoProject, tiny_settings
 from emulated import arm_target
 
+from ofa_tvm.cli.quickstart import untuned
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.runtime import elf_arch
@@ -31,8 +33,23 @@ def test_what_ships_was_measured_within_the_budget(demo: DemoProject) -> None:
     assert result.shipped.difference.max_rel < 1e-3
     predictions = artefact.classify(result.images)
     assert all(p[0].label in map(str, range(10)) for p in predictions)
+    right = [f"-{p[0].label}-" in path.name for p, path in zip(predictions, result.images, strict=True)]
+    assert right == sorted(right, reverse=True), "what is tried first is answered right, if anything is"
+    assert summary(result)["images_right"] == sum(right)
     assert {row.name for row in result.rows} == {"largest", "smallest", "chosen"}
     assert summary(result)["budget"]["value"] == result.budget.value
+
+
+def test_kernels_that_the_time_limit_left_are_named(demo: DemoProject) -> None:
+    result, out = demo.result, Path("demo")
+    some = {**result.quality, "kernels": 242.0, "kernels_tuned": 96.0}
+    left = untuned(replace(result, quality=some, tuning_limit_s=120.0), get_target("x86"), out)
+    assert "time limit of 120 s left 146 kernels untuned" in left[0]
+    assert "ofa-tvm tune --target x86 (in demo)" in left[0]
+    assert not untuned(replace(result, quality=some, tuning_limit_s=None), get_target("x86"), out)
+    every = {**some, "kernels_tuned": 242.0}
+    assert not untuned(replace(result, quality=every, tuning_limit_s=120.0), get_target("x86"), out)
+    assert (summary(result)["tuning_limit_s"] is None) == (result.tuning_limit_s is None)
 
 
 def test_it_leaves_a_project_that_verbs_can_use(demo: DemoProject) -> None:
