@@ -95,6 +95,11 @@ def test_nothing_is_fetched_from_the_web(pages: dict[Path, Page], site: Path) ->
         assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text())
 
 
+def test_long_commands_wrap(pages: dict[Path, Page], site: Path) -> None:
+    assert "pre-wrap" in (site / "assets" / "code.css").read_text()
+    assert all(any(url.endswith("assets/code.css") for url in page.loads) for page in pages.values())
+
+
 def test_the_readmes_links_lead_somewhere(pages: dict[Path, Page], site: Path) -> None:
     """As files of the repository, and as anchors of the pages that are built from them."""
     links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
