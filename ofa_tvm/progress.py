@@ -5,7 +5,10 @@ Functions that take long accept `progress: Progress = SILENT`; the CLI passes on
 
 from __future__ import annotations
 
+import math
+import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -22,6 +25,43 @@ class Progress(Protocol):
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When work that can be gone on with later shall end.
+
+    Parameters
+    ----------
+    start_s, end_s
+        On the monotonic clock.
+    """
+
+    start_s: float
+    end_s: float
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """So many seconds from now; None for never."""
+        if seconds is None:
+            return NEVER
+        now = time.monotonic()
+        return cls(now, now + seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.end_s
+
+    def within(self, first: float, last: float) -> Deadline:
+        """The part of the time between two shares (0..1) of it."""
+        length = self.end_s - self.start_s
+        return (
+            self if self == NEVER else Deadline(self.start_s + first * length, self.start_s + last * length)
+        )
+
+
+NEVER = Deadline(0.0, math.inf)
 
 
 class _SilentTask:

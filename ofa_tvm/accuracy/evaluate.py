@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ofa_tvm.accuracy.cache import AccuracyCache
 from ofa_tvm.accuracy.shares import Claims, claims_file, share
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.supernet.checkpoint import weights_hash
@@ -32,6 +32,7 @@ def evaluate_subnets(
     calibration_images: int = 2000,
     cache_path: str | Path | None = None,
     rank: Rank = ALONE,
+    deadline: Deadline = NEVER,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> npt.NDArray[np.float64]:
@@ -52,6 +53,8 @@ def evaluate_subnets(
         Of several processes with the same arguments, which share the subnets through the cache, on one
         machine or on a file system that all have. Of rank 0 every accuracy is there; another one that waited
         in vain for one has NaN.
+    deadline
+        Once it is over no subnet is begun; those that are missing have NaN.
 
     Raises
     ------
@@ -90,10 +93,31 @@ def evaluate_subnets(
         tell()
         if not ours <= cache.known.keys():
             with Claims(shared) as claims:
-                share(wanted, cache, evaluate, claims, rank, tell)
+                share(wanted, cache, evaluate, claims, rank, tell, deadline)
             if shared is not None and not rank.index:
                 shared.unlink(missing_ok=True)
     return np.array([cache.known.get(arch, np.nan) for arch in archs], dtype=np.float64)
+
+
+def unevaluated(
+    net: Supernet,
+    archs: Sequence[Arch],
+    data: ImageData,
+    split: str = "val",
+    *,
+    calibration_images: int = 2000,
+    cache_path: str | Path | None = None,
+    seed: int = 0,
+) -> list[Arch]:
+    """Which subnets `evaluate_subnets` would have to evaluate, those that the cache lacks.
+
+    Raises
+    ------
+    UserError
+        If the cache cannot be read.
+    """
+    cache = AccuracyCache(cache_path, _evaluation_key(net, data, split_name(split), calibration_images, seed))
+    return [arch for arch in dict.fromkeys(archs) if arch not in cache.known]
 
 
 def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_images: int, seed: int) -> str:

@@ -18,6 +18,7 @@ from typing import Self
 
 from ofa_tvm.accuracy.cache import AccuracyCache
 from ofa_tvm.errors import UserError
+from ofa_tvm.progress import NEVER, Deadline
 from ofa_tvm.spaces import Arch
 from ofa_tvm.training.distributed import Rank
 
@@ -95,8 +96,11 @@ def share(
     claims: Claims,
     rank: Rank,
     tell: Callable[[], None],
+    deadline: Deadline = NEVER,
 ) -> None:
     """Return when all subnets are in the cache, each evaluated by one of the processes that share them.
+
+    Once the deadline is over none is begun.
 
     Parameters
     ----------
@@ -112,6 +116,8 @@ def share(
         Which of them this is.
     tell
         Called when something was done, here or elsewhere.
+    deadline
+        Ends it earlier.
     """
     own = set(archs[rank.index :: rank.processes])
     # From the end of the others' shares, where they come last.
@@ -119,6 +125,8 @@ def share(
     slowest, news, count = 0.0, time.monotonic(), len(cache.known)
     while left := [arch for arch in order if arch not in cache.known]:
         for arch in left:
+            if deadline.is_over:
+                return
             cache.refresh()
             if arch in cache.known or not claims.take(arch):
                 continue

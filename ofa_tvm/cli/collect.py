@@ -9,17 +9,19 @@ import click
 
 from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import dry_run_option, duration, time_limit_option
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
     batch_option,
     dtype_option,
-    duration,
     resolutions_option,
     space_option,
     target_option,
     threads_option,
 )
+from ofa_tvm.cli.plans import show_plan
+from ofa_tvm.progress import Deadline
 
 if TYPE_CHECKING:
     from ofa_tvm.logs import KernelTable
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="CSV.",
 )
+@time_limit_option
+@dry_run_option
 @common_options
 def command(
     console: Console,
@@ -69,6 +73,8 @@ def command(
     spread: bool,
     archs: Path | None,
     output: Path,
+    time_limit: float | None,
+    dry_run: bool,
 ) -> None:
     """Draw subnets by --seed, compile them with the tuning log and measure them on the target.
 
@@ -90,19 +96,28 @@ def command(
     from ofa_tvm.latency.bench import SubnetBench
     from ofa_tvm.latency.collect import collect
     from ofa_tvm.spaces.archs_file import read_archs
+    from ofa_tvm.workflow.plan import Plan, Step, time_measurement
 
     say_if_only_stored(console, settings.target)
     records = _records(console, settings, target)
+    net, chosen = settings.supernet(), None if archs is None else read_archs(archs, settings.space)
+    if dry_run:
+        left = (count if chosen is None else len(chosen)) - _rows(output, settings)
+        median = settings.space.median_arch(settings.chosen_resolutions[-1])
+        unit_s = time_measurement(net, settings.target, records, median)
+        show_plan(console, Plan((Step("measure a subnet", left, unit_s),) if left > 0 else ()))
+        return
     start = time.monotonic()
-    with SubnetBench(settings.supernet(), settings.target, records, progress=console.progress) as bench:
+    with SubnetBench(net, settings.target, records, progress=console.progress) as bench:
         table = collect(
             bench,
             output,
             count,
             settings.chosen_resolutions,
             seed=console.seed,
-            archs=None if archs is None else read_archs(archs, settings.space),
+            archs=chosen,
             spread=spread,
+            deadline=Deadline.after(time_limit),
             progress=console.progress,
         )
     seconds = time.monotonic() - start
@@ -112,6 +127,8 @@ def command(
         f"{output}: {len(values)} subnets, {table.added} of them new in {duration(seconds)}; "
         f"{values[0]:.4g} to {values[-1]:.4g} {unit}"
     )
+    if chosen is None and len(values) < count and time_limit is not None:
+        console.print(f"{count - len(values)} are left; the same command goes on")
     console.result(
         {
             "path": str(output),
@@ -124,6 +141,12 @@ def command(
             f"largest_{unit.lower()}": values[-1],
         }
     )
+
+
+def _rows(path: Path, settings: Settings) -> int:
+    from ofa_tvm.latency.dataset import read_table
+
+    return len(read_table(path, settings.space)) if path.exists() else 0
 
 
 def _records(console: Console, settings: Settings, target: str) -> KernelTable:

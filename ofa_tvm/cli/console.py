@@ -5,117 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console as RichConsole
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from ofa_tvm.progress import Progress, Task
+from ofa_tvm.cli.bars import RichProgress
+from ofa_tvm.progress import Progress
 
 R = TypeVar("R")
-_PLAIN_LINE_EVERY_S = 15.0
-
-
-class RichProgress:
-    """Bars on a terminal, plain lines elsewhere (a log file, CI); always on standard error."""
-
-    def __init__(self) -> None:
-        self._console = RichConsole(stderr=True, highlight=False)
-        self._bars: Bars | None = None
-        self._open = 0
-
-    @contextmanager
-    def task(self, name: str, total: float | None = None) -> Iterator[Task]:
-        """Open a bar; it closes with the block and leaves one line that says how long it took."""
-        start = time.monotonic()
-        line: Task
-        if self._console.is_terminal:
-            bars = self._started()
-            bar = bars.add_task(name, total=total, note="")
-            line = _BarTask(bars, bar)
-        else:
-            line = _PlainTask(self._console, name, total)
-        self._open += 1
-        finished = False
-        try:
-            yield line
-            finished = True
-        finally:
-            self._open -= 1
-            if isinstance(line, _BarTask):
-                line.close()
-            if self._open == 0 and self._bars is not None:
-                self._bars.stop()
-                self._bars = None
-            took = f"{time.monotonic() - start:.1f} s"
-            self.say(f"{name}: {took}" if finished else f"{name}: stopped after {took}")
-
-    def say(self, message: str) -> None:
-        """Print one line above the bars."""
-        console = self._bars.console if self._bars is not None else self._console
-        console.print(message, markup=False, soft_wrap=True)
-
-    def _started(self) -> Bars:
-        if self._bars is None:
-            self._bars = Bars(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._bars.start()
-        return self._bars
-
-
-class _BarTask:
-    def __init__(self, bars: Bars, bar: TaskID) -> None:
-        self._bars, self._bar = bars, bar
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        self._bars.advance(self._bar, amount)
-        if note:
-            self._bars.update(self._bar, note=note)
-
-    def close(self) -> None:
-        self._bars.remove_task(self._bar)
-
-
-class _PlainTask:
-    """Says every fifteen seconds how far it is."""
-
-    def __init__(self, console: RichConsole, name: str, total: float | None) -> None:
-        self._console, self._name, self._total = console, name, total
-        self._done, self._said = 0.0, time.monotonic()
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        self._done += amount
-        if time.monotonic() - self._said < _PLAIN_LINE_EVERY_S:
-            return
-        self._said = time.monotonic()
-        of = f" of {self._total:g}" if self._total is not None else ""
-        line = f"{self._name}: {self._done:g}{of}{', ' + note if note else ''}"
-        self._console.print(line, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 import numpy as np
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.evaluated import check, fit, row, say_cost, show
 from ofa_tvm.cli.networks import (
     Images,
@@ -22,8 +24,9 @@ from ofa_tvm.cli.networks import (
     parse_arch,
 )
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, space_option
+from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT
+from ofa_tvm.progress import SILENT, Deadline
 
 if TYPE_CHECKING:
     from ofa_tvm.number_formats import Arithmetic
@@ -91,6 +94,8 @@ _PAPER_SUBNETS, _LARGE_DATA = 16_000, 500_000
     help="Compile the first subnet for this target, and compare its answers too.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@time_limit_option
+@dry_run_option
 @common_options
 def command(
     console: Console,
@@ -109,6 +114,8 @@ def command(
     model: str,
     compiled: str | None,
     device: str,
+    time_limit: float | None,
+    dry_run: bool,
 ) -> None:
     """Measure the accuracy of SUBNETs: min, median, max, architectures as JSON or in files, or published
     net.config files, whose architecture is evaluated with the supernet's weights; and of N random ones.
@@ -148,16 +155,29 @@ def command(
         f"{split} images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
         f"cache {cache}, {rank.processes} process{'es' * (rank.processes > 1)}, seed {console.seed}"
     )
-    from ofa_tvm.accuracy.evaluate import evaluate_subnets
+    from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
+    from ofa_tvm.workflow.plan import Plan, Step, time_evaluation
 
+    if dry_run:
+        left = unevaluated(
+            net, archs, data, split, calibration_images=calibration, cache_path=cache, seed=console.seed
+        )
+        unit_s = time_evaluation(net, left[0], data, split, calibration, console.seed) if left else 0.0
+        show_plan(console, Plan((Step("evaluate a subnet", len(left), unit_s),) if left else ()))
+        return
     accuracies = evaluate_subnets(
         net, archs, data, split,
-        calibration_images=calibration, cache_path=cache, rank=rank, seed=console.seed,
-        progress=console.progress,
+        calibration_images=calibration, cache_path=cache, rank=rank, deadline=Deadline.after(time_limit),
+        seed=console.seed, progress=console.progress,
     )  # fmt: skip
     if rank.index:
         return
     names = [*(text if len(text) < 40 else "json" for text in subnets), *("random" for _ in range(n))]
+    if missing := int(np.isnan(accuracies).sum()):
+        console.say(f"the time is up: {missing} of {len(archs)} subnets are left; the same command goes on")
+        done = np.isfinite(accuracies)
+        names, archs = list(compress(names, done)), list(compress(archs, done))
+        accuracies = accuracies[done]
     rows = [
         row(name, arch, found, net.n_classes, float(accuracy))
         for name, arch, accuracy in zip(names, archs, accuracies, strict=True)

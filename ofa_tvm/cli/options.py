@@ -145,10 +145,3 @@ shape_option = click.option(
     multiple=True,
     help="Size of a dynamic input shape; again for each input.",
 )
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

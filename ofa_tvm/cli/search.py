@@ -11,6 +11,7 @@ import click
 from ofa_tvm.cli.budgets import budgets_of
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of, say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.limits import limit_options
 from ofa_tvm.cli.options import (
     INPUT_PATH,
@@ -21,8 +22,10 @@ from ofa_tvm.cli.options import (
     space_option,
     threads_option,
 )
+from ofa_tvm.cli.plans import say_plan, show_plan
 from ofa_tvm.cli.search_inputs import (
     accuracy_of,
+    check_models,
     given_models,
     require_accuracy,
     say_tables,
@@ -30,6 +33,7 @@ from ofa_tvm.cli.search_inputs import (
     target_requests,
 )
 from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import Deadline
 
 if TYPE_CHECKING:
     from ofa_tvm.estimators.contract import AccuracyModel, CostModel
@@ -111,6 +115,8 @@ if TYPE_CHECKING:
     help="Folder of the artefact, or of one for each of several targets; without it nothing is shipped.",
 )
 @click.option("--with-runtime", is_flag=True, help="Add the target's TVM runtime libraries to the artefact.")
+@time_limit_option
+@dry_run_option
 @common_options
 def command(
     console: Console,
@@ -135,6 +141,8 @@ def command(
     latency_samples: int,
     output: Path | None,
     with_runtime: bool,
+    time_limit: float | None,
+    dry_run: bool,
 ) -> None:
     """Search the space for the most accurate subnet whose latency is within the budget.
 
@@ -160,8 +168,10 @@ def command(
     ]
     every_target = alternatives[0]
     settings = every_target[0]
-    _check_models([s.target.name for s in every_target], tables, predictors, len(formats))
+    check_models([s.target.name for s in every_target], tables, predictors, len(formats))
     no_verify = no_verify or pareto is not None or ranges
+    if no_verify and (dry_run or time_limit is not None):
+        raise UsageError("predictions take seconds; --dry-run and --time-limit are of searches that measure")
     if no_verify and output and pareto is None:
         raise UsageError("-o ships only what was measured; leave out --no-verify or -o")
     if not (no_verify and (tables or predictors)):
@@ -193,6 +203,7 @@ def command(
     from ofa_tvm.cli.verified import show
     from ofa_tvm.search.limits import hard_limits
     from ofa_tvm.workflow.pipeline import run_search
+    from ofa_tvm.workflow.plan import search_plan
     from ofa_tvm.workflow.request import SearchRequest
 
     requests = []
@@ -215,7 +226,11 @@ def command(
             seed=console.seed,
         )
         requests.append(request)
-    show(console, run_search(*requests, progress=console.progress))
+    if dry_run:
+        show_plan(console, search_plan(requests, timed=True))
+        return
+    say_plan(console, search_plan(requests), time_limit)
+    show(console, run_search(*requests, deadline=Deadline.after(time_limit), progress=console.progress))
 
 
 def _predict(
@@ -255,23 +270,6 @@ def _show_range(
         console, alternatives, [], nothing, models, limits=limits, needs_latency=True
     )
     show_range(console, questions)
-
-
-def _check_models(
-    targets: Sequence[str], tables: Sequence[Path], predictors: Sequence[Path], formats: int
-) -> None:
-    """Each target once, with one latency model or none."""
-    if (tables or predictors) and formats > 1:
-        raise UsageError("a latency model is of one number format; choose that by --dtype, not auto")
-    if len(set(targets)) < len(targets):
-        raise UsageError("a target is named twice; give each target once, with its budget")
-    if tables and predictors:
-        raise UsageError("give a --latency-table or a --latency-predictor, not both")
-    given = tables or predictors
-    if given and len(given) != len(targets):
-        raise UsageError(
-            f"{len(targets)} targets but {len(given)} latency models; give one for each, in order"
-        )
 
 
 def _require_project(settings: Settings) -> None:

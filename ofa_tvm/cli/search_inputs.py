@@ -97,6 +97,29 @@ def say_tables(
     )
 
 
+def check_models(
+    targets: Sequence[str], tables: Sequence[Path], predictors: Sequence[Path], formats: int
+) -> None:
+    """Each target once, with one latency model or none.
+
+    Raises
+    ------
+    UsageError
+        If it is otherwise.
+    """
+    if (tables or predictors) and formats > 1:
+        raise UsageError("a latency model is of one number format; choose that by --dtype, not auto")
+    if len(set(targets)) < len(targets):
+        raise UsageError("a target is named twice; give each target once, with its budget")
+    if tables and predictors:
+        raise UsageError("give a --latency-table or a --latency-predictor, not both")
+    given = tables or predictors
+    if given and len(given) != len(targets):
+        raise UsageError(
+            f"{len(targets)} targets but {len(given)} latency models; give one for each, in order"
+        )
+
+
 def given_models(
     space: Space, n_targets: int, tables: Sequence[Path], predictors: Sequence[Path]
 ) -> list[CostModel | None]:

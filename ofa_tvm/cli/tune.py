@@ -9,11 +9,11 @@ import click
 
 from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import duration
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     batch_option,
     dtype_option,
-    duration,
     resolutions_option,
     shape_option,
     space_option,

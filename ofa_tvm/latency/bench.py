@@ -47,7 +47,7 @@ class SubnetBench:
     records
         Tuning records to compile with.
     progress
-        Told of boards that are left out.
+        Told of boards that are left out, and of candidates that are measured.
     agreement
         Boards whose time of the reference subnet is more off their median are left out, as a share.
 
@@ -67,6 +67,7 @@ class SubnetBench:
         progress: Progress = SILENT,
     ) -> None:
         self.net, self.target, self.records = net, target, records
+        self._progress = progress
         shared = target.run.where == "rpc"
         self._by = Boards(target, progress=progress, agreement=agreement) if shared else Measurer(target)
         self.boards = self._by.size if isinstance(self._by, Boards) else 0
@@ -187,7 +188,8 @@ class SubnetBench:
         A margin is one robust standard deviation of a sample, or what the slowest board would take longer
         if that is more: a budget is to hold on each of them.
         """
-        results = self.measure(archs)
+        with self._progress.task(f"compile and measure {len(archs)} candidates for {self.target.name}"):
+            results = self.measure(archs)
         noise = [_MAD_TO_DEVIATION * (result.mad_ms or 0.0) for result in results]
         if isinstance(boards := self._by, Boards):
             longer = [boards.slower(result.device) * result.cost for result in results]

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from ofa_tvm.latency.dataset import Column
 from ofa_tvm.latency.writer import LatencyWriter
 from ofa_tvm.measurement import Measurement
 from ofa_tvm.measurement.protocol import best_pass
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.targets import Target
 
 _GROUP = 16
+# Rows that a table gets whatever the deadline, and that are measured in turns where there is one.
+_LEAST = 4
 # The reference subnet's time may differ so much from its first one before a group counts as drifted.
 _DRIFT = 0.05
 # Measured again at most so often.
@@ -92,6 +95,7 @@ def collect(
     seed: int = 0,
     archs: Sequence[Arch] | None = None,
     spread: bool = False,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
 ) -> LatencyWriter:
     """Measure `n` random subnets into a latency table, row by row.
@@ -117,6 +121,8 @@ def collect(
         Measure these instead of random ones.
     spread
         Draw subnets evenly over their predicted latency instead.
+    deadline
+        Once it is over no group of subnets is begun if the table has four rows.
     progress
         Told of every subnet.
 
@@ -150,7 +156,13 @@ def collect(
 
             # Small enough that each board has two at least, and that none is long without work at the end.
             size = min(_GROUP, -(-len(waiting) // (2 * bench.boards))) if bench.boards else _GROUP
-            groups = [waiting[start : start + size] for start in range(0, len(waiting), size or 1)]
+            if deadline != NEVER:
+                size = min(size, _LEAST)
+            starts = takewhile(
+                lambda _: not deadline.is_over or len(writer.measured) < _LEAST,
+                range(0, len(waiting), size or 1),
+            )
+            groups = (waiting[start : start + size] for start in starts)
             bench.each(groups, work, reference)
     return writer
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import Correct, CostModel, Function
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget, budget_above
 from ofa_tvm.search.candidates import Candidate, CheckAccuracy, Cost, Pool, VerifiedResult
 from ofa_tvm.search.constraints import Constraint, Limits
@@ -128,6 +128,7 @@ def search_verified(
     resolutions: Sequence[int] | None = None,
     settings: Evolution | None = None,
     seed: int = 0,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
 ) -> VerifiedResult:
     """Find the most accurate subnet whose measured cost, noise margin included, is within every budget.
@@ -153,6 +154,8 @@ def search_verified(
     rounds : int
     known : sequence of Candidate
         Subnets measured earlier; they can win as well.
+    deadline : Deadline
+        Once it is over no round is begun if there is a subnet that may win.
 
     Raises
     ------
@@ -168,6 +171,8 @@ def search_verified(
     pool = Pool(space, accuracy, check_accuracy, known)
     done = 0
     for number in range(1, rounds + 1):
+        if deadline.is_over and pool.ranked:
+            break
         try:
             found = search_within(
                 space,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.latency.collect import collect
 from ofa_tvm.latency.log_model import kernel_sum_from_log
 from ofa_tvm.latency.regression import LatencyRegressor
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces.space import Space
 from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.targets import Variant
 from ofa_tvm.training.data import ImageData
@@ -24,6 +27,18 @@ from ofa_tvm.tuning import KernelUnion
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
 from ofa_tvm.workflow.store import Store
+
+_LEAST = 4  # subnets that an accuracy predictor is fitted to, whatever the deadline
+
+
+def accuracy_sample(
+    space: Space, resolutions: Sequence[int], samples: int, start: AccuracyPredictor | None, seed: int
+) -> list[Arch]:
+    """Subnets that an accuracy predictor is fitted to, or one to `start` from is corrected by."""
+    rng = np.random.default_rng(seed)
+    sample = space.decode(space.sample_genes(rng, samples if start is None else CORRECTING, resolutions))
+    ends = [end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))]
+    return list(dict.fromkeys([*ends, *sample] if start is None else sample))
 
 
 def learn_accuracy(
@@ -36,6 +51,7 @@ def learn_accuracy(
     start: AccuracyPredictor | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
 ) -> AccuracyPredictor:
     """Evaluate random subnets and the extreme ones, and fit a predictor; both are kept.
@@ -54,32 +70,38 @@ def learn_accuracy(
         A predictor of the same subnets in another number format, which a dozen of them correct.
     calibration_images, seed
         Of the batch-norm statistics; the seed also draws the subnets.
+    deadline
+        Once it is over no subnet is begun if there are four; a predictor of fewer than asked for is not kept.
 
     Raises
     ------
     UserError
         If a file cannot be read or written.
     """
-    space, rng, dtype = net.space, np.random.default_rng(seed), dtype_of(net)
-    sample = space.decode(space.sample_genes(rng, samples if start is None else CORRECTING, resolutions))
-    ends = [end for r in resolutions for end in (space.min_arch(r), space.max_arch(r))]
-    archs = list(dict.fromkeys([*ends, *sample] if start is None else sample))
-    accuracies = evaluate_subnets(
+    space, dtype = net.space, dtype_of(net)
+    archs = accuracy_sample(space, resolutions, samples, start, seed)
+    evaluated = partial(
+        evaluate_subnets,
         net,
-        archs,
-        data,
-        "val",
+        data=data,
+        split="val",
         calibration_images=calibration_images,
         cache_path=store.accuracy_cache,
         seed=seed,
         progress=progress,
     )
+    if deadline != NEVER:
+        evaluated(archs[:_LEAST])
+    accuracies = evaluated(archs, deadline=deadline)
+    done = np.isfinite(accuracies)
+    archs, accuracies = list(compress(archs, done)), accuracies[done]
     predictor = (
         AccuracyPredictor(space, dtype=dtype).fit(archs, accuracies)
         if start is None
         else transferred(start, archs, accuracies, dtype)
     )
-    predictor.save(store.accuracy_model(dtype))
+    if done.all():
+        predictor.save(store.accuracy_model(dtype))
     return predictor
 
 
@@ -91,6 +113,7 @@ def learn_latency(
     *,
     samples: int = LATENCY_SAMPLES,
     seed: int = 0,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
 ) -> KnownLatency:
     """Measure random subnets and fit the tuning log's kernel sum to them; both are kept.
@@ -109,6 +132,8 @@ def learn_latency(
         Subnets to measure.
     seed
         Of their choice.
+    deadline
+        Once it is over no more are measured; a model of fewer is not kept.
 
     Raises
     ------
@@ -126,7 +151,13 @@ def learn_latency(
     )
     variant = Variant.of(target)
     every = collect(
-        bench, store.latency_table(variant), samples, resolutions, seed=seed, progress=progress
+        bench,
+        store.latency_table(variant),
+        samples,
+        resolutions,
+        seed=seed,
+        deadline=deadline,
+        progress=progress,
     ).measured
     # The kernel sum holds for the union's resolutions only; the table may have more.
     measured = {arch: cost for arch, cost in every.items() if arch.r in resolutions}
@@ -138,7 +169,8 @@ def learn_latency(
         unit=target.unit,
         n_classes=n_classes,
     ).fit(archs, costs)
-    model.save(store.latency_model(variant))
+    if len(every) >= samples or not deadline.is_over:
+        model.save(store.latency_model(variant))
     return KnownLatency(model, measured)
 
 

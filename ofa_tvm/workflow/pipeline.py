@@ -11,7 +11,7 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Variant
@@ -19,9 +19,18 @@ from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import covered_resolutions, search_resolutions
-from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetOutcome, TargetRequest
+from ofa_tvm.workflow.request import (
+    SearchOutcome,
+    SearchRequest,
+    TargetOutcome,
+    TargetRequest,
+    known_latency,
+)
 from ofa_tvm.workflow.search import TargetBudget, find_subnet, ship_best
 from ofa_tvm.workflow.ship import Shipped
+
+# Shares of the time that there is, by which a stage ends; shipping takes the rest.
+_ACCURACY_BY, _LATENCY_BY, _SEARCHED_BY = 0.4, 0.7, 0.85
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Encloses a stage, by its name; for those who count its seconds."""
@@ -55,6 +64,7 @@ class _Run:
 
 def run_search(
     *requests: SearchRequest,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
     stage: Stage = lambda name: nullcontext(),
 ) -> SearchOutcome:
@@ -69,6 +79,9 @@ def run_search(
     requests
         What to search for. Several compete: the same budgets in other number formats, of which one that
         cannot be kept, or for which nothing is tuned, is only said.
+    deadline
+        By when to have found something: learning and searching end with what they have by then, the best
+        found ships. Models of less than was asked for are used, not kept.
     progress
         Told of all that takes long, and of what is wrong with a tuning log.
     stage
@@ -86,7 +99,7 @@ def run_search(
     """
     start = time.monotonic()
     with ExitStack() as stack:
-        runs = _searches(requests, stack, progress, stage)
+        runs = _searches(requests, stack, deadline, progress, stage)
         shipped: Sequence[Shipped | None] = [None] * len(runs[0].targets)
         for run in runs:
             if not any(one.artefact for one in run.request.targets):
@@ -105,14 +118,19 @@ def run_search(
 
 
 def _searches(
-    requests: Sequence[SearchRequest], stack: ExitStack, progress: Progress, stage: Stage
+    requests: Sequence[SearchRequest],
+    stack: ExitStack,
+    deadline: Deadline,
+    progress: Progress,
+    stage: Stage,
 ) -> list[_Run]:
     """What each request finds, the best first."""
     runs: list[_Run] = []
     errors: list[UserError] = []
-    for request in requests:
+    for number, request in enumerate(requests):
+        part = deadline.within(number / len(requests), (number + 1) / len(requests))
         try:
-            runs.append(_search(_with_budgets(request, runs), stack, progress, stage))
+            runs.append(_search(_with_budgets(request, runs), stack, part, progress, stage))
         except UserError as error:
             if len(requests) > 1:
                 _left_out(request, error, progress)
@@ -137,28 +155,23 @@ def _with_budgets(request: SearchRequest, runs: Sequence[_Run]) -> SearchRequest
     return replace(request, targets=tuple(chosen))
 
 
-def _search(request: SearchRequest, stack: ExitStack, progress: Progress, stage: Stage) -> _Run:
-    known = [_known(request, one) for one in request.targets]
+def _search(
+    request: SearchRequest, stack: ExitStack, deadline: Deadline, progress: Progress, stage: Stage
+) -> _Run:
+    known = [known_latency(request, one) for one in request.targets]
     benches = [_bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)]
     with stage("learn accuracy"):
-        accuracy = _learn_accuracy(request, progress) if request.accuracy is None else request.accuracy
+        accuracy = request.accuracy
+        if accuracy is None:
+            accuracy = _learn_accuracy(request, deadline.within(0, _ACCURACY_BY), progress)
     with stage("measure and learn latency"):
         targets = [
-            _budgeted(request, one, bench, latency, accuracy, progress)
+            _budgeted(request, one, bench, latency, accuracy, deadline.within(0, _LATENCY_BY), progress)
             for one, bench, latency in zip(request.targets, benches, known, strict=True)
         ]
     with stage("search under the budget"):
-        return _Run(request, targets, _find(request, targets, accuracy, progress))
-
-
-def _known(request: SearchRequest, one: TargetRequest) -> KnownLatency | None:
-    """The model that was given, else the store's, unless it lacks a resolution that is asked for."""
-    if one.model is not None:
-        return KnownLatency(one.model, {})
-    stored = request.store.latency(Variant.of(one.target), request.net.space)
-    if stored is None or not set(request.resolutions or ()) <= set(stored.model.resolutions):
-        return None
-    return stored
+        searched = deadline.within(0, _SEARCHED_BY)
+        return _Run(request, targets, _find(request, targets, accuracy, searched, progress))
 
 
 def _bench(
@@ -180,7 +193,7 @@ def _bench(
     return stack.enter_context(SubnetBench(request.net, one.target, records, progress=progress))
 
 
-def _learn_accuracy(request: SearchRequest, progress: Progress) -> AccuracyModel:
+def _learn_accuracy(request: SearchRequest, deadline: Deadline, progress: Progress) -> AccuracyModel:
     if request.data is None:
         raise RuntimeError("a search without images has an accuracy predictor")
     return learn_accuracy(
@@ -192,12 +205,17 @@ def _learn_accuracy(request: SearchRequest, progress: Progress) -> AccuracyModel
         start=request.accuracy_start,
         calibration_images=request.calibration_images,
         seed=request.seed,
+        deadline=deadline,
         progress=progress,
     )
 
 
 def _learn(
-    request: SearchRequest, bench: SubnetBench, accuracy: AccuracyModel, progress: Progress
+    request: SearchRequest,
+    bench: SubnetBench,
+    accuracy: AccuracyModel,
+    deadline: Deadline,
+    progress: Progress,
 ) -> KnownLatency:
     """A target's latency model, from the tuning log and some measurements."""
     space, target = request.net.space, bench.target
@@ -220,6 +238,7 @@ def _learn(
         sides,
         samples=request.latency_samples,
         seed=request.seed,
+        deadline=deadline,
         progress=progress,
     )
 
@@ -230,9 +249,10 @@ def _budgeted(
     bench: SubnetBench,
     known: KnownLatency | None,
     accuracy: AccuracyModel,
+    deadline: Deadline,
     progress: Progress,
 ) -> TargetBudget:
-    latency = _learn(request, bench, accuracy, progress) if known is None else known
+    latency = _learn(request, bench, accuracy, deadline, progress) if known is None else known
     budget = _median_budget(request, bench) if one.budget is None else one.budget
     return TargetBudget(bench, latency, budget)
 
@@ -250,7 +270,11 @@ def _median_budget(request: SearchRequest, bench: SubnetBench) -> Budget:
 
 
 def _find(
-    request: SearchRequest, targets: Sequence[TargetBudget], accuracy: AccuracyModel, progress: Progress
+    request: SearchRequest,
+    targets: Sequence[TargetBudget],
+    accuracy: AccuracyModel,
+    deadline: Deadline,
+    progress: Progress,
 ) -> VerifiedResult:
     models = [accuracy, *(target.model for target in targets)]
     check = None
@@ -273,6 +297,7 @@ def _find(
         candidates=request.candidates,
         rounds=request.rounds,
         seed=request.seed,
+        deadline=deadline,
         progress=progress,
     )
 

@@ -11,7 +11,7 @@ from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.search.constraints import Constraint
-from ofa_tvm.targets import DType, Target
+from ofa_tvm.targets import DType, Target, Variant
 from ofa_tvm.workflow.models import KnownLatency
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import ACCURACY_SAMPLES, CALIBRATION_IMAGES, LATENCY_SAMPLES
@@ -125,6 +125,16 @@ class SearchRequest:
     def learned_resolutions(self) -> tuple[int, ...]:
         """Those that a model is learned for."""
         return self.resolutions or self.net.space.default_resolutions
+
+
+def known_latency(request: SearchRequest, one: TargetRequest) -> KnownLatency | None:
+    """The model that was given, else the store's, unless it lacks a resolution that is asked for."""
+    if one.model is not None:
+        return KnownLatency(one.model, {})
+    stored = request.store.latency(Variant.of(one.target), request.net.space)
+    if stored is None or not set(request.resolutions or ()) <= set(stored.model.resolutions):
+        return None
+    return stored
 
 
 @dataclass(frozen=True)

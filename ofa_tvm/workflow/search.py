@@ -14,7 +14,7 @@ from ofa_tvm.deploy.manifest import CandidateEntry, SearchEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.latency.correction import learn_error
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
 from ofa_tvm.search.constraints import Constraint
@@ -71,6 +71,7 @@ def find_subnet(
     candidates: int = 4,
     rounds: int = 3,
     seed: int = 0,
+    deadline: Deadline = NEVER,
     progress: Progress = SILENT,
 ) -> VerifiedResult:
     """The most accurate subnet whose measured cost is within the budget, on every target.
@@ -89,6 +90,8 @@ def find_subnet(
         What holds beside the budgets.
     candidates, rounds
         Subnets measured in each round, and rounds at the most.
+    deadline
+        Once it is over no round is begun if there is a subnet that may win.
 
     Raises
     ------
@@ -110,6 +113,7 @@ def find_subnet(
         constraints=constraints,
         resolutions=resolutions,
         seed=seed,
+        deadline=deadline,
         progress=progress,
     )
 
@@ -171,7 +175,7 @@ def ship_best(
         If none does, or an artefact cannot be written.
     """
     for chosen in found.ranked[:_SHIP_TRIES]:
-        with ExitStack() as stack:
+        with ExitStack() as stack, progress.task("build and check what ships"):
             ready = _ready_for_all(targets, data, found, chosen, stack, calibration_images, seed)
             if ready is not None:
                 return chosen, [

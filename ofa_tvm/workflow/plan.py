@@ -1,0 +1,155 @@
+"""What a search, a latency table or evaluations have to do, and how long it takes: one of each is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
+from ofa_tvm.latency.bench import SubnetBench
+from ofa_tvm.latency.dataset import read_table
+from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.spaces import Arch
+from ofa_tvm.supernet import Supernet
+from ofa_tvm.targets import Target, Variant
+from ofa_tvm.training.data import ImageData
+from ofa_tvm.workflow.learn import accuracy_sample
+from ofa_tvm.workflow.request import SearchRequest, TargetRequest, known_latency
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of work.
+
+    Parameters
+    ----------
+    name
+        What is done, for people.
+    units
+        How often.
+    unit_s
+        Seconds of one, as timed; None where that was not timed.
+    """
+
+    name: str
+    units: int
+    unit_s: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all."""
+        return None if self.unit_s is None else self.units * self.unit_s
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Work in the order in which it is done; what is done already is not in it."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps that were timed; None if none was."""
+        timed = [step.seconds for step in self.steps if step.seconds is not None]
+        return sum(timed) if timed else None
+
+    def __str__(self) -> str:
+        return ", ".join(f"{step.units} x {step.name}" for step in self.steps) or "nothing"
+
+
+def search_plan(requests: Sequence[SearchRequest], *, timed: bool = False) -> Plan:
+    """What `run_search` does at most for requests that compete.
+
+    With `timed`, one subnet is evaluated and, on each target, one compiled and measured; nothing is kept.
+
+    Raises
+    ------
+    UserError
+        If something cannot be read, compiled or measured.
+    """
+    return Plan(tuple(step for request in requests for step in _steps(request, timed) if step.units))
+
+
+def _steps(request: SearchRequest, timed: bool) -> list[Step]:
+    net, targets = request.net, [one.target for one in request.targets]
+    median = net.space.median_arch(request.learned_resolutions[-1])
+    of = "" if targets[0].dtype == "float32" else f" in {targets[0].dtype}"
+    evaluation_s: float | None = None
+    measurements_s: list[float | None] = [None] * len(targets)
+    if timed:
+        measurements_s = [
+            time_measurement(net, target, find_records(target, [request.store.logs]), median)
+            for target in targets
+        ]
+        if request.data is not None:
+            evaluation_s = time_evaluation(
+                net, median, request.data, "val", request.calibration_images, request.seed
+            )
+    candidate_s = sum(seconds or 0.0 for seconds in (*measurements_s, evaluation_s)) if timed else None
+    return [
+        Step(f"evaluate a subnet{of}", _to_evaluate(request), evaluation_s),
+        *(
+            Step(f"measure a subnet on {one.target.name}{of}", _to_measure(request, one), seconds)
+            for one, seconds in zip(request.targets, measurements_s, strict=True)
+        ),
+        Step(f"measure a candidate{of}", request.rounds * request.candidates, candidate_s),
+        Step(f"build and check what ships{of}", sum(one.artefact is not None for one in request.targets)),
+    ]
+
+
+def _to_evaluate(request: SearchRequest) -> int:
+    """Subnets that an accuracy predictor is missing."""
+    if request.accuracy is not None or request.data is None:
+        return 0
+    sample = accuracy_sample(
+        request.net.space,
+        request.learned_resolutions,
+        request.accuracy_samples,
+        request.accuracy_start,
+        request.seed,
+    )
+    left = unevaluated(
+        request.net,
+        sample,
+        request.data,
+        calibration_images=request.calibration_images,
+        cache_path=request.store.accuracy_cache,
+        seed=request.seed,
+    )
+    return len(left)
+
+
+def _to_measure(request: SearchRequest, one: TargetRequest) -> int:
+    """Subnets that a latency model is missing."""
+    if known_latency(request, one) is not None:
+        return 0
+    table = request.store.latency_table(Variant.of(one.target))
+    known = len(read_table(table, request.net.space)) if table.exists() else 0
+    return max(0, request.latency_samples - known)
+
+
+def time_measurement(net: Supernet, target: Target, records: KernelTable, arch: Arch) -> float:
+    """Seconds to compile and measure a subnet.
+
+    Raises
+    ------
+    UserError
+        If it cannot be.
+    """
+    with SubnetBench(net, target, records) as bench:
+        start = time.monotonic()
+        bench.measure([arch])
+        return time.monotonic() - start
+
+
+def time_evaluation(
+    net: Supernet, arch: Arch, data: ImageData, split: str, calibration_images: int, seed: int
+) -> float:
+    """Seconds to calibrate a subnet and count its right answers; the second time, which is as usual."""
+    times = []
+    for _ in range(2):
+        start = time.monotonic()
+        evaluate_subnets(net, [arch], data, split, calibration_images=calibration_images, seed=seed)
+        times.append(time.monotonic() - start)
+    return min(times)
