@@ -35,6 +35,7 @@ BY_SIGNAL = 128  # plus its number, as shells count
 VERBS = {
     "quickstart": "Train, tune, search and ship on handwritten digits, in a few minutes.",
     "doctor": "What this machine can do: one line a target, and what to install.",
+    "info": "Say what a file or folder is, and what can be done with it.",
     "targets": "List, show and probe target descriptors.",
     "runtime": "Build the device runtimes that TVM's wheels lack.",
     "device": "Serve, list and emulate devices that run modules over RPC.",

@@ -58,14 +58,7 @@ class Artefact:
         if not (root / MANIFEST).is_file():
             raise UserError(f"{root} is not an artefact: it holds no {MANIFEST}")
         manifest = Manifest.read(root / MANIFEST)
-        for name, digest in manifest.sha256.items():
-            if not (root / name).is_file():
-                raise UserError(f"{root / name} is missing from the artefact; copy the whole folder again")
-            if sha256(root / name) != digest:
-                raise UserError(
-                    f"{root / name} is damaged or was changed (its sha256 is not the manifest's); "
-                    "copy the folder again or make the artefact anew"
-                )
+        require_files(root, manifest)
         return cls(root, manifest)
 
     @property
@@ -105,6 +98,24 @@ class Artefact:
     def classify(self, images: Sequence[str | os.PathLike[str]], top_k: int = 1) -> list[list[Prediction]]:
         """The `top_k` likeliest classes of each picture file; see `Classifier.classify`."""
         return self.classifier.classify(images, top_k)
+
+
+def require_files(root: Path, manifest: Manifest) -> None:
+    """Refuse a folder whose files are not those that its manifest is of.
+
+    Raises
+    ------
+    UserError
+        If one is missing or differs from its checksum.
+    """
+    for name, digest in manifest.sha256.items():
+        if not (root / name).is_file():
+            raise UserError(f"{root / name} is missing from the artefact; copy the whole folder again")
+        if sha256(root / name) != digest:
+            raise UserError(
+                f"{root / name} is damaged or was changed (its sha256 is not the manifest's); "
+                "copy the folder again or make the artefact anew"
+            )
 
 
 def write_artefact(

@@ -189,6 +189,35 @@ def _takes_records(path: Path, wanted: Header) -> bool:
         return False
 
 
+def read_header(file: Path) -> Header:
+    """First line of one log, packed or not.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or does not begin as a log.
+    """
+    try:
+        with _OPENERS[file.suffix](file, "rb") as handle:  # type: ignore[operator]
+            return _header(handle.readline(_LONGEST_LINE), None)
+    except KeyError:
+        raise UserError(f"{file} is no tuning log: such files end in {', '.join(_OPENERS)}") from None
+    except ValueError as error:
+        raise UserError(f"{file} is no tuning log: {error}") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read: {shorten(str(error), 120)}") from error
+
+
+def read_log(file: Path) -> KernelTable:
+    """All records of one log; what cannot be read is skipped and named in `problems`."""
+    table = KernelTable()
+    for machine, record in _read_file(file, None, table.problems):
+        table.add(record)
+        if record.succeeded:
+            table.machines.setdefault(record.kernel, set()).add(machine)
+    return table
+
+
 def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
     """Records that serve `target`: its own first, then those of its descriptor's `compatible` list.
 

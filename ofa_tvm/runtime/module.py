@@ -245,7 +245,17 @@ def read_metadata(get: Callable[[], Any], file: Path) -> dict[str, Any]:
         raw = get()
     except Exception as error:
         raise UserError(f"{file} carries no metadata: it is not a module that ofa-tvm compiled") from error
-    content = json.loads(raw.numpy().tobytes())
+    return checked_metadata(json.loads(raw.numpy().tobytes()), file)
+
+
+def checked_metadata(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What a module says of itself, if this version reads it.
+
+    Raises
+    ------
+    UserError
+        If it is in a format of another version.
+    """
     if content.get("format") != _METADATA_FORMAT:
         raise UserError(
             f"{file} has metadata of format {shown(content.get('format'))}, but this ofa-tvm reads "

@@ -9,7 +9,8 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,17 @@ def n_classes(path: str | Path) -> int:
     UserError
         If the file cannot be read or holds no classifier.
     """
-    for name, tensor in read_checkpoint(path)[0].items():
+    if (found := classes_in(read_checkpoint(path)[0])) is None:
+        raise UserError(f"the weights in {path} have no classifier; they are no supernet's")
+    return found
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """Classes of the network that a state dict is of; None where it has no classifier."""
+    for name, tensor in state.items():
         if re.search(r"\bclassifier\.(linear\.)*weight$", _WRAPPED.sub("", name)) and tensor.ndim == 2:
             return len(tensor)
-    raise UserError(f"the weights in {path} have no classifier; they are no supernet's")
+    return None
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
@@ -152,19 +160,35 @@ def _common_prefix(names: list[str]) -> str:
     return "".join(f"{part}." for part in first[:depth])
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy a state dict into a module, whichever version of the official code named it.
+@dataclass(frozen=True)
+class Match:
+    """How the tensors of a file go with a network's.
+
+    Attributes
+    ----------
+    renamed
+        Those of the file by the network's names.
+    missing, surplus, misshapen
+        Names that only the network has, only the file has, and what is said of those of other shapes.
+    """
+
+    renamed: Mapping[str, Tensor]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network can take the file's tensors."""
+        return not (self.missing or self.surplus or self.misshapen)
+
+
+def matched(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Match:
+    """Find a network's tensors in a state dict, whichever version of the official code named it.
 
     Names may have the prefixes of DataParallel, `torch.compile` and the like, or one that all share. Counts
     of batches (`num_batches_tracked`), which nothing depends on, may be missing.
-
-    Raises
-    ------
-    UserError
-        If tensors are missing, surplus or of another shape, or hold values that are no finite real numbers;
-        the message names them, nothing is changed.
     """
-    own = module.state_dict()
     by_canonical = {_canonical(name): name for name in own}
     plain = {name: _canonical(name) for name in state}
     if plain and not set(plain.values()) & set(by_canonical):
@@ -187,9 +211,27 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         for name, tensor in renamed.items()
         if tensor.shape != own[name].shape
     ]
+    return Match(renamed, tuple(missing), tuple(surplus), tuple(misshapen))
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy a state dict into a module; see `matched` for the names it may have.
+
+    Raises
+    ------
+    UserError
+        If tensors are missing, surplus or of another shape, or hold values that are no finite real numbers;
+        the message names them, nothing is changed.
+    """
+    own = module.state_dict()
+    match = matched(own, state)
     problems = [
         f"{title}: {_listed(names)}"
-        for title, names in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
+        for title, names in (
+            ("missing", match.missing),
+            ("surplus", match.surplus),
+            ("misshapen", match.misshapen),
+        )
         if names
     ]
     if problems:
@@ -197,13 +239,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
             f"the weights in {source} do not fit this network ({'; '.join(problems)}); "
             "check the search space and the number of classes"
         )
-    unfit = [name for name, tensor in renamed.items() if not _is_finite(tensor, own[name].dtype)]
+    unfit = [name for name, tensor in match.renamed.items() if not _is_finite(tensor, own[name].dtype)]
     if unfit:
         raise UserError(
             f"the weights in {source} are not finite numbers ({_listed(unfit)}): that training diverged, or "
             "the file is damaged; take an earlier checkpoint"
         )
-    module.load_state_dict(renamed)
+    module.load_state_dict(dict(match.renamed))
 
 
 def _is_finite(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -213,7 +255,7 @@ def _is_finite(tensor: Tensor, dtype: torch.dtype) -> bool:
     return bool(torch.isfinite(tensor.to(dtype)).all())
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

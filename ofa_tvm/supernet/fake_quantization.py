@@ -190,6 +190,11 @@ def without_ranges(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.endswith(_RANGES)}
 
 
+def is_range(name: str) -> bool:
+    """Whether a tensor of a state dict is the range of a feature map."""
+    return name.endswith(_RANGES)
+
+
 def load_ranges(module: nn.Module, state: Mapping[str, Tensor], dtype: str | None, source: object) -> None:
     """Make a network compute as a checkpoint's did, and have places for the ranges in its state dict.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +15,9 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.number_formats import Arithmetic
 from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, get_space
 from ofa_tvm.spaces.network import BlockSpec, expanded
-from ofa_tvm.spaces.registry import SUPERNETS, call_plugin, find_plugin
+from ofa_tvm.spaces.registry import SUPERNETS, call_plugin, find_plugin, list_spaces
 from ofa_tvm.supernet.batchnorm import calibrate_on_noise
-from ofa_tvm.supernet.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from ofa_tvm.supernet.checkpoint import load_weights, matched, read_checkpoint, write_checkpoint
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
     ElasticConvLayer,
@@ -25,7 +25,7 @@ from ofa_tvm.supernet.elastic import (
     ElasticMBConv,
     ElasticResidual,
 )
-from ofa_tvm.supernet.fake_quantization import MapQuantizer, dtype_of, load_ranges, set_dtype
+from ofa_tvm.supernet.fake_quantization import MapQuantizer, dtype_of, is_range, load_ranges, set_dtype
 from ofa_tvm.supernet.layers import Classifier, ConvLayer, Linear, MBConvBlock
 from ofa_tvm.supernet.network import Network
 
@@ -231,6 +231,18 @@ def read_supernet(path: str | Path, space: Space) -> tuple[dict[str, Tensor], di
             f"{path} holds a single subnet, as --finetune leaves it; name a supernet's checkpoint"
         )
     return state, extra
+
+
+def fitting_spaces(state: Mapping[str, Tensor], n_classes: int) -> tuple[str, ...]:
+    """Names of the spaces whose supernet a state dict is of, by the names and shapes of its tensors."""
+    weights = {name: tensor for name, tensor in state.items() if not is_range(name)}
+    fitting = []
+    for name in list_spaces():
+        with torch.device("meta"):  # shapes only
+            own = build_supernet(name, n_classes).state_dict()
+        if matched({key: value for key, value in own.items() if not is_range(key)}, weights).fits:
+            fitting.append(name)
+    return tuple(fitting)
 
 
 def initialise(module: nn.Module) -> None:

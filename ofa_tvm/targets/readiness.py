@@ -63,15 +63,20 @@ class Readiness:
 
 def examine(target: Target, machine: Machine) -> Readiness:
     """Look for what `target` needs on `machine`, which is this one. Imports tvm with its compiler."""
+    compiler = _compiler(target)
+    dtypes = target.dtypes if compiler.ok else {}
+    return Readiness(target, compiler, _linker(target), device_for(target, machine), dtypes)
+
+
+def device_for(target: Target, machine: Machine) -> Check:
+    """Whether `machine`, which is this one, has or reaches the device of a target; without importing tvm."""
     device: Callable[[Target, Machine], Check] = {
         "x86": _x86_device,
         "arm": _arm_device,
         "cuda": _cuda_device,
         "opencl": _opencl_device,
     }[target.kind]
-    compiler = _compiler(target)
-    dtypes = target.dtypes if compiler.ok else {}
-    return Readiness(target, compiler, _linker(target), device(target, machine), dtypes)
+    return device(target, machine)
 
 
 def _compiler(target: Target) -> Check:
