@@ -15,6 +15,8 @@ from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.workflow.info import Description
 
 _WIDEST, _NARROWEST = 110, 40
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|us|s|Minstr|kB|MB|GB|UTC|bytes|pixels)\b|%)")
+_KEPT = "\0"  # a blank at which no line ends
 
 
 @click.command(short_help="Say what a file or folder is, and what can be done with it.")
@@ -57,7 +59,7 @@ def _lines(found: Description, width: int) -> Iterator[str]:
                 each.what, width, f"  {_inside(found.path, each.path):<{gap}}", " " * (gap + 2)
             )
     for problem in found.problems:
-        yield from _wrapped(problem, width, "not usable here: ", "  ")
+        yield from _wrapped(problem, width, "damaged: " if found.damaged else "not usable here: ", "  ")
     if found.usable and found.facts:
         yield "usable here: yes"
     for note in found.notes:
@@ -76,21 +78,22 @@ def _inside(folder: Path, path: Path) -> str:
 
 
 def _wrapped(text: str, width: int, first: str = "", rest: str = "  ") -> list[str]:
-    """Lines of a text; words, as paths, are never cut."""
-    return textwrap.wrap(
-        text,
+    """Lines of a text; words, as paths, are never cut, and numbers stay with their units."""
+    lines = textwrap.wrap(
+        _UNIT.sub(_KEPT, text),
         width,
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
-    ) or [first.rstrip()]
+    )
+    return [line.replace(_KEPT, " ") for line in lines] or [first.rstrip()]
 
 
 def _command(text: str, width: int) -> Iterator[str]:
     """A command, continued by backslashes before its options where it is too long for a line."""
     line = "  "
-    for part in re.split(r" (?=--?[a-z]|&& )", text):
+    for part in re.split(r" (?=--[a-z]|-[on] |&& )", text):
         if len(line) + len(part) + 2 > width and line.strip():
             yield f"{line.rstrip()} \\"
             line = "      "

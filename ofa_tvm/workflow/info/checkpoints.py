@@ -163,7 +163,7 @@ def _training_state(file: Path, content: Mapping[str, Any]) -> Description:
     folder = file.parent.parent
     labels = identity.get("labels") or []
     done = phase >= len(phases)
-    finished = [f"{name} ({_best(accuracies)})" for name, accuracies in content.get("results", ())]
+    finished = [f"{name} ({_range(accuracies)})" for name, accuracies in content.get("results", ())]
     facts = [
         *subnet_facts(space, identity.get("arch")),
         Fact("classes", f"{len(labels):,}: {listed(labels)}", len(labels)),
@@ -278,8 +278,10 @@ def _curves(folder: Path) -> list[Fact]:
     return progress_facts(read_metrics(folder))
 
 
-def _best(accuracies: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}: {share(value)}" for name, value in accuracies.items())
+def _range(accuracies: Mapping[str, float]) -> str:
+    """Of a phase's subnets the worst and the best."""
+    low, high = share(min(accuracies.values())), share(max(accuracies.values()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _made(file: Path, own: bool) -> Fact:

@@ -26,6 +26,7 @@ from ofa_tvm.workflow.info.description import (
     counted,
     date_text,
     listed,
+    other_machine,
     quoted,
     share,
     size_fact,
@@ -60,6 +61,8 @@ def describe_artefact(folder: Path) -> Description:
     notes += version_notes(manifest.versions, _ARTEFACT_AGAIN)
     if manifest.latency.how is not None and manifest.latency.how.noisy:
         notes.append("its latency was measured on a busy machine")
+    if manifest.latency.how is not None and manifest.target.kind == "x86":
+        notes += other_machine([manifest.latency.how.machine])
     facts = [
         *_target_facts(manifest.variant, manifest.target.tvm),
         *subnet_facts(manifest.space, None if manifest.arch is None else manifest.arch.to_dict()),

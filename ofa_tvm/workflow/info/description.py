@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.targets import detect_machine
 
 ACCEPTED = (
     "info takes an artefact folder, a compiled .so, an ONNX file, a checkpoint, a tuning log or a folder of "
@@ -227,6 +228,22 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def other_machine(machines: Iterable[str]) -> list[str]:
+    """A note that times of the target `x86` are not this machine's, where they are another one's."""
+    here, measured = detect_machine().model, sorted(set(machines))
+    if not measured or here in measured:
+        return []
+    return [f"its times are of {listed(measured)}, and this machine is {here}"]
+
+
+def near(path: Path) -> Path | None:
+    """The artefact that the quickstart and `search -o deploy` leave beside a project's other files."""
+    for folder in (path.parent, path.parent.parent):
+        if (folder / "deploy" / "manifest.yaml").is_file():
+            return folder / "deploy"
+    return None
 
 
 def range_text(values: Sequence[float], unit: str) -> str:

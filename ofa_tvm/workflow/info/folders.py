@@ -17,6 +17,7 @@ from ofa_tvm.workflow.info.description import (
     command,
     counted,
     listed,
+    near,
     refusal,
 )
 from ofa_tvm.workflow.info.trainings import describe_training, is_training, progress_facts, read_metrics
@@ -71,6 +72,8 @@ def describe_folder(folder: Path) -> Description:
         return _unfinished_quickstart(folder)
     if is_training(folder):
         return describe_training(folder)
+    if folder.name == "checkpoints" and is_training(folder.parent):
+        return describe_training(folder.parent)
     if any(folder.glob("*lookup_table.*")):
         from ofa_tvm.workflow.info.predictors import describe_lookup
 
@@ -194,6 +197,8 @@ def _project_steps(folder: Path, project: Project, artefacts: list[Found]) -> tu
         Step("measure the accuracy of subnets", command("evaluate", "min median max", inside=folder)),
         Step("tune its kernels further", command("tune", "--minutes 10", inside=folder)),
     ]
+    if Store(folder).stages.is_file() and not Store(folder).summary.is_file():
+        steps.insert(0, Step("go on with the quickstart that made it", command("quickstart", "-o", folder)))
     if artefacts:
         steps.insert(0, Step("look at what it shipped", command("info", artefacts[0].path)))
         steps.append(
@@ -226,7 +231,7 @@ def _pictures(folder: Path) -> Description | None:
     facts = [Fact("pictures", f"{total:,}" + (" at least" if total >= _MOST_COUNTED else ""), total)]
     if classes:
         facts.append(Fact("folders", f"{len(classes):,}: {listed(classes)}", classes))
-    steps = [Step("classify them", command("run", "DEPLOY", folder))]
+    steps = [Step("classify them", command("run", near(folder) or "DEPLOY", folder))]
     if classes:
         steps.insert(0, Step("train on them", command("train", "--data", folder, "-o PROJECT")))
         steps.pop()

@@ -79,13 +79,19 @@ def _steps(file: Path, dynamic: list[Any], quantised: bool, pictures: bool) -> t
     )
     words = [sizes] if sizes else []
     steps = [
-        Step("compile it for this machine", command("compile", file, *words, "-o", file.with_suffix(".so"))),
+        Step("compile it for this machine", command("compile", file, *words, "-o", _module(file))),
         Step("time it here, beside ONNX Runtime", command("measure", file, *words, "--onnxruntime")),
         Step("tune its kernels, and then compile it again", command("tune", file, *words, "--minutes 10")),
     ]
     if pictures and not quantised:
         steps.append(Step("quantise it to int8", command("quantize", file, "--data IMAGES")))
     return tuple(steps)
+
+
+def _module(file: Path) -> Path:
+    """Where to compile it to: beside it, unless there is a module already, as in an artefact."""
+    beside = file.with_suffix(".so")
+    return Path("NEW.so") if beside.exists() else beside
 
 
 def _shape(value: Any) -> list[int | None]:

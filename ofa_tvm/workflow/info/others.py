@@ -15,6 +15,7 @@ from ofa_tvm.workflow.info.description import (
     command,
     counted,
     listed,
+    near,
     quoted,
     refusal,
     size_fact,
@@ -66,7 +67,7 @@ def describe_picture(file: Path) -> Description:
             Fact("pixels", f"{image.width} x {image.height}, {image.mode}", [image.width, image.height]),
             size_fact(file),
         ),
-        steps=(Step("classify it", command("run", "DEPLOY", file)),),
+        steps=(Step("classify it", command("run", near(file) or "DEPLOY", file)),),
     )
 
 
@@ -95,7 +96,11 @@ def describe_array(file: Path) -> Description:
             Fact("array", f"{array.dtype} {shape}", {"dtype": str(array.dtype), "shape": list(array.shape)}),
             size_fact(file),
         ),
-        steps=(Step("let a module compute on it, if it is its input", command("run", "DEPLOY", file)),),
+        steps=(
+            Step(
+                "let a module compute on it, if it is its input", command("run", near(file) or "DEPLOY", file)
+            ),
+        ),
     )
 
 

@@ -184,6 +184,8 @@ def _json(path: Path, head: str, *, packed: bool) -> Description:
         line = parse_json(first, nan=True)
     except ValueError:
         line = None
+    if path.name == "stages.json":
+        return describe(path.parent)
     lined = path.suffix == ".jsonl" or packed or "\n{" in head
     if isinstance(line, dict) and (lined or "format" in line):
         return _json_lines(path, line)

@@ -14,6 +14,7 @@ from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import Column, LatencyTable, columns_of, noted_space, read_table
 from ofa_tvm.latency.table_file import meta_path, read_bytes, rows_of, text_of
 from ofa_tvm.spaces import Arch, get_space, list_spaces
+from ofa_tvm.targets.load import PROBED
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
@@ -22,6 +23,7 @@ from ofa_tvm.workflow.info.description import (
     counted,
     date_text,
     listed,
+    other_machine,
     project_option,
     range_text,
     refusal,
@@ -29,6 +31,8 @@ from ofa_tvm.workflow.info.description import (
     size_fact,
     versions_text,
 )
+from ofa_tvm.workflow.project import NAME
+from ofa_tvm.workflow.store import Store
 
 _HEADS = ("arch", "ops")
 _MOST_LINES = 200_000
@@ -91,11 +95,12 @@ def _latencies(file: Path) -> Description:
     several = len(columns) > 1
     option = [] if space is not None and table is not None and table.meta else [project_option(space)]
     column = [f"--target-column {columns[0].name}"] if several else []
-    model = Path(file.name.removesuffix(".gz")).with_suffix(".model").name
+    model = Path(file.name.removesuffix(".gz")).with_suffix(".model")
+    model = Path("NEW.model") if file.with_name(model.name).exists() else model
     steps = [
         Step(
             "fit a predictor" + (f" of {columns[0].series}" if several else ""),
-            command("predictor fit", "--data", file, *column, *option, "-o", Path(model)),
+            command("predictor fit", "--data", file, *column, *option, "-o", model),
         ),
         *(
             [
@@ -115,6 +120,8 @@ def _latencies(file: Path) -> Description:
     notes = []
     if table is not None and (busy := sum(bool(entry.get("noisy")) for entry in table.meta)):
         notes.append(f"{counted(busy, 'row was', 'rows were')} measured on a busy machine")
+    if table is not None and any(column.target == PROBED for column in columns):
+        notes += other_machine({str(entry["machine"]) for entry in table.meta if "machine" in entry})
     return Description(
         path=file,
         kind="latency table",
@@ -166,7 +173,8 @@ def _meta_facts(meta: Sequence[dict[str, Any]]) -> list[Fact]:
     if threads:
         facts.append(Fact("threads", listed(threads), threads))
     if dates:
-        text = date_text(dates[0]) + (f" to {date_text(dates[-1])}" if dates[-1] != dates[0] else "")
+        first, final = date_text(dates[0]), date_text(dates[-1])
+        text = first if first == final else f"{first} to {final}"
         text += f", {versions_text(last)}" if last else ""
         facts.append(Fact("made", text, {"first": dates[0], "last": dates[-1], "versions": last}))
     return facts
@@ -244,19 +252,18 @@ def describe_evaluations(file: Path, lines: Sequence[dict[str, Any]]) -> Descrip
         ),
         size_fact(file),
     )
+    in_project = (file.parent / NAME).is_file() and file.name == Store(file.parent).accuracy_cache.name
+    fit = (
+        command("evaluate --fit NEW.model", inside=file.parent)
+        if in_project
+        else command("evaluate", "--cache", file, "--checkpoint SUPERNET.pt --data IMAGES --fit NEW.model")
+    )
     return Description(
         path=file,
         kind="evaluations",
         summary="finished evaluations of subnets, which `evaluate` does not repeat",
         facts=facts,
-        steps=(
-            Step(
-                "fit a predictor to them; only what is missing is evaluated",
-                command(
-                    "evaluate", "--cache", file, "--checkpoint SUPERNET.pt --data IMAGES --fit accuracy.model"
-                ),
-            ),
-        ),
+        steps=(Step("fit a predictor to them; only what is missing is evaluated", fit),),
     )
 
 

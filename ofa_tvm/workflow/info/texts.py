@@ -92,9 +92,12 @@ def describe_json(file: Path, content: Any) -> Description:
         return _front(file, content)
     if content.keys() == {"value", "unit"}:
         budget = f"{content['value']:g} {content['unit']}"
-        return Description(
-            file, "budget", "a latency budget that the quickstart chose", (Fact("budget", budget, content),)
+        step = Step(
+            "search with it",
+            command("search", f"--latency {budget.replace(' ', '')}", "-o NEW", inside=file.parent),
         )
+        facts = (Fact("budget", budget, content),)
+        return Description(file, "budget", "a latency budget that the quickstart chose", facts, steps=(step,))
     raise refusal(file, f"is a JSON file with the keys {listed(content)}", _JSON_ACCEPTED)
 
 
@@ -157,7 +160,7 @@ def _target(file: Path) -> Description:
         Fact("name", target.name),
         Fact("what it is", target.summary),
         Fact("kind", target.kind),
-        Fact("code for", target.mcpu or str(target.tvm.get("arch") or target.tvm["kind"]), dict(target.tvm)),
+        Fact("code for", str(target.tvm.get("arch") or target.mcpu or target.tvm["kind"]), dict(target.tvm)),
         Fact("threads", str(target.threads), target.threads),
         Fact("dtype", target.dtype),
         Fact("runs", _place(target)),
@@ -189,7 +192,9 @@ def _place(target: Target) -> str:
     if run.where == "rpc":
         return f"on the devices of key {run.key} at the tracker {run.tracker}"
     return (
-        f"emulated by {run.emulator} as {run.emulator_cpu}" if run.where == "emulator" else "on this machine"
+        f"emulated by {run.emulator} as {run.emulator_cpu}"
+        if run.where == "emulator"
+        else "in a process, on a machine that has it"
     )
 
 

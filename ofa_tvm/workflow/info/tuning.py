@@ -22,6 +22,7 @@ from ofa_tvm.workflow.info.description import (
     range_text,
     refusal,
     size_fact,
+    version_notes,
     versions_text,
 )
 from ofa_tvm.workflow.project import NAME
@@ -171,7 +172,7 @@ def _record_facts(table: KernelTable) -> list[Fact]:
     ]
     if dtypes:
         facts.append(
-            Fact("dtypes", listed(f"{n} in {name}" for name, n in dtypes.most_common()), dict(dtypes))
+            Fact("products", listed(f"{n} in {name}" for name, n in dtypes.most_common()), dict(dtypes))
         )
     best = [records[0] for records in table.records.values()]
     if best:
@@ -196,18 +197,20 @@ def _notes(headers: list[Header]) -> list[str]:
     """Whether verbs on this machine look into a log of these headers, and what it is good for."""
     header = headers[0]
     own, serving = _names_here(), header.target
+    versions = version_notes(header.versions, "its schedules are passed over: tune again")
     if serving not in own:
         return [
-            f"on this machine `--target x86` does not look at logs of {serving}; targets do that are called so"
-            " 
-            "or name it as compatible"
+            *versions,
+            f"on this machine `--target x86` does not look at logs of {serving}; a target does that is "
+            "called so or names it as compatible",
         ]
     here = detect_machine().name
     if not timed_on(here, [found.machine for found in headers]):
         return [
-            f"its schedules serve this machine ({here}); its times are another one's, which `--retime` mends"
+            *versions,
+            f"its schedules serve this machine ({here}); its times are another one's, which `--retime` mends",
         ]
-    return []
+    return versions
 
 
 def _names_here() -> list[str]:
