@@ -21,6 +21,7 @@ from ofa_tvm.workflow.info.description import (
     refusal,
     share,
     size_fact,
+    space_fact,
 )
 from ofa_tvm.workflow.info.predictors import describe_official, is_official
 from ofa_tvm.workflow.info.trainings import SAME_COMMAND, progress_facts, read_metrics
@@ -70,7 +71,7 @@ def _supernet(file: Path, state: Mapping[str, Tensor], extra: Mapping[str, Any])
     dtype = str(extra.get("dtype") or ("int8" if any(name.endswith(".low") for name in state) else "float32"))
     problems = [] if own is False else _unknown_space(spaces[0])
     facts = [
-        Fact("space", " or ".join(spaces), spaces[0]),
+        space_fact(spaces),
         Fact("classes", f"{classes:,}" if classes is not None else "unknown", classes),
         Fact("dtype", dtype if dtype == "float32" else f"{dtype} (trained with integers of 8 bits)", dtype),
         _weights(state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 from collections import Counter
@@ -141,8 +142,6 @@ def subnet_facts(space: str | None, arch: Any) -> list[Fact]:
     """Which subnet of which space; nothing where neither is known."""
     facts = [] if space is None else [Fact("space", space)]
     if isinstance(arch, Mapping):
-        import json
-
         facts.append(Fact("arch", json.dumps(dict(arch)), dict(arch)))
     return facts
 

@@ -102,7 +102,7 @@ class Description:
             "path": str(self.path),
             "kind": self.kind,
             "summary": self.summary,
-            **{f.name.replace(" ", "_"): f.text if f.value is None else f.value for f in self.facts},
+            "facts": {f.name.replace(" ", "_"): f.text if f.value is None else f.value for f in self.facts},
             "usable": self.usable,
             "damaged": self.damaged,
             "problems": list(self.problems),
@@ -146,6 +146,12 @@ def project_option(found: str | None) -> str:
     return f"--space {found}" if found else "--space SPACE"
 
 
+def space_fact(names: Sequence[str], unknown: str = "unknown") -> Fact:
+    """The space of something, or those that it may be of; in JSON a name, or a list of several or none."""
+    text = " or ".join(names) or unknown
+    return Fact("space", text, names[0] if len(names) == 1 else list(names))
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with its noun."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -179,6 +185,11 @@ def size_text(n_bytes: int) -> str:
         if n_bytes_in < 1000:
             return f"{n_bytes_in:.3g} {unit}"
     return f"{n_bytes / 1e9:.3g} GB"
+
+
+def budget_text(cost: float) -> str:
+    """A cost as the number of a budget, of three digits or more."""
+    return f"{cost:.0f}" if cost >= 1000 else f"{cost:.3g}"
 
 
 def share(value: float) -> str:

@@ -117,8 +117,10 @@ def _glance_at_folder(path: Path) -> str | None:
         return "tuning logs"
     if (path / "report.html").is_file():
         return f"a report ({path.name}/report.html)"
-    pictures = _count_pictures(path)
-    return counted(pictures, "picture") if pictures else None
+    if pictures := _count_pictures(path):
+        return counted(pictures, "picture")
+    known = (glance(each) for each in sorted(path.iterdir())[:_MOST_LISTED] if each.is_file())
+    return listed(dict.fromkeys(what for what in known if what), 3) or None
 
 
 def _glance_at_table(path: Path) -> str | None:

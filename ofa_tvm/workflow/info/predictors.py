@@ -22,6 +22,7 @@ from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
     Step,
+    budget_text,
     command,
     counted,
     listed,
@@ -29,6 +30,7 @@ from ofa_tvm.workflow.info.description import (
     refusal,
     share,
     size_fact,
+    space_fact,
 )
 
 if TYPE_CHECKING:
@@ -187,7 +189,7 @@ def describe_official(file: Path, state: Mapping[str, Tensor]) -> Description:
         fitting.append(name)
     inputs = next(int(tensor.shape[1]) for tensor in state.values() if tensor.ndim == 2)
     facts = [
-        Fact("space", " or ".join(fitting) or f"unknown: it takes {inputs} inputs", fitting),
+        space_fact(fitting, f"unknown: it takes {inputs} inputs"),
         size_fact(file),
     ]
     steps = [
@@ -242,7 +244,7 @@ def describe_lookup(path: Path) -> Description:
     files = sorted(path.glob("*lookup_table.*")) if path.is_dir() else [path]
     costs = table(table.space.sample_genes(np.random.default_rng(0), 256, table.resolutions))
     facts = [
-        Fact("space", " or ".join(names), names),
+        space_fact(names),
         Fact("resolutions", listed(table.resolutions), list(table.resolutions)),
         Fact(
             "subnets take",
@@ -282,4 +284,4 @@ def _accuracies(values: list[float]) -> str:
 
 def _middle(costs: list[float]) -> str:
     """A budget that some subnets keep."""
-    return f"{sorted(costs)[len(costs) // 2]:.3g}"
+    return budget_text(sorted(costs)[len(costs) // 2])

@@ -31,6 +31,12 @@ _MOST_BYTES = 1 << 26
 _ELF, _ZIP, _NUMPY = b"\x7fELF", b"PK\x03\x04", b"\x93NUMPY"
 _OPENERS: Mapping[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open}
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_TEXTS = {
+    ".py": "is a Python program",
+    ".ipynb": "is a notebook",
+    ".md": "is a Markdown text",
+    ".toml": "is a TOML file",
+}
 _PREDICTOR, _TORCH = "header.npy", "data.pkl"  # members of the archives that predictors and checkpoints are
 
 
@@ -148,7 +154,8 @@ def _text(path: Path, head: str, *, packed: bool) -> Description:
     start = head.lstrip("\ufeff \t\r\n")
     if is_table(start):
         return describe_table(path)
-    if start.startswith(("{", "[")):
+    kind = _TEXTS.get(path.suffix)
+    if kind is None and start.startswith("{"):
         return _json(path, start, packed=packed)
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path)
@@ -161,9 +168,6 @@ def _text(path: Path, head: str, *, packed: bool) -> Description:
             f"is a table whose first column is not of subnets (its heading is {first!r})",
             "info takes tables of latencies and accuracies, which begin with the column arch",
         )
-    kind = {".py": "is a Python program", ".ipynb": "is a notebook", ".md": "is a Markdown text"}.get(
-        path.suffix
-    )
     raise refusal(path, kind or "is a text file of a kind that ofa-tvm does not know")
 
 

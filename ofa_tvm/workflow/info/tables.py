@@ -29,6 +29,7 @@ from ofa_tvm.workflow.info.description import (
     refusal,
     share,
     size_fact,
+    space_fact,
     versions_text,
 )
 from ofa_tvm.workflow.project import NAME
@@ -81,12 +82,13 @@ def _named(header: Sequence[str], readers: Iterable[Any]) -> list[str]:
 
 def _latencies(file: Path) -> Description:
     columns = columns_of(file)
-    space = noted_space(file) or _only_space(file)
+    stated, fitting = noted_space(file), _spaces_of(file)
+    space = stated or (fitting[0] if len(fitting) == 1 else None)
     table: LatencyTable | None = None
     if space is not None:
         table = read_table(file, space)
     facts = [
-        Fact("space", space or "not stated: name it with --space", space),
+        space_fact(fitting if space is None else [space], "not stated"),
         *_column_facts(columns, table),
         *([] if table is None else _table_facts(table)),
         *([] if table is None else _meta_facts(table.meta)),
@@ -117,7 +119,7 @@ def _latencies(file: Path) -> Description:
             command("predictor eval", "--data", file, *column, *option, "--model OTHER.model"),
         ),
     ]
-    notes = []
+    notes = [] if space is not None else ["the table does not say its space: name it with --space"]
     if table is not None and (busy := sum(bool(entry.get("noisy")) for entry in table.meta)):
         notes.append(f"{counted(busy, 'row was', 'rows were')} measured on a busy machine")
     if table is not None and any(column.target == PROBED for column in columns):
@@ -181,9 +183,10 @@ def _meta_facts(meta: Sequence[dict[str, Any]]) -> list[Fact]:
 
 
 def _accuracies(file: Path, header: Sequence[str], columns: Sequence[str]) -> Description:
-    space = _only_space(file)
+    fitting = _spaces_of(file)
+    space = fitting[0] if len(fitting) == 1 else None
     facts = [
-        Fact("space", space or "not stated: name it with --space", space),
+        space_fact(fitting, "not stated"),
         Fact("columns", listed(header[1:]), list(header[1:])),
     ]
     if space is not None and len(columns) == 1:
@@ -211,11 +214,10 @@ def _accuracies(file: Path, header: Sequence[str], columns: Sequence[str]) -> De
     )
 
 
-def _only_space(file: Path) -> str | None:
-    """The space that a table's first subnets are of, where there is one alone."""
+def _spaces_of(file: Path) -> list[str]:
+    """The spaces that a table's first subnets are in."""
     lines = rows_of(text_of(read_bytes(file), file), file)[1:6]
-    fitting = fitting_spaces([cells[0] for _, cells in lines])
-    return fitting[0] if len(fitting) == 1 else None
+    return fitting_spaces([cells[0] for _, cells in lines])
 
 
 def fitting_spaces(texts: Sequence[str]) -> list[str]:
@@ -238,7 +240,7 @@ def describe_evaluations(file: Path, lines: Sequence[dict[str, Any]]) -> Descrip
     values = [float(line["accuracy"]) for line in lines if isinstance(line.get("accuracy"), int | float)]
     spaces = fitting_spaces([json.dumps(line["arch"]) for line in lines[:5] if "arch" in line])
     facts = (
-        Fact("space", " or ".join(spaces) or "unknown", spaces),
+        space_fact(spaces),
         Fact(
             "rows",
             f"{counted(len(lines), 'evaluated subnet')} under "
@@ -281,7 +283,7 @@ def describe_archs(file: Path, lines: Sequence[str]) -> Description:
             get_space(list_spaces()[0]).parse(lines[0])
         except UserError as error:
             raise UserError(f"{file} holds architectures of no space that ofa-tvm knows: {error}") from None
-    shown = Fact("space", " or ".join(spaces), spaces)
+    shown = space_fact(spaces)
     option = project_option(spaces[0] if spaces else None)
     if len(lines) > 1:
         return Description(
@@ -304,7 +306,7 @@ def describe_archs(file: Path, lines: Sequence[str]) -> Description:
     macs = space.macs(space.parse(lines[0]), space.usual_classes)
     facts = (
         shown,
-        Fact("arch", lines[0].strip(), parse_json(lines[0])),
+        Fact("arch", json.dumps(parse_json(lines[0])), parse_json(lines[0])),
         Fact("macs", f"{macs / 1e6:.4g} million an image, in {space.name}", macs),
         size_fact(file),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,6 @@ def describe_json(file: Path, content: Any) -> Description:
     if not isinstance(content, dict):
         raise refusal(file, "is a JSON file without keys", _JSON_ACCEPTED)
     if {"d", "r"} <= content.keys() and content.keys() & {"ks", "w", "e"}:
-        import json
-
         return describe_archs(file, [json.dumps(content)])
     if "classifier" in content and "blocks" in content:
         return describe_net_config(file)
@@ -116,7 +115,7 @@ def describe_net_config(path: Path) -> Description:
     facts = [
         Fact("space", network.space_name or "of none that ofa-tvm knows", network.space_name or None),
         *(
-            [Fact("arch", network.arch.to_json(), network.arch.to_dict())]
+            [Fact("arch", json.dumps(network.arch.to_dict()), network.arch.to_dict())]
             if network.arch is not None
             else [Fact("blocks", str(len(spec.blocks)), len(spec.blocks))]
         ),
