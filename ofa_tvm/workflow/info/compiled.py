@@ -228,7 +228,7 @@ def _kernel_facts(manifest: Manifest) -> list[Fact]:
     if not manifest.kernels:
         return []
     origins = Counter(kernel.schedule for kernel in manifest.kernels if kernel.schedule)
-    text = f"{len(manifest.kernels)}" + "".join(f", {n} {name}" for name, n in origins.most_common())
+    text = f"{len(manifest.kernels)} distinct: " + listed(f"{n} {name}" for name, n in origins.most_common())
     fraction = manifest.check.tuned_fraction
     if fraction is not None:
         text += f"; {share(fraction)} of their time is tuned"

@@ -18,13 +18,16 @@ from ofa_tvm.workflow.info.description import (
     counted,
     listed,
     near,
+    quoted,
     refusal,
+    size_fact,
 )
 from ofa_tvm.workflow.info.trainings import describe_training, is_training, progress_facts, read_metrics
 from ofa_tvm.workflow.info.tuning import describe_log_folder, describe_log_root, log_files
 from ofa_tvm.workflow.project import NAME, Project, read_project
 from ofa_tvm.workflow.store import Store
 
+_REPORT = "report.html"
 _METASCHEDULE = "database_tuning_record.json"
 _MOST_LISTED = 40
 _MOST_COUNTED = 20_000
@@ -84,6 +87,8 @@ def describe_folder(folder: Path) -> Description:
             "is a database of TVM's MetaSchedule",
             "ofa-tvm keeps tuning logs of its own (tuning.jsonl) and cannot take its records",
         )
+    if (folder / _REPORT).is_file():
+        return _report(folder)
     return _pictures(folder) or _folder_of_things(folder)
 
 
@@ -115,8 +120,8 @@ def _glance_at_folder(path: Path) -> str | None:
         return "the tuning log of a target"
     if any(log_files(each) for each in _folders(path)):
         return "tuning logs"
-    if (path / "report.html").is_file():
-        return f"a report ({path.name}/report.html)"
+    if (path / _REPORT).is_file():
+        return f"a report ({path.name}/{_REPORT})"
     if pictures := _count_pictures(path):
         return counted(pictures, "picture")
     known = (glance(each) for each in sorted(path.iterdir())[:_MOST_LISTED] if each.is_file())
@@ -221,6 +226,17 @@ def _unfinished_quickstart(folder: Path) -> Description:
         notes=("the command has to have the options that it was begun with",),
         steps=(Step("go on where it stopped", command("quickstart", "-o", folder)),),
         contents=contents,
+    )
+
+
+def _report(folder: Path) -> Description:
+    page = folder / _REPORT
+    return Description(
+        path=folder,
+        kind="report",
+        summary="a report: what a project learned, searched and shipped",
+        facts=(size_fact(page),),
+        steps=(Step("open it", f"python -m webbrowser {quoted(page)}"),),
     )
 
 

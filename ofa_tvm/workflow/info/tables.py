@@ -36,7 +36,7 @@ from ofa_tvm.workflow.project import NAME
 from ofa_tvm.workflow.store import Store
 
 _HEADS = ("arch", "ops")
-_MOST_LINES = 200_000
+_LOOKED_AT = 5  # subnets whose space is looked for
 
 
 def is_table(head: str) -> bool:
@@ -82,7 +82,8 @@ def _named(header: Sequence[str], readers: Iterable[Any]) -> list[str]:
 
 def _latencies(file: Path) -> Description:
     columns = columns_of(file)
-    stated, fitting = noted_space(file), _spaces_of(file)
+    stated = noted_space(file)
+    fitting = _spaces_of(file) if stated is None else []
     space = stated or (fitting[0] if len(fitting) == 1 else None)
     table: LatencyTable | None = None
     if space is not None:
@@ -216,7 +217,8 @@ def _accuracies(file: Path, header: Sequence[str], columns: Sequence[str]) -> De
 
 def _spaces_of(file: Path) -> list[str]:
     """The spaces that a table's first subnets are in."""
-    lines = rows_of(text_of(read_bytes(file), file), file)[1:6]
+    first = "\n".join(text_of(read_bytes(file), file).splitlines()[: 1 + _LOOKED_AT])
+    lines = rows_of(first, file)[1:]
     return fitting_spaces([cells[0] for _, cells in lines])
 
 
@@ -238,7 +240,7 @@ def describe_evaluations(file: Path, lines: Sequence[dict[str, Any]]) -> Descrip
     """`accuracy.jsonl`: evaluations that `evaluate` and `search` have finished."""
     keys = Counter(str(line.get("key")) for line in lines)
     values = [float(line["accuracy"]) for line in lines if isinstance(line.get("accuracy"), int | float)]
-    spaces = fitting_spaces([json.dumps(line["arch"]) for line in lines[:5] if "arch" in line])
+    spaces = fitting_spaces([json.dumps(line["arch"]) for line in lines[:_LOOKED_AT] if "arch" in line])
     facts = (
         space_fact(spaces),
         Fact(
@@ -277,7 +279,7 @@ def describe_archs(file: Path, lines: Sequence[str]) -> Description:
     UserError
         If the first ones are in no space.
     """
-    spaces = fitting_spaces(lines[:5])
+    spaces = fitting_spaces(lines[:_LOOKED_AT])
     if not spaces:
         try:
             get_space(list_spaces()[0]).parse(lines[0])
