@@ -288,7 +288,7 @@ def test_everything_in_a_project(project: Path) -> None:
 def test_a_training_that_is_not_finished(project: Path, tmp_path: Path) -> None:
     from ofa_tvm.supernet.checkpoint import read_tensors, write_checkpoint
 
-    state = next((project / "training" / "checkpoints").glob("*.pt"))
+    state = max((project / "training" / "checkpoints").glob("*.pt"))  # a slow machine leaves two
     assert facts(check(describe(state)))["phase"]["name"] is None  # of the finished training
     copy = tmp_path / "out" / "training" / "checkpoints" / "state-00-000000009.pt"
     write_checkpoint({**read_tensors(state), "phase": 0, "step": 9, "results": []}, copy)
