@@ -7,12 +7,15 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.options import INPUT_PATH
-from ofa_tvm.workflow.info import Description
+
+if TYPE_CHECKING:
+    from ofa_tvm.workflow.info import Description
 
 _WIDEST, _NARROWEST = 110, 40
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|us|s|Minstr|kB|MB|GB|UTC|bytes|pixels)\b|%)")
