@@ -81,7 +81,9 @@ class VerbGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Verbs by their names, which takes no import of any; and this command's own options."""
         verbs = [
-            CompletionItem(name, help=text) for name, text in VERBS.items() if name.startswith(incomplete)
+            CompletionItem(name, help=text.replace(",", ";"))  # click's script for fish ends it at a comma
+            for name, text in VERBS.items()
+            if name.startswith(incomplete)
         ]
         return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
