@@ -25,6 +25,8 @@ CASES = [
     "run absent p.png",
     "run small.so absent.png",
     "run small.so absent.npy",
+    "info absent",
+    "info absent.onnx",
     "bench absent",
     "bench absent.so",
     "bench small.so --image absent.jpg",

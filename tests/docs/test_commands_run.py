@@ -69,6 +69,7 @@ def project(demo: DemoProject, small: SmallModule, tmp_path: Path) -> Path:
         "model.onnx": small.onnx,
         "small.onnx": small.onnx,  # the name that small.so knows
         "model.so": small.so,
+        "supernet.pt": folder / "training" / "supernet.pt",
     }.items():
         shutil.copy(original, folder / copy)
     for name, end in product(("lat", "test", "other"), (".csv", ".meta.jsonl")):
