@@ -32,8 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Workers keep to CPUs of their own: threads that wait for others spin, and times would be of neighbours.
 
     Before torch and TVM are loaded, which ask once how many there are. Tests of several threads at once use
-    the fixture `all_cpus`.
+    the fixture `all_cpus`. Nothing of a terminal's width comes into what verbs print.
     """
+    os.environ.pop("COLUMNS", None)
     config.stash[_CPUS] = cpus = allowed_cpus()
     if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
         number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

@@ -89,7 +89,7 @@ def command(
             f"{deploy} is not compiled: `ofa-tvm measure {deploy}` times it, or compile it first: "
             f"ofa-tvm compile {deploy} -o model.so"
         )
-    compiled = Compiled.open(deploy)
+    compiled = Compiled.open(deploy, target_name)
     target = compiled.on(target_name, threads)
     if target.run.where != "local":
         if runners > 1 or image is not None:
@@ -167,13 +167,13 @@ def _show(console: Console, deploy: Path, result: CallTimes, picture: PictureCos
         f"with cold caches, as after other work: {result.cold_ms:.4g} ms",
     )
     if picture is not None:
-        console.print(
-            f"from {picture.picture} to its class, as `run` does it: {picture.total_ms:.4g} ms,",
-            f"  decoding {picture.decode_ms:.4g} + preprocessing {picture.prepare_ms:.4g} + call and classes "
-            f"{picture.classify_ms:.4g}",
+        console.prose(
+            f"from {picture.picture} to its class, as `run` does it: {picture.total_ms:.4g} ms "
+            f"(decoding {picture.decode_ms:.4g}, preprocessing {picture.prepare_ms:.4g}, call and classes "
+            f"{picture.classify_ms:.4g})"
         )
     console.print("", *histogram(result.times_ms, "ms", console.width, blocks=console.draws_blocks))
-    console.print(*(line for note in notes(result) for line in ("", note)))
+    console.prose(*(line for note in notes(result) for line in ("", note)))
 
 
 def _table(console: Console, rows: list[tuple[str, dict[str, float], list[float]]], more: list[str]) -> None:

@@ -22,8 +22,11 @@ class Compiled:
     artefact: Artefact | None = None
 
     @classmethod
-    def open(cls, given: Path) -> Compiled:
+    def open(cls, given: Path, target: str | None = None) -> Compiled:
         """Open what was named; a bare module is loaded for what it says of itself.
+
+        One that shall run on another device, `target`, may be for a processor that is not even emulated
+        here: that target's threads are taken for its own.
 
         Raises
         ------
@@ -33,6 +36,8 @@ class Compiled:
         if given.is_dir() or given.suffix != ".so":
             artefact = Artefact.open(given)
             return cls(given, artefact.module_path, artefact.manifest.target, artefact)
+        if target is not None and (there := get_target(target)).run.where != "local":
+            return cls(given, given, TargetEntry.of(there))
         return cls(given, given, TargetEntry.from_dict(load_for(given).target))
 
     def on(self, target: str | None, threads: int | None) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console as RichConsole
-from rich.table import Table
 from rich.text import Text
 
 from ofa_tvm.cli.bars import RichProgress
+from ofa_tvm.cli.tables import TextTable, fold
 from ofa_tvm.progress import Progress
 
 R = TypeVar("R")
@@ -47,19 +48,32 @@ class Console:
         for line in () if self.json else lines:
             self._people().print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def prose(self, *lines: str) -> None:
+        """Sentences of the result, for people, folded between words to the terminal's width."""
+        width = self._fold_at()
+        for line in lines:
+            self.print(*([line] if width is None else fold(line, width)))
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-        """A table of the result, for people (nothing in JSON mode); numbers to the right, None a dash."""
+        """A table of the result, for people (nothing in JSON mode); numbers to the right, None a dash.
+
+        It fits the terminal (see `TextTable`). Into a file or a pipe each row is one line, unless COLUMNS
+        says how much room there is.
+        """
         if self.json:
             return
-        table = Table(
-            title=title or None, box=None, pad_edge=False, title_justify="left", header_style="bold"
-        )
-        for index, column in enumerate(columns):
-            numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text("-" if cell is None else _cell(cell)) for cell in row))
-        self._people().print(table)
+        right = [
+            bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
+            for index in range(len(columns))
+        ]
+        cells = [["-" if cell is None else _cell(cell) for cell in row] for row in rows]
+        header, lines = TextTable(columns, cells, right).lines(self._fold_at())
+        if title:
+            self.prose(title)
+        people = self._people()
+        for line in header:
+            people.print(Text(line, style="bold"), soft_wrap=True)
+        self.print(*lines)
 
     def result(self, content: Mapping[str, Any]) -> None:
         """The result for scripts: printed in JSON mode, nothing otherwise."""
@@ -80,11 +94,14 @@ class Console:
             return False
         return True
 
-    def _people(self) -> RichConsole:
-        console = RichConsole(highlight=False)
-        if not console.is_terminal:
-            console.width = 1000  # into a file or a pipe nothing is folded
-        return console
+    def _fold_at(self) -> int | None:
+        """Columns to keep to; None for a file or a pipe, where a line is a row, unless COLUMNS is set."""
+        console = RichConsole()
+        return console.width if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else None
+
+    @staticmethod
+    def _people() -> RichConsole:
+        return RichConsole(highlight=False)
 
 
 def _cell(value: object) -> str:

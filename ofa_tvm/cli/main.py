@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import functools
 import importlib
 import json
 import os
@@ -34,7 +35,7 @@ BY_SIGNAL = 128  # plus its number, as shells count
 # with a click command named `command` (a test compares the texts).
 VERBS = {
     "quickstart": "Train, tune, search and ship on handwritten digits, in a few minutes.",
-    "doctor": "What this machine can do: one line a target, and what to install.",
+    "doctor": "What this machine can do for each target, and what to install.",
     "info": "Say what a file or folder is, and what can be done with it.",
     "targets": "List, show and probe target descriptors.",
     "runtime": "Build the device runtimes that TVM's wheels lack.",
@@ -131,7 +132,7 @@ def invoke(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; what goes wrong is one plain line on standard error."""
     try:
         with warnings.catch_warnings(), ending_signals() as came:
-            warnings.showwarning = _show_warning
+            warnings.showwarning = functools.partial(_show_warning, set())
             code = _run(arguments, came)
     except Ended as error:  # between the last two lines
         return BY_SIGNAL + error.number
@@ -139,12 +140,20 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    said: set[str],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    *_: object,
+    **__: object,
 ) -> None:
     """Our own warnings are for people, to whom the place in the code says nothing."""
     own = category.__module__.startswith("ofa_tvm.")
     text = f"note: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno)
-    sys.stderr.write(text)
+    if not (own and text in said):
+        sys.stderr.write(text)
+    said.add(text)
 
 
 def _run(arguments: Sequence[str], came: Sequence[int]) -> int:

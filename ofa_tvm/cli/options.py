@@ -55,8 +55,10 @@ INPUT_PATH, OUTPUT_PATH = _PathOf(written=False), _PathOf(written=True)
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of targets that ship, by their files alone; else a file."""
-    names = sorted({"x86", "arm", "cuda", *(path.stem for path in data_dir("targets").glob("*.yaml"))})
+    """Names of targets that ship, and of devices that stand for one, by their files alone; else a file."""
+    folder = data_dir("targets")
+    devices = [path for path in folder.glob("devices/*.yaml") if "\ntarget: " in path.read_text()]
+    names = sorted({"x86", "arm", "cuda", *(path.stem for path in [*folder.glob("*.yaml"), *devices])})
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
 
@@ -73,7 +75,7 @@ target_option = click.option(
     default="x86",
     show_default=True,
     shell_complete=complete_target,
-    help="A target's name or YAML file.",
+    help="A target's or a device's name, or a YAML file.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the compiled module; by default the target's (1)."

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.options import OUTPUT_PATH
+from ofa_tvm.cli.options import OUTPUT_PATH, complete_target
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.number_formats import described
 from ofa_tvm.process import leave_torch_out
 from ofa_tvm.targets import Target, detect_machine, get_target, list_targets
-from ofa_tvm.targets.load import PROBED, probe_arm, probe_x86
+from ofa_tvm.targets.load import PROBED, device_targets, probe_arm, probe_x86
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.yamlfile import write_yaml
 
@@ -23,15 +23,15 @@ from ofa_tvm.yamlfile import write_yaml
 def command() -> None:
     """A target descriptor says what to compile for, how to link, where to run and what the hardware is.
 
-    Wherever a verb takes --target, it takes a name from `list` or the path of a YAML file like that
-    of `show`.
+    Wherever a verb takes --target, it takes a name from `list` (of a target, or of a device such as
+    raspberry-pi-4) or the path of a YAML file like that of `show`.
     """
 
 
 @command.command("list")
 @common_options
 def list_command(console: Console) -> None:
-    """List the targets that ship."""
+    """List the targets that ship, and the devices whose names stand for one."""
     targets = list_targets()
     machine = detect_machine()
     rows = [
@@ -39,7 +39,10 @@ def list_command(console: Console) -> None:
         for target in targets
     ]
     console.table(("name", "kind", "cost in", "runs", "what it is"), rows)
-    console.result({"targets": [target.to_json() for target in targets]})
+    devices = device_targets()
+    named = ", ".join(f"{name} ({target})" for name, target in devices.items())
+    console.prose("", f"devices that may be named instead, with the target of their core: {named}")
+    console.result({"targets": [target.to_json() for target in targets], "devices": devices})
 
 
 def _where(target: Target, here: bool) -> str:
@@ -49,7 +52,7 @@ def _where(target: Target, here: bool) -> str:
 
 
 @command.command("show")
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @common_options
 def show_command(console: Console, target: str) -> None:
     """Print TARGET (a name or a YAML file), checked, as YAML; and the number formats that it has."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import platform
+import warnings
 from pathlib import Path
 
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.files import data_dir
 from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.targets.machine import X86_LEVELS, Machine, detect_machine, needed_flags
-from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA
+from ofa_tvm.targets.schema import DESCRIPTOR_SCHEMA, DEVICE_SCHEMA
 from ofa_tvm.targets.target import Hardware, Link, Target
 from ofa_tvm.yamlfile import read_yaml
 
@@ -33,13 +35,26 @@ def list_targets() -> list[Target]:
     return [get_target(name) for name in names]
 
 
+class StandsFor(UserWarning):
+    """A device was named, and the target of its core is taken."""
+
+
+def device_targets() -> dict[str, str]:
+    """Names of the devices that may be given in place of a target, and the targets of their cores."""
+    files = sorted((data_dir("targets") / "devices").glob("*.yaml"))
+    contents = {path.stem: read_yaml(path, DEVICE_SCHEMA) for path in files}
+    return {name: content["target"] for name, content in contents.items() if "target" in content}
+
+
 def get_target(name_or_path: str | os.PathLike[str]) -> Target:
-    """Load a target by its shipped name or from a descriptor file.
+    """Load a target by its shipped name, by that of a device with its core, or from a descriptor file.
+
+    A device's name brings the warning `StandsFor`, and its hardware in place of the target's.
 
     Raises
     ------
     UsageError
-        If there is no such name; the sentence lists the names.
+        If there is no such name; the sentence lists those that are near it.
     UserError
         If the file is missing, not YAML, or not a descriptor.
     """
@@ -49,18 +64,50 @@ def get_target(name_or_path: str | os.PathLike[str]) -> Target:
         return probe_x86(detect_machine())
     if os.sep in text or text.endswith((".yaml", ".yml")):
         return load_target(text)
-    names = target_names()
-    if text not in names:
-        close = difflib.get_close_matches(text, [*names, *ALIASES], n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UsageError(
-            f"unknown target {shown(text)}{hint}; known are {', '.join(names)}, "
-            "or give a descriptor file's path"
-        )
+    if text not in target_names():
+        return _of_device(text)
     target = load_target(data_dir("targets") / f"{text}.yaml")
     if target.run.where != "local" and (tracker := os.environ.get(TRACKER)):
         return target.on_tracker(tracker, target.run.key or target.name)
     return target
+
+
+def _of_device(name: str) -> Target:
+    """The target of a device's core, with the device's hardware."""
+    file = data_dir("targets") / "devices" / f"{name}.yaml"
+    if file not in file.parent.glob("*.yaml"):
+        raise UsageError(_unknown(name))
+    device = read_yaml(file, DEVICE_SCHEMA)
+    if "target" not in device:
+        raise UsageError(
+            f"{name} ({device['summary']}) is a device that latencies are known of, but no target that ships "
+            "is for its cores; write one (see targets/README.md) and give the file's path"
+        )
+    target = get_target(device["target"])
+    warnings.warn(
+        f"{name} ({device['summary']}) is a device; its target is {target.name}", StandsFor, stacklevel=3
+    )
+    hardware = Hardware(**device["hardware"])
+    if hardware.device == target.hardware.device:
+        known = {field.name: getattr(hardware, field.name) for field in dataclasses.fields(hardware)}
+        given = {key: value for key, value in known.items() if value is not None}
+        hardware = dataclasses.replace(target.hardware, **given)
+    return dataclasses.replace(target, hardware=hardware)
+
+
+def _unknown(name: str) -> str:
+    """That there is no such target, and which names are near."""
+    names = target_names()
+    every = [*names, *ALIASES, *device_targets()]
+    text = name[:100].lower()
+    near = [one for one in every if text in one] if len(text) > 1 else []
+    near += difflib.get_close_matches(text, every, n=5)
+    hint = (
+        f"near are {', '.join(dict.fromkeys(near[:8]))} (`ofa-tvm targets list` has all)"
+        if near
+        else f"known are {', '.join(names)}"
+    )
+    return f"unknown target {shown(name)}; {hint}, or give a descriptor file's path"
 
 
 def probe_x86(machine: Machine) -> Target:

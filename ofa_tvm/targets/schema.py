@@ -117,6 +117,7 @@ DEVICE_SCHEMA: dict[str, Any] = _table(
         "summary": _TEXT,
         "hardware": _HARDWARE,
         "columns": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+        "target": _NAME,
     },
     ("name", "kind", "summary", "hardware", "columns"),
 )

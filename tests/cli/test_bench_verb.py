@@ -17,6 +17,7 @@ from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.runtime.threads import usable_cpus
 from ofa_tvm.targets import get_target
 
+pytestmark = pytest.mark.usefixtures("all_cpus")
 _QUICK = ("--seconds", 0.2, "--warm-up", 0.1)
 
 
@@ -28,7 +29,7 @@ def deploy(small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def two_threads(small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_threads(all_cpus: set[int], small: SmallModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if usable_cpus() < 2:
         pytest.skip("two threads need two CPUs")
     path = tmp_path_factory.mktemp("two") / "two.so"

@@ -21,6 +21,7 @@ from small_module import LABELS, SIZE, SmallModule
 from ofa_tvm.cli.main import VERBS
 from ofa_tvm.deploy import Artefact, Manifest, write_artefact
 from ofa_tvm.deploy.manifest import TargetEntry
+from ofa_tvm.targets import list_targets
 
 # A Python in which torch cannot be imported, as in an installation without it.
 NO_TORCH = "import sys; sys.modules['torch'] = None; from ofa_tvm.cli.main import main; main()"
@@ -88,13 +89,39 @@ def test_the_short_help_is_the_verbs_own(verb: str) -> None:
     assert importlib.import_module(f"ofa_tvm.cli.{verb}").command.short_help == VERBS[verb]
 
 
-def test_doctor_has_a_line_for_every_target() -> None:
+def test_doctor_has_an_answer_for_every_target_and_folds_equal_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     done = ofa("doctor")
     assert done.returncode == 0, done.stderr
-    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
-    assert " yes " in lines["x86"]
-    assert "int8 (vpmaddwd)" in lines["x86-64-v4"] and "int8 (vpdpbusd)" in lines["znver4"]
-    assert {"x86-64-v2", "x86-64-v3", "x86-64-v4", "cortex-a72", "opencl", "cuda-sm90"} <= set(lines)
+    readiness: dict[str, str] = {}
+    formats: dict[str, str] = {}
+    for answers, text in zip((readiness, formats), done.stdout.split("\ntarget ")[1:], strict=True):
+        for line in text.split("\n\n")[0].splitlines()[1:]:
+            names, _, answer = line.partition("  ")
+            answers |= dict.fromkeys(names.split(", "), answer)
+    assert readiness.keys() == formats.keys() == {target.name for target in list_targets()}
+    assert "yes" in readiness["x86"].split()
+    assert "int8 (vpmaddwd)" in formats["x86-64-v4"] and "int8 (vpdpbusd)" in formats["znver4"]
+    assert readiness["cortex-a53"] == readiness["cortex-a72"], "in one row"
+
+
+def test_doctor_of_a_device() -> None:
+    done = ofa("doctor", "raspberry-pi-4", COLUMNS="60")
+    assert done.returncode == 0
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("note: raspberry-pi-4 (") and "is cortex-a72" in said[0]
+    steps = [line.split()[0] for line in done.stdout.splitlines() if line]
+    assert {"compile", "link", "run"} <= set(steps)
+    assert "ofa-tvm compile model.onnx --target raspberry-pi-4" in done.stdout
+    (report,) = json.loads(ofa("doctor", "raspberry-pi-4", "--json").stdout)["targets"]
+    assert report["name"] == "cortex-a72" and report["compiler"]["ok"]
+
+
+def test_names_near_an_unknown_one_are_said() -> None:
+    said = plain_error(ofa("targets", "show", "raspbery-pi"), 2)
+    assert "near are raspberry-pi-" in said and "x86" not in said
+    assert "sapphirerapids" in plain_error(ofa("targets", "show", "toaster"), 2), "none is near: all are"
+    assert "no target that ships is for its cores" in plain_error(ofa("targets", "show", "gtx1080ti"), 2)
 
 
 def test_doctor_names_what_to_install(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_verbs_options_choices_names_and_files() -> None:
     assert {"float32", "bfloat16"} <= values("compile", "--dtype", "")
     assert values("tune", "--target", "cortex-a7") == values("search", "-t", "cortex-a7")
     assert {"cortex-a72", "cortex-a76"} <= values("tune", "--target", "cortex-a7")
+    assert values("doctor", "rasp") == {f"raspberry-pi-{number}" for number in (3, 4, 5)}
     assert "ofa_mbv3_w1.0" in values("tune", "--space", "ofa_m")
     for words in (("compile", "mod"), ("run", "deploy", "im"), ("tune", "--target", "./my")):
         assert [(item.value, item.type) for item in complete(*words)] == [(words[-1], "file")]

@@ -69,6 +69,17 @@ def test_tables_are_for_people_and_json_for_scripts(capfd: pytest.CaptureFixture
     assert capfd.readouterr().err == "a note\n"
 
 
-def test_a_long_table_is_not_folded_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
-    Console(json=False, seed=0).table(("a", "b"), [("x" * 90, "y" * 90)])
+def test_a_long_table_is_folded_in_a_pipe_where_columns_says_so(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    row = ("some words " * 9, "other words " * 9)
+    Console(json=False, seed=0).table(("a", "b"), [row])
     assert len(capfd.readouterr().out.splitlines()) == 2
+    monkeypatch.setenv("COLUMNS", "60")
+    Console(json=False, seed=0).table(("a", "b"), [row], title="a title of " * 9)
+    out = capfd.readouterr().out
+    assert max(map(len, out.splitlines())) <= 60
+    assert sorted(out.replace("b:", "b").split()) == sorted(
+        " ".join(("a b", *row, "a title of " * 9)).split()
+    )

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ofa_tvm.errors import UserError
+from ofa_tvm.targets import get_target
 from ofa_tvm.targets.devices import find_platform, list_devices, load_device
+from ofa_tvm.targets.load import StandsFor, device_targets, target_names
 
 # Every column of the public datasets, and what it stands for.
 COLUMNS = {
@@ -74,3 +77,23 @@ def test_own_device_files(tmp_path: Path) -> None:
         load_device(file)
     with pytest.raises(UserError, match="there is no folder"):
         list_devices(tmp_path / "none")
+
+
+def test_a_devices_name_is_the_target_of_its_core() -> None:
+    with pytest.warns(StandsFor, match=r"raspberry-pi-4 \(.*\) is a device; its target is cortex-a72"):
+        board = get_target("raspberry-pi-4")
+    core = get_target("cortex-a72")
+    assert board.name == "cortex-a72" and replace(board, hardware=core.hardware) == core
+    assert board.hardware.bandwidth_gb_s == 12.8 and board.hardware.l1d_kib == core.hardware.l1d_kib
+    with pytest.warns(StandsFor):
+        other = get_target("titan-rtx")  # of the same architecture as the T4 that cuda-sm75 describes
+    assert other.hardware.device == "Titan RTX" and other.tvm == get_target("cuda-sm75").tvm
+
+
+def test_the_targets_that_devices_name_exist_and_are_of_their_kind() -> None:
+    kinds = {device.name: device.kind for device in list_devices()}
+    named = device_targets()
+    assert named.keys() >= {"raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano"}
+    for name, target in named.items():
+        assert get_target(target).kind == kinds[name], name
+    assert not named.keys() & set(target_names())
