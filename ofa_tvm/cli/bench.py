@@ -89,7 +89,7 @@ def command(
             f"{deploy} is not compiled: `ofa-tvm measure {deploy}` times it, or compile it first: "
             f"ofa-tvm compile {deploy} -o model.so"
         )
-    compiled = Compiled.open(deploy, target_name)
+    compiled = Compiled.open(deploy)
     target = compiled.on(target_name, threads)
     if target.run.where != "local":
         if runners > 1 or image is not None:

@@ -9,6 +9,7 @@ from ofa_tvm.deploy import Artefact, Classifier
 from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.errors import UsageError
 from ofa_tvm.runtime import Runner, load_for
+from ofa_tvm.runtime.stored import stored_metadata
 from ofa_tvm.targets import Target, get_target
 
 
@@ -22,23 +23,18 @@ class Compiled:
     artefact: Artefact | None = None
 
     @classmethod
-    def open(cls, given: Path, target: str | None = None) -> Compiled:
-        """Open what was named; a bare module is loaded for what it says of itself.
-
-        One that shall run on another device, `target`, may be for a processor that is not even emulated
-        here: that target's threads are taken for its own.
+    def open(cls, given: Path) -> Compiled:
+        """Open what was named; none of its code is run.
 
         Raises
         ------
         UserError
-            If it is neither, damaged, or for a machine that is not at hand.
+            If it is neither, or damaged.
         """
-        if given.is_dir() or given.suffix != ".so":
+        if given.is_dir() or (given.suffix != ".so" and not given.is_file()):
             artefact = Artefact.open(given)
             return cls(given, artefact.module_path, artefact.manifest.target, artefact)
-        if target is not None and (there := get_target(target)).run.where != "local":
-            return cls(given, given, TargetEntry.of(there))
-        return cls(given, given, TargetEntry.from_dict(load_for(given).target))
+        return cls(given, given, TargetEntry.from_dict(stored_metadata(given)["target"]))
 
     def on(self, target: str | None, threads: int | None) -> Target:
         """The target to run it on: as named, else the one that it was compiled for; with its own threads."""
@@ -72,4 +68,4 @@ class Compiled:
         """Whether it says how pictures become its input."""
         if self.artefact is not None:
             return self.artefact.manifest.preprocessing is not None
-        return "preprocessing" in self.runner().metadata.get("onnx_metadata", {})
+        return "preprocessing" in stored_metadata(self.module).get("onnx_metadata", {})

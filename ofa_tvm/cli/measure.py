@@ -118,8 +118,7 @@ def command(
 def _target(model: Path, name: str | None, threads: int | None) -> Target:
     """Where to measure; a compiled module runs on as many threads as it was compiled for."""
     if model.suffix != ".onnx":
-        leave_torch_out()
-        return Compiled.open(model, name).on(name, threads)
+        return Compiled.open(model).on(name, threads)
     target = get_target(name or "x86")
     return target if threads is None else target.with_threads(threads)
 
