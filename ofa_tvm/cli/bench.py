@@ -111,6 +111,7 @@ def command(
         warm_up_s=warm_up,
         calls=repeats,
         seed=console.seed,
+        progress=console.progress,
     )
     picture = None
     if classifier is not None or compiled.takes_pictures:

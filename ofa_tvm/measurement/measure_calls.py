@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +20,13 @@ from ofa_tvm.measurement.other_work import other_work, working_s
 from ofa_tvm.measurement.pinned_worker import pinned_worker
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
+from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.runtime.threads import usable_cpus
 from ofa_tvm.targets import Target, detect_machine
 from ofa_tvm.temporaries import scratch_folder
 
 _SILENCE_S = 60.0  # after which a runner counts as hung
+_LOOK_EVERY_S = 0.5
 _TOGETHER_S = 0.1  # between telling all runners to start and their start
 
 
@@ -37,6 +39,7 @@ def measure_calls(
     warm_up_s: float = 1.0,
     calls: int | None = None,
     seed: int = 0,
+    progress: Progress = SILENT,
 ) -> CallTimes:
     """Time every call of a module as a user makes it, on this machine.
 
@@ -59,6 +62,8 @@ def measure_calls(
         Calls of a runner after which it stops before `seconds` are over.
     seed
         Of the random inputs.
+    progress
+        Told of the seconds that went by.
 
     Raises
     ------
@@ -76,12 +81,16 @@ def measure_calls(
         raise UserError(f"target {target.name} cannot be measured here: {reason}")
     groups = runners_cpus(runners, target.threads)
     request: dict[str, Any] = {"path": str(Path(path).resolve()), "seed": seed}
-    with scratch_folder("bench") as scratch, _crew(groups, request["path"]) as crew:
-        loaded = crew.ask([request | {"do": "load", "seconds": warm_up_s}] * runners)
+    with (
+        scratch_folder("bench") as scratch,
+        progress.task("warm-up and calls", warm_up_s + seconds) as task,
+        _crew(groups, request["path"], task) as crew,
+    ):
+        loaded = crew.ask([request | {"do": "load", "seconds": warm_up_s}] * runners, warm_up_s)
         files = [Path(scratch) / f"{number}.npy" for number in range(runners)]
         before, started = working_s(), time.monotonic()
         window = request | {"do": "time", "seconds": seconds, "calls": calls, "start": started + _TOGETHER_S}
-        timed = crew.ask([window | {"file": str(file)} for file in files])
+        timed = crew.ask([window | {"file": str(file)} for file in files], seconds)
         after, ended = working_s(), time.monotonic()
         times = [np.load(file) for file in files]
         cold_ms = crew.ask([request | {"do": "cold"}])[0]["cold_ms"]
@@ -126,15 +135,26 @@ def runners_cpus(runners: int, threads: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Crew:
-    """Workers that are asked at the same time; `path` is what to blame."""
+    """Workers that are asked at the same time; `path` is what to blame, `task` moves with the clock."""
 
     workers: Sequence[WorkerProcess]
     pool: ThreadPoolExecutor
     path: str
+    task: Task
 
-    def ask(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The answers of the first workers, one a request."""
-        return list(self.pool.map(self._answer, self.workers, requests))
+    def ask(self, requests: Sequence[dict[str, Any]], seconds: float = 0.0) -> list[dict[str, Any]]:
+        """The answers of the first workers, one a request; the task moves by `seconds` at most."""
+        asked = zip(self.workers, requests, strict=False)
+        answers = [self.pool.submit(self._answer, worker, request) for worker, request in asked]
+        left, start, shown = set(answers), time.monotonic(), 0.0
+        while left:
+            done, left = wait(left, _LOOK_EVERY_S, FIRST_COMPLETED)
+            now = min(time.monotonic() - start, seconds)
+            self.task.advance(now - shown)
+            shown = now
+            for answer in done:
+                answer.result()  # what went wrong with one is not waited for by the others
+        return [answer.result() for answer in answers]
 
     def _answer(self, worker: WorkerProcess, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -147,11 +167,11 @@ class _Crew:
 
 
 @contextmanager
-def _crew(groups: Sequence[Sequence[int]], path: str) -> Iterator[_Crew]:
+def _crew(groups: Sequence[Sequence[int]], path: str, task: Task) -> Iterator[_Crew]:
     workers = [pinned_worker("ofa_tvm.measurement.call_worker", cpus) for cpus in groups]
     pool = ThreadPoolExecutor(len(workers))
     try:
-        yield _Crew(workers, pool, path)
+        yield _Crew(workers, pool, path, task)
     finally:
         for worker in workers:
             worker.kill()  # so that no thread of the pool still waits
