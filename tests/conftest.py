@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo_project import demo  # noqa: F401  (a fixture)
+from hypothesis import HealthCheck, settings
 from once import Once
 from once import once as once  # (a fixture)
 
@@ -35,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     the fixture `all_cpus`. Nothing of a terminal's width comes into what verbs print.
     """
     os.environ.pop("COLUMNS", None)
+    # No test is about absolute time: machines are shared.
+    settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("shared")
     config.stash[_CPUS] = cpus = allowed_cpus()
     if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
         number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa_tvm.errors import UserError, shown
@@ -66,7 +66,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PLAIN)
 def test_valid_json_is_read_as_json_reads_it(value: Any) -> None:
     assert parse_json(json.dumps(value), nan=True) == value

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa_tvm.errors import UserError
@@ -225,13 +225,11 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=200), PLAIN, max_size=4))
 def test_what_is_written_is_read_back(content: dict[str, Any]) -> None:
     assert parse_yaml(write_yaml(content)) == content
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=30))
 def test_other_readers_do_not_take_our_text_for_something_else(text: str) -> None:
     assert yaml.safe_load(write_yaml({"key": text})) == {"key": text}

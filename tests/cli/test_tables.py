@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa_tvm.cli.tables import TextTable, fold
@@ -23,7 +23,6 @@ def tables(draw: st.DrawFn) -> TextTable:
     return TextTable(columns, rows, right)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables(), st.integers(20, 120))
 def test_every_word_is_there_in_one_piece(table: TextTable, width: int) -> None:
     header, lines = table.lines(width)
@@ -37,7 +36,6 @@ def test_every_word_is_there_in_one_piece(table: TextTable, width: int) -> None:
     assert {word for name in table.columns for word in name.split()} <= set(named)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables())
 def test_without_a_width_a_row_is_a_line(table: TextTable) -> None:
     header, lines = table.lines(None)
