@@ -30,6 +30,7 @@ class _Server:
         """What a request asks for."""
         with blaming(request["path"]):
             if request["do"] == "load":
+                events.send(event="loading")  # from here on silence is the module's own
                 runner, self._call = module_call(request["path"], request["seed"], self._threads)
                 return {
                     "calls": _warm_up(self._call, time.monotonic() + request["seconds"], events),
