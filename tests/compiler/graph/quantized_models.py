@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ofa_tvm.targets import get_target
+
 Array = np.ndarray[Any, Any]
 _SIZE = 12
 
@@ -52,9 +54,9 @@ class Builder:
         limits = np.iinfo(dtype)
         return self.rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
 
-    def of_7_bits(self, *shape: int) -> Array:
-        """Weights with which ONNX Runtime's sums of two products stay within int16 on CPUs without VNNI."""
-        return self.rng.integers(-63, 64, shape).astype(np.int8)
+    def weights(self, *shape: int) -> Array:
+        """Of QOperators: int8, or of 7 bits where ONNX Runtime's sums saturate."""
+        return self.integers(*shape) // (2 if saturates() else 1)
 
     def model(
         self,
@@ -159,7 +161,7 @@ def with_integer_products() -> onnx.ModelProto:
     """As dynamic quantisers write products: scale and zero point of what comes in are computed."""
     b = Builder()
     b.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"], name="dynamic"))
-    w = b.constant(b.of_7_bits(8, 3, 3, 3), np.int8)
+    w = b.constant(b.weights(8, 3, 3, 3), np.int8)
     total = b.op("ConvInteger", "q", w, "zero", pads=[1, 1, 1, 1])
     real = b.op("Cast", total, to=TensorProto.FLOAT)
     y = b.op("Mul", real, b.op("Mul", "scale", b.constant(0.004)))
@@ -167,7 +169,7 @@ def with_integer_products() -> onnx.ModelProto:
     b.nodes.append(
         helper.make_node("DynamicQuantizeLinear", [flat], ["q1", "scale1", "zero1"], name="dynamic1")
     )
-    w = b.constant(b.of_7_bits(8 * _SIZE**2, 5), np.int8)
+    w = b.constant(b.weights(8 * _SIZE**2, 5), np.int8)
     zeros = b.constant(b.integers(5), np.int8)
     total = b.op("MatMulInteger", "q1", w, "zero1", zeros)
     real = b.op("Cast", total, to=TensorProto.FLOAT)
@@ -183,13 +185,13 @@ def of_onnx_runtime() -> onnx.ModelProto:
     def of_microsoft(kind: str, *inputs: str, **attributes: Any) -> str:
         return b.op(kind, *inputs, domain="com.microsoft", **attributes)
 
-    w = b.constant(b.of_7_bits(8, 3, 3, 3), np.int8)
+    w = b.constant(b.weights(8, 3, 3, 3), np.int8)
     each = b.scheme(b.rng.uniform(0.002, 0.006, 8), np.zeros(8), np.int8)
     bias = b.constant(b.rng.integers(-3000, 3000, 8), np.int32)
     mask = b.constant(np.arange(3).reshape(1, 3, 1, 1) % 2, bool)
     rows = b.op("Reshape", of_microsoft("QLinearGlobalAveragePool", x, *a, *a), b.constant([1, 3], np.int64))
     matrix, tall = (
-        b.constant(b.of_7_bits(8, 3), np.int8),
+        b.constant(b.weights(8, 3), np.int8),
         b.constant(b.integers(3, 7, dtype=np.uint8), np.uint8),
     )
     window = {"kernel_shape": [2, 2], "strides": [1, 1]}
@@ -208,6 +210,11 @@ def of_onnx_runtime() -> onnx.ModelProto:
         (of_microsoft("QLinearSoftmax", rows, *a, *gate, axis=-1, opset=13), gate),
     ]
     return b.model([b.op("DequantizeLinear", q, *scheme) for q, scheme in made])
+
+
+def saturates() -> bool:
+    """Whether ONNX Runtime adds two products of bytes in int16 here, as it does on x86 without VNNI."""
+    return get_target("x86").dtypes["int8"] != "vpdpbusd"
 
 
 def by_onnx_runtime(folder: Path, form: str, activations: str) -> onnx.ModelProto:
@@ -234,7 +241,7 @@ def by_onnx_runtime(folder: Path, form: str, activations: str) -> onnx.ModelProt
         weight_type=QuantType.QInt8,
     )
     model = onnx.load(made)
-    for tensor in model.graph.initializer:  # to 7 bits, as in `Builder.of_7_bits`
+    for tensor in model.graph.initializer if saturates() else ():
         if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) // 2, tensor.name))
     return model
