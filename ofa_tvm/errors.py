@@ -30,6 +30,6 @@ def shown(value: object, most: int = 60) -> str:
         return f"a {type(value).__name__}"
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things whose plural ends in s: "1 CPU", "2 CPUs"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 CPU", "51,351 calls"; `many` where the plural is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

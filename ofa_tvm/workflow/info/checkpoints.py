@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofa_tvm.errors import UserError, shown
+from ofa_tvm.errors import UserError, counted, shown
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.spaces import get_space
 from ofa_tvm.workflow.info.compiled import subnet_facts
@@ -15,11 +15,10 @@ from ofa_tvm.workflow.info.description import (
     Fact,
     Step,
     command,
-    counted,
     listed,
     quoted,
     refusal,
-    share,
+    shares,
     size_fact,
     space_fact,
 )
@@ -69,14 +68,14 @@ def _supernet(file: Path, state: Mapping[str, Tensor], extra: Mapping[str, Any])
     if not spaces:
         return _other_weights(file, state, extra, classes)
     dtype = str(extra.get("dtype") or ("int8" if any(name.endswith(".low") for name in state) else "float32"))
-    problems = [] if own is False else _unknown_space(spaces[0])
+    problems = _unknown_space(spaces[0]) if own else []
     facts = [
         space_fact(spaces),
         Fact("classes", f"{classes:,}" if classes is not None else "unknown", classes),
         Fact("dtype", dtype if dtype == "float32" else f"{dtype} (trained with integers of 8 bits)", dtype),
         _weights(state),
         *_space_facts(spaces[0]),
-        *_curves(file.parent),
+        *progress_facts(read_metrics(file.parent)),
         _made(file, own),
         size_fact(file),
     ]
@@ -130,7 +129,7 @@ def _subnet(file: Path, state: Mapping[str, Tensor], extra: Mapping[str, Any]) -
         Fact("classes", str(extra.get("n_classes") or classes_in(state)), extra.get("n_classes")),
         Fact("dtype", str(extra.get("dtype") or "float32")),
         _weights(state),
-        *_curves(file.parent),
+        *progress_facts(read_metrics(file.parent)),
         _made(file, True),
         size_fact(file),
     ]
@@ -164,7 +163,9 @@ def _training_state(file: Path, content: Mapping[str, Any]) -> Description:
     folder = file.parent.parent
     labels = identity.get("labels") or []
     done = phase >= len(phases)
-    finished = [f"{name} ({_range(accuracies)})" for name, accuracies in content.get("results", ())]
+    finished = [
+        f"{name} ({shares(list(accuracies.values()))})" for name, accuracies in content.get("results", ())
+    ]
     facts = [
         *subnet_facts(space, identity.get("arch")),
         Fact("classes", f"{len(labels):,}: {listed(labels)}", len(labels)),
@@ -272,17 +273,6 @@ def _unknown_space(name: str) -> list[str]:
     except UserError as error:
         return [f"{error}; a plugin may have registered it"]
     return []
-
-
-def _curves(folder: Path) -> list[Fact]:
-    """What the training beside a checkpoint says of itself."""
-    return progress_facts(read_metrics(folder))
-
-
-def _range(accuracies: Mapping[str, float]) -> str:
-    """Of a phase's subnets the worst and the best."""
-    low, high = share(min(accuracies.values())), share(max(accuracies.values()))
-    return low if low == high else f"{low} to {high}"
 
 
 def _made(file: Path, own: bool) -> Fact:

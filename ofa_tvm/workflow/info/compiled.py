@@ -12,7 +12,7 @@ from typing import Any
 
 from ofa_tvm.deploy.artefact import MANIFEST, MODULE, ONNX, RUNTIME, require_files
 from ofa_tvm.deploy.manifest import Manifest
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.images import SUFFIXES
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.runtime import TensorSpec, elf_arch
@@ -24,7 +24,6 @@ from ofa_tvm.workflow.info.description import (
     Fact,
     Step,
     command,
-    counted,
     date_text,
     listed,
     other_machine,
@@ -108,10 +107,10 @@ def describe_module(file: Path) -> Description:
         target.get("dtype", "float32"),
         batch if "space" in notes_of_onnx else 1,
     )
-    labels = _json_note(notes_of_onnx, "labels") or ()
+    labels = json_note(notes_of_onnx, "labels") or ()
     facts = [
         *_target_facts(variant, target.get("tvm", {})),
-        *subnet_facts(notes_of_onnx.get("space"), _json_note(notes_of_onnx, "arch")),
+        *subnet_facts(notes_of_onnx.get("space"), json_note(notes_of_onnx, "arch")),
         *tensor_facts(inputs, outputs),
         *class_facts(labels, outputs),
         *_source_facts(metadata),
@@ -119,7 +118,7 @@ def describe_module(file: Path) -> Description:
         size_fact(file),
     ]
     usable, options = not problems, f"--target {variant.target}"
-    preprocessing = _json_note(notes_of_onnx, "preprocessing") or {}
+    preprocessing = json_note(notes_of_onnx, "preprocessing") or {}
     pictures = [Step("classify pictures", command("run", file, _pictures(file.parent)))]
     steps = [
         *(pictures if usable and "mean" in preprocessing else []),
@@ -304,8 +303,8 @@ def _from_python(path: Path) -> str:
     return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
 
 
-def _json_note(notes: Mapping[str, str], key: str) -> Any:
-    """Of an ONNX file's metadata; None where it is missing or no JSON."""
+def json_note(notes: Mapping[str, str], key: str) -> Any:
+    """A value of an ONNX file's metadata; None where it is missing or no JSON."""
     try:
         return parse_json(notes.get(key, "null"))
     except ValueError:

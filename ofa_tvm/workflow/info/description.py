@@ -152,11 +152,6 @@ def space_fact(names: Sequence[str], unknown: str = "unknown") -> Fact:
     return Fact("space", text, names[0] if len(names) == 1 else list(names))
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def listed(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
     """The first few of some names, and how many more there are."""
     known = [str(name) for name in names]
@@ -195,6 +190,12 @@ def budget_text(cost: float) -> str:
 def share(value: float) -> str:
     """0..1 in percent."""
     return f"{100 * value:.1f} %"
+
+
+def shares(values: Sequence[float]) -> str:
+    """The least and the largest of some values of 0..1 in percent."""
+    low, high = share(min(values)), share(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def date_text(iso: str) -> str:
@@ -261,4 +262,4 @@ def range_text(values: Sequence[float], unit: str) -> str:
     """Smallest, median and largest."""
     ordered = sorted(values)
     middle = ordered[len(ordered) // 2]
-    return f"{ordered[0]:.4g} to {ordered[-1]:.4g} {unit}, median {middle:.4g}".replace(" ,", ",")
+    return f"{ordered[0]:.4g} to {ordered[-1]:.4g} {unit}, median {middle:.4g}"

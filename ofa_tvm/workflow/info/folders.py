@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofa_tvm.deploy.artefact import MANIFEST
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.images import SUFFIXES
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.workflow.info.compiled import describe_artefact
@@ -15,13 +15,13 @@ from ofa_tvm.workflow.info.description import (
     Found,
     Step,
     command,
-    counted,
     listed,
     near,
     quoted,
     refusal,
     size_fact,
 )
+from ofa_tvm.workflow.info.others import data_set, picture_facts
 from ofa_tvm.workflow.info.trainings import describe_training, is_training, progress_facts, read_metrics
 from ofa_tvm.workflow.info.tuning import describe_log_folder, describe_log_root, log_files
 from ofa_tvm.workflow.project import NAME, Project, read_project
@@ -146,9 +146,8 @@ def _contents(folder: Path) -> tuple[Found, ...]:
     for path in paths:
         if (what := glance(path)) is not None:
             found.append(Found(path, what))
-        if path.is_dir() and not path.name.startswith(
-            "."
-        ):  # a search for several targets leaves such folders
+        if path.is_dir() and not path.name.startswith("."):
+            # A search for several targets leaves such folders.
             found += [Found(each.parent, "an artefact") for each in sorted(path.glob(f"*/{MANIFEST}"))]
     return tuple(found)
 
@@ -246,20 +245,15 @@ def _pictures(folder: Path) -> Description | None:
     if not total:
         return None
     classes = [each.name for each in _folders(folder)]
-    facts = [Fact("pictures", f"{total:,}" + (" at least" if total >= _MOST_COUNTED else ""), total)]
+    facts = picture_facts(total, classes, at_least=total >= _MOST_COUNTED)
     if classes:
-        facts.append(Fact("folders", f"{len(classes):,}: {listed(classes)}", classes))
-    steps = [Step("classify them", command("run", near(folder) or "DEPLOY", folder))]
-    if classes:
-        steps.insert(0, Step("train on them", command("train", "--data", folder, "-o PROJECT")))
-        steps.pop()
+        return data_set(folder, "a folder of pictures", facts)
     return Description(
         path=folder,
         kind="pictures",
         summary="a folder of pictures",
         facts=tuple(facts),
-        notes=("folders are classes where pictures lie in [split/]class/picture",) if classes else (),
-        steps=tuple(steps),
+        steps=(Step("classify them", command("run", near(folder) or "DEPLOY", folder)),),
     )
 
 

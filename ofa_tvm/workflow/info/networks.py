@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa_tvm.errors import UserError, shorten, shown
-from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.workflow.info.compiled import class_facts, subnet_facts
+from ofa_tvm.errors import shorten
+from ofa_tvm.workflow.info.compiled import class_facts, json_note, subnet_facts
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
@@ -38,16 +38,16 @@ def describe_onnx(file: Path) -> Description:
     notes = {entry.key: entry.value for entry in model.metadata_props}
     inputs, outputs = graph_inputs(model), list(model.graph.output)
     operators = Counter(node.op_type for node in model.graph.node)
-    weights = sum(_count(tensor.dims) for tensor in model.graph.initializer)
+    weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     quantised = any(name in operators for name in _QDQ)
-    labels = _parsed(notes, "labels")
+    labels = json_note(notes, "labels")
     labels = labels if isinstance(labels, list) else []
-    preprocessing = _parsed(notes, "preprocessing")
+    preprocessing = json_note(notes, "preprocessing")
     facts = [
-        *subnet_facts(notes.get("space"), _parsed(notes, "arch")),
+        *subnet_facts(notes.get("space"), json_note(notes, "arch")),
         *_tensors("inputs", inputs),
         *_tensors("outputs", outputs),
-        *(class_facts(labels, ())),
+        *class_facts(labels, ()),
         Fact("dtype", "int8 (QDQ)" if quantised else _dtype(inputs)),
         Fact(
             "operators",
@@ -59,7 +59,6 @@ def describe_onnx(file: Path) -> Description:
         _made(model),
         size_fact(file),
     ]
-    open_sizes = [value.name for value in inputs if None in _shape(value)]
     unnamed = "class names and preprocessing are not in the file: `run` needs them to take pictures"
     pictures = len(inputs) == 1 and len(_shape(inputs[0])) == 4
     return Description(
@@ -68,7 +67,7 @@ def describe_onnx(file: Path) -> Description:
         summary=f"an ONNX model{', quantised to int8' if quantised else ''}",
         facts=tuple(facts),
         notes=(unnamed,) if pictures and not (labels and isinstance(preprocessing, Mapping)) else (),
-        steps=_steps(file, [value for value in inputs if value.name in open_sizes], quantised, pictures),
+        steps=_steps(file, [value for value in inputs if None in _shape(value)], quantised, pictures),
     )
 
 
@@ -118,13 +117,6 @@ def _dtype(values: list[Any]) -> str:
         return "unknown"
 
 
-def _count(dims: Any) -> int:
-    total = 1
-    for size in dims:
-        total *= int(size)
-    return total
-
-
 def _made(model: Any) -> Fact:
     opsets = {item.domain or "onnx": item.version for item in model.opset_import}
     producer = " ".join(filter(None, [model.producer_name, model.producer_version])) or "an unnamed program"
@@ -137,10 +129,3 @@ def _preprocessing(stated: Any) -> list[Fact]:
         return []
     text = f"scaled to {stated.get('resolution')} pixels, mean {stated['mean']}, std {stated.get('std')}"
     return [Fact("pictures are", text, dict(stated))]
-
-
-def _parsed(notes: Mapping[str, str], key: str) -> Any:
-    try:
-        return parse_json(notes.get(key, "null"))
-    except ValueError as error:
-        raise UserError(f"the file's metadata {shown(key)} is not JSON: {error}") from None

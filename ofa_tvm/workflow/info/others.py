@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.images import SUFFIXES, open_image
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
     Step,
     command,
-    counted,
     listed,
     near,
     quoted,
@@ -159,16 +159,25 @@ def describe_tar(file: Path) -> Description:
             f"unpack it first (tar xf {quoted(file)}), then ask about what is in it",
         )
     classes = sorted({path.parent.name for path in pictures})
-    facts = (
-        Fact("pictures", f"{len(pictures):,}", len(pictures)),
-        Fact("folders", f"{len(classes):,}: {listed(classes)}", classes),
-        size_fact(file),
-    )
+    facts = (*picture_facts(len(pictures), classes), size_fact(file))
+    return data_set(file, "a tar file of pictures", facts)
+
+
+def picture_facts(total: int, classes: Sequence[str], *, at_least: bool = False) -> list[Fact]:
+    """How many pictures there are, and in which folders."""
+    facts = [Fact("pictures", f"{total:,}" + " at least" * at_least, total)]
+    if classes:
+        facts.append(Fact("folders", f"{len(classes):,}: {listed(classes)}", list(classes)))
+    return facts
+
+
+def data_set(path: Path, summary: str, facts: Sequence[Fact]) -> Description:
+    """Pictures whose folders are classes."""
     return Description(
-        path=file,
+        path=path,
         kind="pictures",
-        summary="a tar file of pictures",
-        facts=facts,
+        summary=summary,
+        facts=tuple(facts),
         notes=("folders are classes where pictures lie in [split/]class/picture",),
-        steps=(Step("train on them", command("train", "--data", file, "-o PROJECT")),),
+        steps=(Step("train on them", command("train", "--data", path, "-o PROJECT")),),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.generalized import GeneralizedLatency
 from ofa_tvm.latency.lookup_table import LookupTable
@@ -24,11 +24,10 @@ from ofa_tvm.workflow.info.description import (
     Step,
     budget_text,
     command,
-    counted,
     listed,
     range_text,
     refusal,
-    share,
+    shares,
     size_fact,
     space_fact,
 )
@@ -147,7 +146,7 @@ def _accuracy(file: Path) -> Description:
         Fact("dtype", loaded.dtype),
         Fact("model", how, model_kind(file)),
         Fact("resolutions", listed(loaded.resolutions), list(loaded.resolutions)),
-        Fact("samples", f"{len(values):,} measured subnets: {_accuracies(values)}", len(values)),
+        Fact("samples", f"{len(values):,} measured subnets: {shares(values)}", len(values)),
         _validation(loaded.validation_),
         size_fact(file),
     ]
@@ -242,15 +241,12 @@ def describe_lookup(path: Path) -> Description:
     table = found[0]
     names = [each.space.name for each in found]
     files = sorted(path.glob("*lookup_table.*")) if path.is_dir() else [path]
-    costs = table(table.space.sample_genes(np.random.default_rng(0), 256, table.resolutions))
+    genes = table.space.sample_genes(np.random.default_rng(0), 256, table.resolutions)
+    costs = [float(cost) for cost in table(genes)]
     facts = [
         space_fact(names),
         Fact("resolutions", listed(table.resolutions), list(table.resolutions)),
-        Fact(
-            "subnets take",
-            range_text([float(c) for c in costs], "ms"),
-            [float(costs.min()), float(costs.max())],
-        ),
+        Fact("subnets take", range_text(costs, "ms"), [min(costs), max(costs)]),
         size_fact(*files),
     ]
     return Description(
@@ -263,7 +259,7 @@ def describe_lookup(path: Path) -> Description:
             Step(
                 "search with it, without measuring",
                 command(
-                    "search", f"--space {names[0]} --latency {_middle([float(c) for c in costs])}ms",
+                    "search", f"--space {names[0]} --latency {_middle(costs)}ms",
                     "--latency-table", path, "--no-verify",
                 ),
             ),
@@ -276,10 +272,6 @@ def _validation(scores: Mapping[str, float]) -> Fact:
     shown = {"mape": "off by {:.1%} on average", "rmse": "RMSE {:.3g}", "spearman": "rank correlation {:.3f}"}
     texts = [form.format(scores[name]) for name, form in shown.items() if name in scores]
     return Fact("left out", ", ".join(texts) or "not validated", dict(scores))
-
-
-def _accuracies(values: list[float]) -> str:
-    return f"{share(min(values))} to {share(max(values))}"
 
 
 def _middle(costs: list[float]) -> str:

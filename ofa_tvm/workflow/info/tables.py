@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ofa_tvm.accuracy.table import read_accuracies
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, counted
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.latency.dataset import Column, LatencyTable, columns_of, noted_space, read_table
 from ofa_tvm.latency.table_file import meta_path, read_bytes, rows_of, text_of
@@ -20,14 +20,13 @@ from ofa_tvm.workflow.info.description import (
     Fact,
     Step,
     command,
-    counted,
     date_text,
     listed,
     other_machine,
     project_option,
     range_text,
     refusal,
-    share,
+    shares,
     size_fact,
     space_fact,
     versions_text,
@@ -53,12 +52,9 @@ def describe_table(file: Path) -> Description:
         If it holds neither latencies nor accuracies, or bad rows, which are named.
     """
     header = rows_of(text_of(read_bytes(file), file).partition("\n")[0], file)[0][1]
-    latencies, accuracies = (
-        _named(header, (Column.parse,)),
-        [name for name in header[1:] if name.lower().startswith(("accuracy", "top1", "acc"))],
-    )
-    if latencies and len(latencies) == len(header) - 1:
+    if len(header) > 1 and all(map(_is_latency, header[1:])):
         return _latencies(file)
+    accuracies = [name for name in header[1:] if name.lower().startswith(("accuracy", "top1", "acc"))]
     if accuracies:
         return _accuracies(file, header, accuracies)
     raise refusal(
@@ -68,16 +64,12 @@ def describe_table(file: Path) -> Description:
     )
 
 
-def _named(header: Sequence[str], readers: Iterable[Any]) -> list[str]:
-    found = []
-    for name in header[1:]:
-        for read in readers:
-            try:
-                read(name)
-            except UserError:
-                continue
-            found.append(name)
-    return found
+def _is_latency(heading: str) -> bool:
+    try:
+        Column.parse(heading)
+    except UserError:
+        return False
+    return True
 
 
 def _latencies(file: Path) -> Description:
@@ -193,7 +185,7 @@ def _accuracies(file: Path, header: Sequence[str], columns: Sequence[str]) -> De
     if space is not None and len(columns) == 1:
         table = read_accuracies(file, get_space(space))
         values = [float(value) for value in table.accuracies]
-        text = f"{len(values):,} subnets in {table.rows:,} rows: {share(min(values))} to {share(max(values))}"
+        text = f"{len(values):,} subnets in {table.rows:,} rows: {shares(values)}"
         facts.append(Fact("rows", text, table.rows))
     option = project_option(space)
     column = [] if len(columns) == 1 else [f"--column {columns[0]}"]
@@ -251,7 +243,7 @@ def describe_evaluations(file: Path, lines: Sequence[dict[str, Any]]) -> Descrip
         ),
         Fact(
             "accuracies",
-            f"{share(min(values))} to {share(max(values))}" if values else "none",
+            shares(values) if values else "none",
             [min(values), max(values)] if values else None,
         ),
         size_fact(file),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.files import read_text
 from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.targets import Target, detect_machine, load_target
@@ -18,7 +18,6 @@ from ofa_tvm.workflow.info.description import (
     Fact,
     Step,
     command,
-    counted,
     listed,
     quoted,
     refusal,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ofa_tvm.errors import counted
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.workflow.info.description import (
     Description,
@@ -12,8 +13,7 @@ from ofa_tvm.workflow.info.description import (
     Found,
     Step,
     command,
-    counted,
-    share,
+    shares,
     size_fact,
 )
 from ofa_tvm.workflow.store import Store
@@ -111,6 +111,6 @@ def progress_facts(lines: list[dict[str, Any]]) -> list[Fact]:
         values = {str(name): value for name, value in ends[-1]["accuracies"].items()}
         numbers = [float(value) for value in values.values() if isinstance(value, int | float)]
         if numbers:
-            text = f"{share(min(numbers))} to {share(max(numbers))} behind phase {ends[-1]['phase']}"
+            text = f"{shares(numbers)} behind phase {ends[-1]['phase']}"
             facts.append(Fact("validated", text, values))
     return facts
