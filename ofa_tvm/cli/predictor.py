@@ -103,11 +103,11 @@ def fit_command(
     start = time.monotonic()
     prior = None
     if kind == "kernel-sum":
-        from ofa_tvm.workflow.log_tables import kernel_sum, settings_of
+        from ofa_tvm.workflow.log_tables import log_times, settings_of
 
         settings = settings_of(table, column, target, threads)
         console.say(settings.describe())
-        prior = kernel_sum(settings, n_classes=table.n_classes, progress=console.progress)
+        prior = log_times(settings, n_classes=table.n_classes, progress=console.progress).sums
     model = fit_column(table, column, values, prior)
     model.save(output)
     _report_fit(console, output, model, column, kind, time.monotonic() - start)

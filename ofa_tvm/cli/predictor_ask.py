@@ -190,13 +190,7 @@ def table_command(
 ) -> None:
     """Write lookup tables in the official Once-for-All format from the target's tuning log."""
     from ofa_tvm.targets import Variant
-    from ofa_tvm.workflow.log_tables import (
-        foreign_times,
-        kernel_sum,
-        measured_networks,
-        timed_here,
-        write_lookup_tables,
-    )
+    from ofa_tvm.workflow.log_tables import log_times, measured_networks, write_lookup_tables
     from ofa_tvm.workflow.settings import resolve
 
     settings = resolve(
@@ -204,15 +198,14 @@ def table_command(
     )
     console.say(f"{settings.describe()}, lookup tables into {output}")
     measured = None if data is None else measured_networks(settings, data, target_column)
-    kernel_times = kernel_sum(settings, progress=console.progress)
+    times = log_times(settings, progress=console.progress)
     if measured is not None:
-        kernel_times.fit(*measured)
-    own, every = timed_here(settings)
-    remark = foreign_times(settings.target.name, own, every, fitted=measured is not None)
+        times.sums.fit(*measured)
+    remark = times.remark(settings.target.name, fitted=measured is not None)
     if remark:
         options = f"{Variant.of(settings.target).options(target)} --space {settings.space.name}"
         console.say(f"note: {remark}. To time them here: ofa-tvm tune --retime {options}")
-    files, operators = write_lookup_tables(settings, kernel_times, output, suffix, remark)
+    files, operators = write_lookup_tables(settings, times.sums, output, suffix, remark)
     console.print(
         f"{output}: {len(files)} tables of {operators} operators each"
         + ("" if measured else "; kernel times only: --data adds what whole networks take beyond them")
@@ -221,7 +214,7 @@ def table_command(
         {
             "files": [str(file) for file in files],
             "unit": settings.target.unit,
-            "kernels": every,
-            "kernels_timed_on_this_device": own,
+            "kernels": times.kernels,
+            "kernels_timed_on_this_device": times.timed_here,
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,50 @@ from ofa_tvm.workflow.latency_models import require_ms
 from ofa_tvm.workflow.settings import Settings, resolve
 
 
-def kernel_sum(settings: Settings, *, n_classes: int = 1000, progress: Progress = SILENT) -> KernelSum:
-    """The sums of the kernel times in the target's tuning log, for the settings' resolutions.
+@dataclass(frozen=True)
+class LogTimes:
+    """What a tuning log says of the times of a space's kernels.
+
+    Attributes
+    ----------
+    sums
+        A subnet's latency as the sum of its kernels' times.
+    kernels, timed_here
+        How many kernels the space has, and of how many the log has times of the settings' own device. Times
+        in logs that ship, or of compatible targets, are another device's, whatever is made of them.
+    """
+
+    sums: KernelSum
+    kernels: int
+    timed_here: int
+
+    def remark(self, target: str, *, fitted: bool) -> str:
+        """What a table of them lacks, for people; "" where it lacks nothing.
+
+        Parameters
+        ----------
+        target
+            Its name.
+        fitted
+            Whether the sums were fitted to whole networks that were measured there.
+        """
+        if self.timed_here == self.kernels:
+            return ""
+        if self.timed_here:
+            left = f"{self.kernels - self.timed_here} of {self.kernels} kernels"
+            return (
+                f"{left} were never timed on this {target}: they count as fast, per operation, as its others"
+            )
+        level = (
+            "their level is of whole networks measured here"
+            if fitted
+            else "their proportions may hold, their level not"
+        )
+        return f"no kernel was timed on this {target}; the times are another device's, so {level}"
+
+
+def log_times(settings: Settings, *, n_classes: int = 1000, progress: Progress = SILENT) -> LogTimes:
+    """The kernel times in the target's tuning log, for the settings' space and resolutions.
 
     Raises
     ------
@@ -31,35 +74,12 @@ def kernel_sum(settings: Settings, *, n_classes: int = 1000, progress: Progress 
     space, target = settings.space, settings.target
     union = kernel_union(space, settings.chosen_resolutions, target, n_classes=n_classes, progress=progress)
     records = find_records(target, [settings.logs])
-    return kernel_sum_from_log(space, union, records, n_classes=n_classes, unit=target.unit)
-
-
-def timed_here(settings: Settings, *, n_classes: int = 1000) -> tuple[int, int]:
-    """How many of the space's kernels the log has times of on the settings' device, and how many there are.
-
-    Times in logs that ship, or of compatible targets, are another device's, whatever is made of them.
-    """
-    union = kernel_union(settings.space, settings.chosen_resolutions, settings.target, n_classes=n_classes)
-    records = find_records(settings.target, [settings.logs])
-    own = [k for k in union.kernels if records.best(k.key) is not None and k.key not in records.foreign]
-    return len(own), len(union.kernels)
-
-
-def foreign_times(target: str, own: int, every: int, *, fitted: bool) -> str:
-    """What a table of a log says that lacks times of its device, for people; "" where it lacks none."""
-    if own == every:
-        return ""
-    if own:
-        return (
-            f"{every - own} of {every} kernels were never timed on this {target}: they count as fast, per "
-            "operation, as its other ones"
-        )
-    level = (
-        "their level is of whole networks measured here"
-        if fitted
-        else "their proportions may hold, their level not"
+    keys = [kernel.key for kernel in union.kernels]
+    return LogTimes(
+        kernel_sum_from_log(space, union, records, n_classes=n_classes, unit=target.unit),
+        len(keys),
+        sum(records.best(key) is not None and key not in records.foreign for key in keys),
     )
-    return f"no kernel was timed on this {target}; the times are another device's, so {level}"
 
 
 def settings_of(table: LatencyTable, column: Column, target: str | None, threads: int | None) -> Settings:
