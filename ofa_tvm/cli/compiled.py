@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ofa_tvm.deploy import Artefact, Classifier
 from ofa_tvm.deploy.manifest import TargetEntry
-from ofa_tvm.errors import UsageError
 from ofa_tvm.runtime import Runner, load_for
-from ofa_tvm.runtime.stored import stored_metadata
+from ofa_tvm.runtime.stored import own_target, stored_metadata
 from ofa_tvm.targets import Target, get_target
 
 
@@ -38,14 +37,10 @@ class Compiled:
 
     def on(self, target: str | None, threads: int | None) -> Target:
         """The target to run it on: as named, else the one that it was compiled for; with its own threads."""
-        if target is not None:
-            chosen = get_target(target)
-        else:
-            try:
-                chosen = get_target(self.target.name)
-            except UsageError:  # a descriptor file's, elsewhere
-                chosen = get_target(self.target.kind)
-        return chosen.with_threads(self.target.threads if threads is None else threads)
+        threads = self.target.threads if threads is None else threads
+        if target is None:
+            return own_target(self.target.name, self.target.kind, threads)
+        return get_target(target).with_threads(threads)
 
     def runner(self) -> Runner:
         """It, loaded in this process."""

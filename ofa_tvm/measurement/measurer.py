@@ -14,6 +14,7 @@ from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.measurement.protocol import Timing
 from ofa_tvm.measurement.result import Measurement
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
+from ofa_tvm.runtime.stored import target_of
 from ofa_tvm.targets import Target, detect_machine
 
 GROUP = 32  # modules that one interleaved run holds in memory at once
@@ -299,7 +300,7 @@ def _device_name(target: Target) -> str:
 
 def measure(
     path: str | os.PathLike[str],
-    target: Target,
+    target: Target | None = None,
     *,
     repeats: int | None = None,
     seconds: float = 5.0,
@@ -308,8 +309,13 @@ def measure(
     """Time one compiled module on `target`, with empty caches as well; see `Measurer.measure`.
 
     Many modules want one `Measurer`.
+
+    Parameters
+    ----------
+    target
+        With the threads to take; by default what the module was compiled for, as a call of it takes them.
     """
-    with Measurer(target) as measurer:
+    with Measurer(target or target_of(Path(path))) as measurer:
         return measurer.measure(path, repeats=repeats, seconds=seconds, seed=seed, cold=True)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import data_dir
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.runtime.elf import elf_arch, require_whole
 from ofa_tvm.runtime.module import checked_metadata, kind_of, require_cpu
-from ofa_tvm.targets import load_target
-from ofa_tvm.targets.load import ALIASES, get_target
+from ofa_tvm.targets import Target, get_target, load_target
+from ofa_tvm.targets.load import ALIASES
 from ofa_tvm.targets.machine import Machine
 from ofa_tvm.targets.readiness import device_for, missing_emulator
 
@@ -45,6 +45,27 @@ def stored_metadata(file: Path) -> dict[str, Any]:
             return checked_metadata(found, file)
         start = content.find(_START, start + 1)
     raise UserError(f"{file} carries no metadata: it is not a module that this ofa-tvm compiled")
+
+
+def own_target(name: str, kind: str, threads: int) -> Target:
+    """The target that a module states, with its threads; one of a descriptor file elsewhere is its kind's."""
+    try:
+        target = get_target(name)
+    except UsageError:
+        target = get_target(kind)
+    return target.with_threads(threads)
+
+
+def target_of(file: Path) -> Target:
+    """The target that a module was compiled for, with as many threads.
+
+    Raises
+    ------
+    UserError
+        As `stored_metadata`.
+    """
+    stated = stored_metadata(file)["target"]
+    return own_target(str(stated.get("name")), str(stated.get("kind")), int(stated.get("threads", 1)))
 
 
 def hindrance(file: Path, target: Mapping[str, Any], machine: Machine) -> str:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ofa_tvm.compiler.kernels import Kernel
+from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, read_sealed, write_sealed
 from ofa_tvm.jsonfile import parse_json
@@ -24,7 +25,10 @@ from ofa_tvm.targets import Target
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # What kernels are made of: these sources and these packages.
-_SOURCES = ("compiler", "export", "spaces", "supernet", "tuning/union.py", "tuning/union_cache.py")
+_SOURCES = (
+    *("compiler", "export", "spaces", "supernet"),
+    *("number_formats.py", "tuning/union.py", "tuning/union_cache.py"),
+)
 _PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "torch")
 
 
@@ -85,6 +89,5 @@ def keep(path: Path, lowered: LoweredSpace) -> None:
     try:
         write_sealed(path, zlib.compress(json.dumps(content).encode()))
     except UserError as error:
-        warnings.warn(
-            f"{error}: kernels will be enumerated again; OFA_TVM_CACHE names another folder", stacklevel=2
-        )
+        remark = "kernels will be enumerated again; OFA_TVM_CACHE names another folder"
+        warnings.warn(f"{error}: {remark}", NotCached, stacklevel=2)

@@ -11,6 +11,7 @@ from PIL import Image
 from small_module import SmallModule, build_small_module
 from verbs import without_torch
 
+import ofa_tvm
 from ofa_tvm.cli.histogram import histogram
 from ofa_tvm.deploy import Manifest, write_artefact
 from ofa_tvm.deploy.manifest import TargetEntry
@@ -78,6 +79,8 @@ def test_a_module_for_two_threads_is_timed_with_two(two_threads: Path) -> None:
 
     assert timed("measure", "two.so") == timed("bench", "two.so") == 2
     assert timed("measure", "two.so", "--target", "x86", "--threads", 1) == 1
+    assert ofa_tvm.measure(two_threads, repeats=5, seconds=0.2).threads == 2
+    assert ofa_tvm.measure(two_threads, get_target("x86"), repeats=5, seconds=0.2).threads == 1
 
 
 def test_refusals(deploy: Path, small: SmallModule) -> None:

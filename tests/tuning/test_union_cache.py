@@ -10,6 +10,7 @@ import tvm
 
 import ofa_tvm
 from ofa_tvm.compiler.kernels import kernel_key
+from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning import KernelUnion, kernel_union, union, union_cache
@@ -95,6 +96,6 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="OFA_TVM_CACHE names another folder"):
+    with pytest.warns(NotCached, match="OFA_TVM_CACHE names another folder"):
         found = kernel_union(SPACE, [32], TARGET, n_classes=10)
     assert {kernel.key for kernel in found.kernels} == {kernel.key for kernel in first.kernels}
