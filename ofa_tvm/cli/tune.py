@@ -218,7 +218,7 @@ def _show(console: Console, plan: TuningPlan) -> None:
 
 
 def _estimate(plan: TuningPlan) -> str:
-    source = "as timed in this log's campaigns" if plan.timed else "the stated default, nothing timed yet"
+    source = "as timed in this log's campaigns" if plan.timed else "the stated default, too few timed yet"
     workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}" if plan.workers else _NO_DEVICE
     return (
         f"{plan.trials} trials left, about {duration(plan.seconds)} "

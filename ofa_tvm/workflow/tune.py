@@ -24,6 +24,7 @@ DEFAULT_TRIAL_S = 0.25
 """Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
 
 _PACE = "pace.json"
+_ENOUGH = 50  # trials, fewer of which say how long workers take to start
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,13 @@ def plan_tuning(
         )
         for kind, members in by_kind.items()
     ]
-    spent = _read_pace(folder)
+    trials_made, worker_s = _read_pace(folder) or (0, 0.0)
+    timed = trials_made >= _ENOUGH
     return TuningPlan(
         tuple(sorted(kinds, key=lambda kind: -kind.calls)),
         campaign_workers(target),
-        spent[1] / spent[0] if spent else DEFAULT_TRIAL_S,
-        spent is not None,
+        worker_s / trials_made if timed else DEFAULT_TRIAL_S,
+        timed,
     )
 
 

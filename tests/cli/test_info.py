@@ -250,6 +250,25 @@ def test_a_project_lists_what_is_in_it(ofa: Verbs, project: Path, tmp_path: Path
     assert "ofa-tvm train --space ofa_digits" in found.steps[0].command
 
 
+def test_how_much_of_the_space_a_log_knows(
+    ofa: Verbs, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tune --dry-run` counts it, without enumerating anything."""
+    (log,) = (project / "tuning_logs").iterdir()
+    plan = json.loads(ofa(project, "tune", "--target", "x86", "--dry-run", "--json").out)
+    covered = facts(check(describe(log)))["covers"]
+    assert covered == facts(describe(project))[f"tuned_{log.name}"]
+    assert (covered["with_records"], covered["kernels"]) == (plan["logged"], plan["kernels"])
+    assert 0 < covered["with_records"] <= facts(describe(log))["kernels"] and covered["resolutions"] == [
+        32,
+        40,
+    ]
+    monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path))
+    unknown = describe(project)
+    assert facts(unknown)[f"tuned_{log.name}"]["kernels"] is None
+    assert "not enumerated yet" in ofa(project, "info", ".").out and not any(tmp_path.iterdir())
+
+
 def test_everything_in_a_project(project: Path) -> None:
     kinds = {
         "deploy": "artefact",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +87,25 @@ def test_whatever_kernels_depend_on_has_a_file_of_its_own(
 ) -> None:
     path = union_cache.place(space, resolution, target, n_classes)
     assert path is not None and path != union_cache.place(SPACE, 32, TARGET, 10)
+
+
+def test_what_other_versions_kept_goes_once_it_is_not_used(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFA_TVM_CACHE", str(tmp_path))
+    own = union_cache.place(SPACE, 32, TARGET, 10)
+    lowered = union_cache.kept(kept)
+    assert own is not None and lowered is not None
+    unused, used, ours = (own.parent.parent / name / "x.zz" for name in ("1111", "2222", own.parent.name))
+    for file in (unused, used, ours):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, file)
+        os.utime(file, (time.time() - 31 * 86400,) * 2)
+    union_cache.kept_keys(used)  # as that version would
+    union_cache.keep(own, lowered)
+    assert [file.exists() for file in (unused.parent, used, ours, own)] == [False, True, True, True]
+    assert union_cache.class_counts(SPACE, 32) == (10,)
+    assert union_cache.kept_keys(own) == {kernel.key for kernel in lowered.kernels}
 
 
 def test_spaces_that_others_define_are_not_kept() -> None:

@@ -23,7 +23,7 @@ from ofa_tvm.workflow.info.description import (
 )
 from ofa_tvm.workflow.info.others import data_set, picture_facts
 from ofa_tvm.workflow.info.trainings import describe_training, is_training, progress_facts, read_metrics
-from ofa_tvm.workflow.info.tuning import describe_log_folder, describe_log_root, log_files
+from ofa_tvm.workflow.info.tuning import describe_log_folder, describe_log_root, log_coverage, log_files
 from ofa_tvm.workflow.project import NAME, Project, read_project
 from ofa_tvm.workflow.store import Store
 
@@ -176,6 +176,7 @@ def _project(folder: Path) -> Description:
             list(project.resolutions or ()),
         ),
         Fact("accuracy predictor", _shown(project.accuracy_predictor or _default_predictor(project))),
+        *log_coverage(project),
         *_latency_facts(folder),
         *_quickstart_facts(folder),
     ]

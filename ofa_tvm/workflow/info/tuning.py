@@ -11,6 +11,7 @@ from ofa_tvm.logs import Header, KernelTable, log_name, read_folder, timed_on
 from ofa_tvm.logs.log import read_header, read_log
 from ofa_tvm.targets import Variant, detect_machine, get_target
 from ofa_tvm.targets.load import target_names
+from ofa_tvm.workflow.info.coverage import coverage
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
@@ -25,7 +26,8 @@ from ofa_tvm.workflow.info.description import (
     version_notes,
     versions_text,
 )
-from ofa_tvm.workflow.project import NAME
+from ofa_tvm.workflow.project import NAME, Project, read_project
+from ofa_tvm.workflow.store import Store
 
 PATTERN = "*.jsonl*"  # of log files in a target's folder
 _KINDS = 6
@@ -79,11 +81,14 @@ def describe_log_folder(folder: Path) -> Description:
     if not files:
         raise refusal(folder, "holds no tuning log")
     headers, table = [read_header(file) for file in files], read_folder(folder)
+    project = _project(folder)
+    found = project and coverage(read_project(project / NAME), folder.name, table.records)
+    covered = [found.fact("covers")] if found else []
     return Description(
         path=folder,
         kind="tuning logs",
         summary="the tuning log of one target",
-        facts=(*_header_facts(headers), *_record_facts(table), size_fact(*files)),
+        facts=(*_header_facts(headers), *_record_facts(table), *covered, size_fact(*files)),
         problems=tuple(_problems(table)),
         notes=(*_notes(headers), *table.notes),
         steps=_steps(folder, headers[0]),
@@ -119,6 +124,20 @@ def describe_log_root(root: Path, folders: list[Path]) -> Description:
         steps=tuple(steps),
         contents=tuple(contents),
     )
+
+
+def log_coverage(project: Project) -> list[Fact]:
+    """What each of a project's logs has of its space; no fact of a log whose target is not known here."""
+    root = Store(project.folder, project.tuning_logs).logs
+    folders = [each for each in sorted(root.glob("*")) if each.is_dir() and log_files(each)]
+    found = {each.name: coverage(project, each.name, read_folder(each).records) for each in folders}
+    return [part.fact(f"tuned {name}") for name, part in found.items() if part is not None]
+
+
+def _project(folder: Path) -> Path | None:
+    """The project that a log's folder lies in."""
+    parents = (*folder.parents, *folder.resolve().parents)
+    return next((parent for parent in parents if (parent / NAME).is_file()), None)
 
 
 def _header_facts(headers: list[Header]) -> list[Fact]:
@@ -224,7 +243,7 @@ def _names_here() -> list[str]:
 
 def _steps(folder: Path, header: Header) -> tuple[Step, ...]:
     """Verbs find logs by target, in a project's folder of logs or among those that ship."""
-    project = next((parent for parent in folder.parents if (parent / NAME).is_file()), None)
+    project = _project(folder)
     name = _option(header)
     steps = [
         Step("say what there is still to tune", command("tune", name, "--dry-run", inside=project)),
