@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass
-from pathlib import Path
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import log_name
