@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ofa_tvm.confusion import Confusion
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.manifest import Manifest
 from ofa_tvm.deploy.manifest_schema import MANIFEST_SCHEMA
@@ -27,6 +28,7 @@ from ofa_tvm.temporaries import exchange, remove_dead, temporary_beside
 from ofa_tvm.yamlfile import write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
+CONFUSION = "confusion.json"  # classes that the module got right on test images, and its mistakes
 RUNTIME = "runtime"  # folder of the target's TVM libraries, if it was asked for
 
 
@@ -95,6 +97,23 @@ class Artefact:
             raise UserError(f"{self.folder / MANIFEST} says nothing of preprocessing: it takes no pictures")
         return Classifier(self.runner, self.manifest.preprocessing, self.manifest.labels)
 
+    @cached_property
+    def confusion(self) -> Confusion | None:
+        """How the module answered on the images of the manifest's accuracy; None where that is not known.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged.
+        """
+        path = self.folder / CONFUSION
+        if CONFUSION not in self.manifest.sha256:
+            return None
+        try:
+            return Confusion.from_dict(parse_json(path.read_bytes()))
+        except (OSError, ValueError, UserError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+
     def classify(self, images: Sequence[str | os.PathLike[str]], top_k: int = 1) -> list[list[Prediction]]:
         """The `top_k` likeliest classes of each picture file; see `Classifier.classify`."""
         return self.classifier.classify(images, top_k)
@@ -124,6 +143,7 @@ def write_artefact(
     onnx: str | os.PathLike[str],
     manifest: Manifest,
     *,
+    confusion: Confusion | None = None,
     with_runtime: bool = False,
     progress: Progress = SILENT,
 ) -> Artefact:
@@ -140,6 +160,8 @@ def write_artefact(
     manifest
         What is known of the module. Labels, preprocessing, inputs and outputs come from the ONNX file unless
         given; date, versions and checksums are added.
+    confusion
+        How the module answered on test images.
     with_runtime
         Add TVM's runtime libraries of the module's processor family: the folder then runs on a bare device.
     progress
@@ -164,6 +186,8 @@ def write_artefact(
         _keep_other_files(root, stage)
         _copy(Path(so), stage / MODULE)
         _copy(Path(onnx), stage / ONNX)
+        if confusion is not None:
+            write_atomic(stage / CONFUSION, confusion.to_json(data=manifest.accuracy.data))
         if with_runtime:
             kind = str(manifest.target.tvm.get("kind", "llvm"))
             for library in runtime_libraries(elf_arch(stage / MODULE), kind, progress=progress):
@@ -188,7 +212,7 @@ def _keep_other_files(root: Path, stage: Path) -> None:
     if not root.is_dir():
         return
     for path in root.iterdir():
-        if path.name in (MODULE, ONNX, MANIFEST, RUNTIME):
+        if path.name in (MODULE, ONNX, MANIFEST, CONFUSION, RUNTIME):
             continue
         if path.is_dir():
             shutil.copytree(path, stage / path.name)
@@ -204,7 +228,8 @@ def _swap(stage: Path, root: Path) -> None:
 
 
 def _complete(manifest: Manifest, stage: Path) -> dict[str, Any]:
-    files = (stage / MODULE, stage / ONNX, *sorted((stage / RUNTIME).glob("*")))
+    counted = [stage / CONFUSION] if (stage / CONFUSION).is_file() else []
+    files = (stage / MODULE, stage / ONNX, *counted, *sorted((stage / RUNTIME).glob("*")))
     content = {
         **_from_onnx(stage / ONNX),
         **manifest.to_dict(),

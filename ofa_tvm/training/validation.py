@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,6 @@ def calibrated_subnet(
     return sub.eval()
 
 
-@torch.inference_mode()
 def accuracy(
     module: nn.Module, data: ImageData, split: Split, resolution: int, most: int | None = None
 ) -> float:
@@ -51,14 +51,23 @@ def accuracy(
 
     With `most`, of so many images at most: always the same ones, from all over the split.
     """
+    targets, given = answers(module, data, split, resolution, most)
+    return int((targets == given).sum()) / len(targets)
+
+
+@torch.inference_mode()
+def answers(
+    module: nn.Module, data: ImageData, split: Split, resolution: int, most: int | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """True classes of a split's images and the likeliest ones by a network, (n,) each; `most` as above."""
     module.eval()
     device = next(module.parameters()).device
     targets = data.targets(split)
     chosen = np.arange(len(targets))
     if most is not None and most < len(targets):
         chosen = np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
-    correct = 0
-    for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
-        logits = module(data.batch(split, indices, resolution).to(device))
-        correct += int((logits.argmax(dim=1).cpu().numpy() == targets[indices]).sum())
-    return correct / len(chosen)
+    given = [
+        module(data.batch(split, indices, resolution).to(device)).argmax(dim=1).cpu().numpy()
+        for indices in np.array_split(chosen, -(-len(chosen) // BATCH))
+    ]
+    return targets[chosen], np.concatenate(given)

@@ -19,7 +19,7 @@ from ofa_tvm.targets import DType, Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
-from ofa_tvm.workflow.ship import Shipped, accuracy_through_module, build_subnet
+from ofa_tvm.workflow.ship import Shipped, build_subnet, confusion_through_module
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _tested(subject: Subject, data: ImageData, folder: Path, images: int, seed: 
     )
     manifest = Manifest(TargetEntry.of(target))
     artefact = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
-    return _Module(built.so, built.onnx, accuracy_through_module(artefact, data))
+    return _Module(built.so, built.onnx, confusion_through_module(artefact, data).accuracy)
 
 
 def _eager(

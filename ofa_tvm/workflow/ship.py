@@ -11,6 +11,7 @@ import numpy as np
 
 from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.compiler import compile as compile_onnx
+from ofa_tvm.confusion import Confusion, confusion
 from ofa_tvm.deploy import Artefact, Manifest, write_artefact
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.deploy.manifest import (
@@ -120,15 +121,15 @@ def test_images(data: ImageData) -> str:
     return f"{data.name}, test split, {data.size('test')} images"
 
 
-def accuracy_through_module(artefact: Artefact, data: ImageData) -> float:
-    """Share of the test images that the compiled module itself classifies correctly, 0..1."""
+def confusion_through_module(artefact: Artefact, data: ImageData) -> Confusion:
+    """How the compiled module itself classifies the test images."""
     resolution, targets = artefact.runner.inputs[0].shape[-1], data.targets("test")
-    correct = 0
+    answers = []
     for start in range(0, len(targets), _AT_ONCE):
         chosen = np.arange(start, min(start + _AT_ONCE, len(targets)))
-        answers = artefact.classifier.logits(data.batch("test", chosen, resolution).numpy()).argmax(axis=1)
-        correct += int((answers == targets[chosen]).sum())
-    return correct / len(targets)
+        logits = artefact.classifier.logits(data.batch("test", chosen, resolution).numpy())
+        answers.append(logits.argmax(axis=1))
+    return confusion(targets, np.concatenate(answers), data.labels)
 
 
 def _some_images(data: ImageData, resolution: int, seed: int) -> np.ndarray:
@@ -163,7 +164,7 @@ class ReadyToShip:
     target: Target
     measurement: Measurement
     difference: Difference
-    accuracy: float
+    confusion: Confusion
     accuracy_change: float | None
 
     def write(self, folder: Path, *, with_runtime: bool = False, progress: Progress = SILENT) -> Shipped:
@@ -179,6 +180,7 @@ class ReadyToShip:
             self.built.so,
             self.built.onnx,
             self.manifest,
+            confusion=self.confusion,
             with_runtime=with_runtime,
             progress=progress,
         )
@@ -187,7 +189,7 @@ class ReadyToShip:
             artefact.on(self.target),
             self.measurement,
             self.difference,
-            self.accuracy,
+            self.confusion.accuracy,
             self.accuracy_change,
             retiming(self.built.compiled.kernels, self.target),
         )
@@ -260,7 +262,8 @@ def ready_to_ship(
     # Checked in a folder of its own: an artefact that computes wrongly must not replace a good one.
     trial = write_artefact(folder / "artefact", built.so, built.onnx, manifest).on(target)
     difference = _require_agreement(trial, arch, data, target, seed)
-    share = accuracy_through_module(trial, data)
+    counted = confusion_through_module(trial, data)
+    share = counted.accuracy
     before = (
         None if target.dtype == "float32" else accuracy_in_float32(net, arch, data, calibration_images, seed)
     )
@@ -270,7 +273,7 @@ def ready_to_ship(
         accuracy=AccuracyEntry(predicted_accuracy, share, test_images(data), before, change),
         check=_check_entry(target, difference, built.compiled),
     )
-    return ReadyToShip(built, manifest, target, measurement, difference, share, change)
+    return ReadyToShip(built, manifest, target, measurement, difference, counted, change)
 
 
 def _require_agreement(

@@ -15,7 +15,7 @@ from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.targets import Target, get_target
 from ofa_tvm.workflow.settings import resolve
-from ofa_tvm.workflow.ship import accuracy_through_module, build_subnet, ready_to_ship
+from ofa_tvm.workflow.ship import build_subnet, confusion_through_module, ready_to_ship
 
 
 def half_target(name: str) -> Target:
@@ -43,7 +43,8 @@ def test_the_change_of_accuracy_is_measured_and_recorded(
     assert recorded.change == shipped.accuracy_change == shipped.accuracy - recorded.float32
     here = write_artefact(tmp_path / "full", full.so, full.onnx, Manifest(TargetEntry.of(get_target("x86"))))
     # The same network compiled in float32: one of the test images may be classified by a rounding error.
-    assert recorded.float32 == pytest.approx(accuracy_through_module(here, data), abs=1.5 / data.size("test"))
+    full_accuracy = confusion_through_module(here, data).accuracy
+    assert recorded.float32 == pytest.approx(full_accuracy, abs=1.5 / data.size("test"))
     x = data.batch("test", np.arange(20), 32).numpy()
     difference = np.abs(shipped.artefact.classifier.logits(x) - here.classifier.logits(x))
     assert 0 < difference.max() < 3e-2 * np.abs(here.classifier.logits(x)).max(), "another dtype did compute"
@@ -53,3 +54,18 @@ def test_the_change_of_accuracy_is_measured_and_recorded(
 def test_in_float32_nothing_changes(demo: DemoProject) -> None:
     assert demo.result.shipped.accuracy_change is None
     assert demo.result.shipped.artefact.manifest.accuracy.change is None
+
+
+def test_the_answers_behind_the_accuracy_ship_with_it(demo: DemoProject, tmp_path: Path) -> None:
+    artefact = demo.result.shipped.artefact
+    assert artefact.confusion is not None
+    assert artefact.confusion.accuracy == demo.result.shipped.accuracy
+    assert artefact.confusion.labels == artefact.manifest.labels
+    assert artefact.confusion.images == resolve("x86", start=demo.folder).data().size("test")
+    again = write_artefact(tmp_path, artefact.module_path, artefact.onnx_path, artefact.manifest,
+                           confusion=artefact.confusion)  # fmt: skip
+    assert again.confusion is not None and (again.confusion.counts == artefact.confusion.counts).all()
+    # Another module's answers do not stay behind.
+    other = write_artefact(tmp_path, artefact.module_path, artefact.onnx_path, artefact.manifest)
+    assert other.confusion is None
+    assert not (tmp_path / "confusion.json").exists()
