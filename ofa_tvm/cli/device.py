@@ -20,6 +20,11 @@ _WARNING = (
     "TVM's RPC runs whatever it is sent: whoever reaches {host}:{port} owns this machine's account. Let only "
     "a network that you trust reach it"
 )
+_PHONE_GPU = (
+    "a phone's driver for it is made for Android's C library, and a program that brings another one cannot "
+    "load it; that would take a server and a TVM runtime built with Android's NDK "
+    "(docs/targets-android.md). The phone's CPU does without: name its device, such as pixel-3"
+)
 _host_option = click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all of them."
 )
@@ -180,28 +185,43 @@ def emulate_command(console: Console, target: str) -> None:
     help="What the board is.",
 )
 @click.option("-o", "--output", type=OUTPUT_PATH, default=Path("ofa-tvm-device"), show_default=True)
+@click.option(
+    "--self-contained",
+    is_flag=True,
+    help="With a C library of its own, for Android phones and other systems without glibc.",
+)
 @common_options
-def bundle_command(console: Console, target: str, output: Path) -> None:
-    """Write the folder that makes a board a device: the RPC server and TVM's runtime, nothing else.
+def bundle_command(console: Console, target: str, output: Path, self_contained: bool) -> None:
+    """Write the folder that makes a board or a phone a device: the RPC server and TVM's runtime.
 
-    Copy it to the board (scp -r) and start ./ofa-tvm-device there; its README.txt says how.
+    Copy it to the board (scp -r) and start ./ofa-tvm-device there; its README.txt says how. For a phone, see
+    docs/targets-android.md.
     """
     from ofa_tvm.devices.bundle import write_bundle
     from ofa_tvm.devices.native import cxx_of
+    from ofa_tvm.devices.self_contained import write_self_contained
     from ofa_tvm.targets import get_target
 
     chosen = get_target(target)
     settings = chosen.host or chosen.tvm
     arch = str(settings.get("mtriple", platform.machine())).partition("-")[0]
     key = chosen.run.key or chosen.name
-    size = write_bundle(
-        output,
-        arch,
-        cxx_of(chosen.link.find()),
-        key,
-        target=chosen.name,
-        kind=str(chosen.tvm["kind"]),
-        progress=console.progress,
-    )
-    console.print(f"{output}: {size / 1e6:.1f} MB for {arch}; copy it to the board and see its README.txt")
+    kind = str(chosen.tvm["kind"])
+    if not self_contained:
+        size = write_bundle(
+            output,
+            arch,
+            cxx_of(chosen.link.find()),
+            key,
+            target=chosen.name,
+            kind=kind,
+            progress=console.progress,
+        )
+    elif kind == "llvm":
+        size = write_self_contained(
+            output, arch, cxx_of(chosen.link.find()), key, target=chosen.name, progress=console.progress
+        )
+    else:
+        raise UsageError(f"target {chosen.name} is a GPU: {_PHONE_GPU}")
+    console.print(f"{output}: {size / 1e6:.1f} MB for {arch}; copy it to the device and see its README.txt")
     console.result({"path": str(output), "arch": arch, "bytes": size})

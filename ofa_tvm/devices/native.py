@@ -23,6 +23,7 @@ from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.temporaries import scratch_folder
 
 SERVER, COUNTER, LIBRARIES = "ofa-tvm-device", "counter.so", "lib"
+REFUSED, START = "refused", "start.sh"
 _SOURCES = Path(__file__).resolve().parents[1] / "native" / "device"
 _CL_HEADERS = Path("/usr/include/CL")
 _HOST_CXX = ("g++", "c++", "clang++", "zig c++")
@@ -101,6 +102,24 @@ def emulator_counter(emulator: str) -> Path:
     return file
 
 
+def build_refused(cxx: Sequence[str], file: Path) -> None:
+    """Build what runs a program on where a filter of system calls would end it (see its source).
+
+    Raises
+    ------
+    UserError
+        If the compiler fails.
+    """
+    flags = ["-x", "c", "-std=gnu11", "-O2", "-s", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding"]
+    flags += ["-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
+    _run([*cxx, *flags, str(_SOURCES / "refused.c"), "-o", str(file)], f"building {file.name} failed")
+
+
+def start_script() -> str:
+    """The script of a self-contained folder, with names between @ signs to fill in."""
+    return (_SOURCES / START).read_text()
+
+
 def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
     """The C++ compiler that comes with a linking compiler: g++ with gcc, `zig c++` with `zig cc`."""
     command = list(link)
@@ -142,7 +161,7 @@ def _build_server(cxx: Sequence[str], folder: Path) -> None:
     libraries = ["-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]
     link = [f"-L{folder / LIBRARIES}", "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,$ORIGIN/{LIBRARIES}"]
     files = [str(_SOURCES / "server.cc"), "-o", str(folder / SERVER)]
-    _run([*cxx, "-std=c++17", "-O2", *includes, *files, *link], "building the device server failed")
+    _run([*cxx, "-std=c++17", "-O2", "-s", *includes, *files, *link], "building the device server failed")
 
 
 def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
