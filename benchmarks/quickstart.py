@@ -13,7 +13,7 @@ from pathlib import Path
 from provenance import save
 
 import ofa_tvm
-from ofa_tvm.cli.console import RichProgress
+from ofa_tvm.bars import RichProgress
 from ofa_tvm.workflow.quickstart import quickstart
 from ofa_tvm.workflow.quickstart_result import summary
 

@@ -1,6 +1,7 @@
 """How long-running work tells a person how far it is, without knowing about terminals.
 
-Functions that take long accept `progress: Progress = SILENT`; the CLI passes one that draws bars.
+Functions that take long accept `progress: Progress = SILENT`; the CLI passes one that draws bars. Those that
+people call from Python take True for it as well.
 """
 
 from __future__ import annotations
@@ -78,3 +79,21 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
+
+
+def as_progress(progress: Progress | bool) -> Progress:
+    """What functions for people take: True for bars in a terminal or a notebook, False for nothing."""
+    if progress is False:
+        return SILENT
+    if progress is True:
+        from ofa_tvm.bars import RichProgress
+
+        return RichProgress()
+    return progress
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -9,7 +9,7 @@ import click
 
 from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.durations import dry_run_option, duration, time_limit_option
+from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     OUTPUT_PATH,
@@ -21,7 +21,7 @@ from ofa_tvm.cli.options import (
     threads_option,
 )
 from ofa_tvm.cli.plans import show_plan
-from ofa_tvm.progress import Deadline
+from ofa_tvm.progress import Deadline, duration
 
 if TYPE_CHECKING:
     from ofa_tvm.logs import KernelTable

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 @batch_option
 @shape_option
 @click.option("-o", "--output", type=OUTPUT_PATH, help="The .so to write; by default beside MODEL.")
-@click.option("--verbose", is_flag=True, help="List the kernels with their calls, time share and schedule.")
 @common_options
 def command(
     console: Console,
@@ -47,7 +46,6 @@ def command(
     batch: int | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     output: Path | None,
-    verbose: bool,
 ) -> None:
     """Compile MODEL, an ONNX file, for a target, with tuned kernels where a log has them.
 
@@ -73,7 +71,7 @@ def command(
     compiled = compile_onnx(model, chosen, so, shape=dict(shapes), logs=[settings.logs])
     seconds = time.monotonic() - start
     kernels = _with_shares(compiled)
-    if verbose:
+    if console.verbose:
         console.table(
             ["kernel", "products in", "calls", f"{chosen.unit} a call", "% of time", "schedule"],
             [

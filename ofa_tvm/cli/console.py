@@ -14,9 +14,11 @@ import click
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from ofa_tvm.cli.bars import RichProgress
+from ofa_tvm.bars import RichProgress
 from ofa_tvm.cli.tables import TextTable, fold
-from ofa_tvm.progress import Progress
+from ofa_tvm.cli.volume import volume_options
+from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import SILENT, Progress
 
 R = TypeVar("R")
 
@@ -33,18 +35,27 @@ class Console:
         The verb's `--seed`.
     progress
         Where long work shows how far it is.
+    verbose
+        Whether `detail` is said.
     """
 
     json: bool
     seed: int
     progress: Progress = field(default_factory=RichProgress)
+    verbose: bool = False
 
     def say(self, message: str) -> None:
         """A line about the work (settings, notes): standard error."""
         self.progress.say(message)
 
+    def detail(self, message: str) -> None:
+        """The same of what only --verbose shows."""
+        if self.verbose:
+            self.say(message)
+
     def print(self, *lines: str) -> None:
         """Lines of the result, for people (nothing in JSON mode)."""
+        self._pause()
         for line in () if self.json else lines:
             self._people().print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -70,6 +81,7 @@ class Console:
         header, lines = TextTable(columns, cells, right).lines(self._fold_at())
         if title:
             self.prose(title)
+        self._pause()
         people = self._people()
         for line in header:
             people.print(Text(line, style="bold"), soft_wrap=True)
@@ -77,6 +89,7 @@ class Console:
 
     def result(self, content: Mapping[str, Any]) -> None:
         """The result for scripts: printed in JSON mode, nothing otherwise."""
+        self._pause()
         if self.json:
             sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
 
@@ -93,6 +106,15 @@ class Console:
         except UnicodeEncodeError:
             return False
         return True
+
+    def wait_for_others(self) -> None:
+        """From here on there is nothing to say but what others ask for: a server."""
+        if isinstance(self.progress, RichProgress):
+            self.progress.wait_for_others()
+
+    def _pause(self) -> None:
+        if isinstance(self.progress, RichProgress):
+            self.progress.pause()
 
     def _fold_at(self) -> int | None:
         """Columns to keep to; None for a file or a pipe, where a line is a row, unless COLUMNS is set."""
@@ -111,8 +133,12 @@ def _cell(value: object) -> str:
 
 
 def common_options(function: Callable[..., R]) -> Callable[..., R]:
-    """Add `--json` and `--seed` to a verb; it takes them as its first argument, a `Console`."""
+    """Add `--json`, `--seed`, `--quiet` and `--verbose` to a verb, whose first argument is a `Console`.
 
+    What long work there is says that it goes on, as long as the verb runs.
+    """
+
+    @volume_options
     @click.option(
         "--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on stderr."
     )
@@ -124,7 +150,16 @@ def common_options(function: Callable[..., R]) -> Callable[..., R]:
         help="Of everything random.",
     )
     @functools.wraps(function)
-    def wrapped(*args: Any, as_json: bool, seed: int, **kwargs: Any) -> R:
-        return function(Console(json=as_json, seed=seed), *args, **kwargs)
+    def wrapped(*args: Any, as_json: bool, seed: int, quiet: bool, verbose: bool, **kwargs: Any) -> R:
+        context = click.get_current_context()
+        before = context.find_root().params  # ofa-tvm --quiet VERB
+        quiet, verbose = quiet or before.get("quiet", False), verbose or before.get("verbose", False)
+        if quiet and verbose:
+            raise UsageError("--quiet and --verbose exclude each other")
+        if quiet:
+            return function(Console(as_json, seed, SILENT), *args, **kwargs)
+        progress = RichProgress(verbose=verbose)
+        with progress.running(context.info_name or "work"):
+            return function(Console(as_json, seed, progress, verbose), *args, **kwargs)
 
     return wrapped

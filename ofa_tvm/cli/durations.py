@@ -13,13 +13,6 @@ _TYPED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 class _Duration(click.ParamType):
     name = "TIME"
 

@@ -24,6 +24,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ofa_tvm import __version__
+from ofa_tvm.cli.volume import volume_options
 from ofa_tvm.errors import UserError, shown
 from ofa_tvm.process import Ended, ending_signals
 from ofa_tvm.temporaries import remove_dead
@@ -99,7 +100,8 @@ class VerbGroup(click.Group):
     epilog="Each verb explains itself: ofa-tvm VERB --help. Exit codes: 0 done, 1 failed, 2 bad usage.",
 )
 @click.version_option(__version__, prog_name="ofa-tvm")
-def cli() -> None:
+@volume_options
+def cli(quiet: bool, verbose: bool) -> None:
     """From a Once-for-All supernet to compiled, measured modules on real hardware."""
 
 

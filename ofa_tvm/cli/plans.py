@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ofa_tvm.cli.console import Console
-from ofa_tvm.cli.durations import duration
+from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
     from ofa_tvm.workflow.plan import Plan

@@ -9,7 +9,6 @@ import click
 
 from ofa_tvm.cli.competing import say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.durations import duration
 from ofa_tvm.cli.options import (
     INPUT_PATH,
     batch_option,
@@ -21,6 +20,7 @@ from ofa_tvm.cli.options import (
     threads_option,
 )
 from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

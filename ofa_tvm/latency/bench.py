@@ -23,6 +23,7 @@ from ofa_tvm.temporaries import scratch_folder
 if TYPE_CHECKING:
     from ofa_tvm.supernet import Supernet
 
+CANDIDATES = "compile and measure candidates"
 _MAD_TO_DEVIATION = 1.4826
 
 Measured = Callable[[Sequence[Arch]], tuple[list[Measurement], Measurement | None]]
@@ -188,8 +189,9 @@ class SubnetBench:
         A margin is one robust standard deviation of a sample, or what the slowest board would take longer
         if that is more: a budget is to hold on each of them.
         """
-        with self._progress.task(f"compile and measure {len(archs)} candidates for {self.target.name}"):
+        with self._progress.task(CANDIDATES, len(archs)) as task:
             results = self.measure(archs)
+            task.advance(len(archs))
         noise = [_MAD_TO_DEVIATION * (result.mad_ms or 0.0) for result in results]
         if isinstance(boards := self._by, Boards):
             longer = [boards.slower(result.device) * result.cost for result in results]

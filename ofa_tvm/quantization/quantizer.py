@@ -14,7 +14,7 @@ import onnx
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import replacing
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, as_progress
 from ofa_tvm.quantization.examples import Examples, of_arrays
 from ofa_tvm.quantization.scores import Score, Values, fitting, outputs, score
 from ofa_tvm.quantization.static import (
@@ -113,7 +113,7 @@ def quantize(
     accuracy_drop: float = 0.5,
     per_layer: bool = False,
     seed: int = 0,
-    progress: Progress = SILENT,
+    progress: Progress | bool = SILENT,
 ) -> Quantized:
     """Write a float32 ONNX model as QDQ: uint8 feature maps, int8 weights with a scale an output channel.
 
@@ -160,7 +160,7 @@ def quantize(
     batch = _batch(network, examples, str(source))
     methods: Sequence[Method] = METHODS if method == "auto" else (method,)
     with tempfile.TemporaryDirectory(prefix="ofa-tvm-quantize-") as scratch:
-        work = _Work(network, examples, batch, Path(scratch), progress, str(source))
+        work = _Work(network, examples, batch, Path(scratch), as_progress(progress), str(source))
         result = work.run(methods, accuracy_drop, per_layer)
         made = onnx.load(result.path)
         del made.metadata_props[:]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, as_progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Network, Supernet
 from ofa_tvm.supernet.batchnorm import calibrate
@@ -30,7 +30,7 @@ def finetune(
     out_dir: str | Path,
     *,
     from_scratch: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress | bool = SILENT,
     seed: int = 0,
 ) -> TrainingResult:
     """Train one subnet further, at its own resolution (Once-for-All, section 4.2: for 25 or 75 epochs).
@@ -68,7 +68,7 @@ def finetune(
     if config.resolutions not in (None, (arch.r,)):
         raise UsageError(f"the subnet is trained at its own resolution {arch.r}; leave resolutions out")
     return run_training(
-        lambda s: _FineTuning(s, net, arch, from_scratch), config, data, out_dir, progress, seed
+        lambda s: _FineTuning(s, net, arch, from_scratch), config, data, out_dir, as_progress(progress), seed
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, as_progress
 from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.supernet.batchnorm import calibrate
@@ -31,7 +31,7 @@ def train(
     *,
     space: Space | None = None,
     init: str | Path | None = None,
-    progress: Progress = SILENT,
+    progress: Progress | bool = SILENT,
     seed: int = 0,
 ) -> TrainingResult:
     """Train a supernet by progressive shrinking (Cai et al., arXiv 1908.09791, section 3.3).
@@ -71,7 +71,7 @@ def train(
         config,
         data,
         out_dir,
-        progress,
+        as_progress(progress),
         seed,
     )
 

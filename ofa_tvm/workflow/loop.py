@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, as_progress
 from ofa_tvm.search.budget import Budget, parse_budget
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import Target
@@ -30,7 +30,7 @@ def tune_space(
     trials: int = 16,
     seconds: float | None = None,
     seed: int = 0,
-    progress: Progress = SILENT,
+    progress: Progress | bool = SILENT,
 ) -> TuningResult:
     """Tune every kernel that a space can need, as `ofa-tvm tune` does; called again it goes on.
 
@@ -48,6 +48,8 @@ def tune_space(
         Of each kernel, in all.
     seconds
         Wall-clock limit; None for none.
+    progress
+        Told of all that takes long; True for bars in a terminal or a notebook.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def tune_space(
     from ofa_tvm.tuning import kernel_union
     from ofa_tvm.workflow.tune import tune
 
-    sides = tuple(resolutions or space.default_resolutions)
+    sides, progress = tuple(resolutions or space.default_resolutions), as_progress(progress)
     union = kernel_union(space, sides, target, n_classes=n_classes, progress=progress)
     return tune(
         union.kernels,
@@ -85,7 +87,7 @@ def search_and_ship(
     candidates: int = 4,
     rounds: int = 3,
     seed: int = 0,
-    progress: Progress = SILENT,
+    progress: Progress | bool = SILENT,
 ) -> Shipped:
     """The most accurate subnet whose measured latency is within a budget, as an artefact in `folder/deploy`.
 
@@ -113,7 +115,7 @@ def search_and_ship(
     candidates, rounds
         Subnets measured in each round of the search, and rounds at the most.
     progress
-        Told of all that takes long, and of what is wrong with a tuning log.
+        Told of all that takes long, and of what is wrong with a tuning log; True for bars.
 
     Raises
     ------
@@ -141,7 +143,7 @@ def search_and_ship(
         rounds=rounds,
         seed=seed,
     )
-    shipped = run_search(request, progress=progress).targets[0].shipped
+    shipped = run_search(request, progress=as_progress(progress)).targets[0].shipped
     if shipped is None:
         raise RuntimeError("a target with a folder ships")
     return shipped

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
+from ofa_tvm.job import in_job
 from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
@@ -18,6 +19,7 @@ from ofa_tvm.targets import Variant
 from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
 from ofa_tvm.workflow.models import KnownLatency
+from ofa_tvm.workflow.plan import search_parts
 from ofa_tvm.workflow.predictors import covered_resolutions, search_resolutions
 from ofa_tvm.workflow.request import (
     SearchOutcome,
@@ -98,21 +100,27 @@ def run_search(
         the budgets.
     """
     start = time.monotonic()
-    with ExitStack() as stack:
-        runs = _searches(requests, stack, deadline, progress, stage)
+    with in_job(progress, "search", search_parts(requests), deadline) as job, ExitStack() as stack:
+
+        @contextmanager
+        def phase(name: str) -> Iterator[None]:
+            with stage(name), job.phase(name):
+                yield
+
+        runs = _searches(requests, stack, deadline, job, phase)
         shipped: Sequence[Shipped | None] = [None] * len(runs[0].targets)
         for run in runs:
             if not any(one.artefact for one in run.request.targets):
                 chosen = run.found.winner
                 break
             try:
-                with stage("ship and check"):
-                    chosen, shipped = _ship(run, progress)
+                with phase("ship and check"):
+                    chosen, shipped = _ship(run, job)
                 break
             except UserError as error:
                 if run is runs[-1]:
                     raise
-                _left_out(run.request, error, progress)
+                _left_out(run.request, error, job)
         others = [other for other in runs if other is not run]
         return run.outcome(chosen, shipped, time.monotonic() - start, others)
 

@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
-from ofa_tvm.latency.bench import SubnetBench
+from ofa_tvm.job import Part
+from ofa_tvm.latency.bench import CANDIDATES, SubnetBench
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.logs import KernelTable, find_records
+from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target, Variant
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.workflow.learn import accuracy_sample
 from ofa_tvm.workflow.request import SearchRequest, TargetRequest, known_latency
+
+# Guesses until the first one is done, for one core.
+_MACS_PER_S = 1e10  # of a network in PyTorch
+_COMPILED_MACS_PER_S = 2e8  # of one that is compiled and measured
+_SEARCH_S, _SHIP_S = 2.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -98,20 +105,48 @@ def _steps(request: SearchRequest, timed: bool) -> list[Step]:
     ]
 
 
-def _to_evaluate(request: SearchRequest) -> int:
-    """Subnets that an accuracy predictor is missing."""
-    if request.accuracy is not None or request.data is None:
-        return 0
-    sample = accuracy_sample(
+def search_parts(requests: Sequence[SearchRequest]) -> list[Part]:
+    """The same work as parts of a job: what `run_search` does at most, with guesses of how long it takes."""
+    return [part for request in requests for part in _parts(request)]
+
+
+def _parts(request: SearchRequest) -> list[Part]:
+    space, sides = request.net.space, request.learned_resolutions
+    macs = space.macs(space.median_arch(sides[-1]))
+    images = request.calibration_images + (0 if request.data is None else request.data.size("val"))
+    evaluate_s, measure_s = 0.05 + macs * images / _MACS_PER_S, 0.3 + macs / _COMPILED_MACS_PER_S
+    searched = request.rounds * request.candidates
+    measured = sum(_to_measure(request, one) for one in request.targets)
+    learned = len(_accuracy_sample(request)) if _to_evaluate(request) else 0  # tasks count known ones, too
+    ships = sum(one.artefact is not None for one in request.targets)
+    phase = "search under the budget"
+    return [
+        Part("learn accuracy", "evaluate subnets", learned, evaluate_s, "evaluate"),
+        Part("measure and learn latency", "measuring subnets", measured, measure_s, "measure"),
+        Part(phase, "search", request.rounds * Evolution().generations, _SEARCH_S / Evolution().generations),
+        Part(phase, CANDIDATES, searched * len(request.targets), measure_s, "measure"),
+        Part(phase, "evaluate subnets", searched if request.data is not None else 0, evaluate_s, "evaluate"),
+        *([Part("ship and check", "build and check what ships", ships, _SHIP_S)] if ships else []),
+    ]
+
+
+def _accuracy_sample(request: SearchRequest) -> list[Arch]:
+    return accuracy_sample(
         request.net.space,
         request.learned_resolutions,
         request.accuracy_samples,
         request.accuracy_start,
         request.seed,
     )
+
+
+def _to_evaluate(request: SearchRequest) -> int:
+    """Subnets that an accuracy predictor is missing."""
+    if request.accuracy is not None or request.data is None:
+        return 0
     left = unevaluated(
         request.net,
-        sample,
+        _accuracy_sample(request),
         request.data,
         calibration_images=request.calibration_images,
         cache_path=request.store.accuracy_cache,

@@ -11,7 +11,7 @@ import pytest
 from demo_project import DemoProject
 from verbs import Verbs
 
-from ofa_tvm.cli import bars
+from ofa_tvm import bars
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.progress import NEVER, Deadline
 
