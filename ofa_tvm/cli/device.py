@@ -219,7 +219,13 @@ def bundle_command(console: Console, target: str, output: Path, self_contained: 
         )
     elif kind == "llvm":
         size = write_self_contained(
-            output, arch, cxx_of(chosen.link.find()), key, target=chosen.name, progress=console.progress
+            output,
+            arch,
+            cxx_of(chosen.link.find()),
+            key,
+            target=target,
+            cpus=chosen.run.cpus,
+            progress=console.progress,
         )
     else:
         raise UsageError(f"target {chosen.name} is a GPU: {_PHONE_GPU}")

@@ -47,6 +47,7 @@ def write_self_contained(
     key: str,
     *,
     target: str = "",
+    cpus: str = "",
     progress: Progress = SILENT,
 ) -> int:
     """Write the folder for phones of a processor family; returns its size in bytes.
@@ -61,6 +62,8 @@ def write_self_contained(
         The compiler driver for it.
     key, target
         What its script offers and tells to type: the key on the tracker, and the target (by default the key).
+    cpus
+        The cores to keep to, as in a target's `run`; "" for those of the fastest kind.
     progress
         Told of building and downloading.
 
@@ -88,6 +91,7 @@ def write_self_contained(
         "ARCH": arch,
         "KEY": shlex.quote(key),
         "TARGET": shlex.quote(target or key),
+        "CPUS": cpus or "big",
         "VERSION": __version__,
     }
     script = re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], start_script())

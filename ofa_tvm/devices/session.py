@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from ofa_tvm.devices.features import TOLD, used_features
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.tracker import TrackerClient, TrackerUnreachable
+from ofa_tvm.errors import UserError
 
 WAIT_S = 60.0  # for a device that other work keeps busy
 CONNECT_LIMIT_S = 20.0  # for a device that was said to be free
@@ -85,13 +87,15 @@ class Session:
         self.address = f"{host}:{port}"
         self._numbers = itertools.count()
 
-        def connect() -> tuple[Any, str, bool]:
+        def connect() -> tuple[Any, str, bool, str]:
             rpc = tvm.rpc.connect(host, port, match, session_timeout=limit_s)
-            arch, emulated = (rpc.get_function(f"ofa_tvm.device.{name}")() for name in ("arch", "emulated"))
-            return rpc, str(arch), bool(emulated)
+            ask = lambda name: rpc.get_function(f"ofa_tvm.device.{name}")()  # noqa: E731
+            arch = str(ask("arch"))
+            return rpc, arch, bool(ask("emulated")), str(ask("features")) if arch == "aarch64" else ""
 
         try:
-            self._rpc, self.arch, self.emulated = _within(CONNECT_LIMIT_S, connect)
+            self._rpc, self.arch, self.emulated, features = _within(CONNECT_LIMIT_S, connect)
+            self.features = frozenset(features.split())
             self.cpu = self._rpc.cpu()
         except Exception as error:  # tvm raises RuntimeError and kinds of its own
             raise SessionLost(f"device {self.address} does not answer") from error
@@ -115,6 +119,11 @@ class Session:
             return False
         return True
 
+    def lacking(self, features: Collection[str]) -> str:
+        """Which of LLVM's features the cores of an AArch64 device do not have, for people; "" if none."""
+        told = TOLD & set(features) if self.arch == "aarch64" else frozenset()
+        return ", ".join(sorted(told - self.features))
+
     def device(self, kind: str) -> Any:
         """The device's CPU ("llvm") or first GPU ("opencl", "cuda").
 
@@ -134,7 +143,18 @@ class Session:
         )
 
     def load(self, path: Path) -> Any:
-        """Send a shared library and load it there; returns the remote module."""
+        """Send a shared library and load it there; returns the remote module.
+
+        Raises
+        ------
+        UserError
+            If its code has instructions that the device's cores lack.
+        """
+        if lacking := self.lacking(used_features(path)):
+            raise UserError(
+                f"{path.name} uses {lacking}, which the cores of device {self.address} do not have; compile "
+                "it for a target of theirs (`ofa-tvm targets list`)"
+            )
         # A name of its own each time: a file that is loaded must not be written again.
         name = f"{next(self._numbers)}-{path.name}"
         self._rpc.upload(str(path), name)

@@ -92,7 +92,8 @@ def _of_device(name: str) -> Target:
         known = {field.name: getattr(hardware, field.name) for field in dataclasses.fields(hardware)}
         given = {key: value for key, value in known.items() if value is not None}
         hardware = dataclasses.replace(target.hardware, **given)
-    return dataclasses.replace(target, hardware=hardware)
+    run = dataclasses.replace(target.run, cpus=device.get("cpus", target.run.cpus))
+    return dataclasses.replace(target, hardware=hardware, run=run)
 
 
 def _unknown(name: str) -> str:
@@ -172,7 +173,7 @@ def probe_arm(machine: Machine) -> Target:
         name=machine.cpu,
         kind="arm",
         summary=f"{machine.model or 'AArch64'}, {machine.cores} cores, compiled for {machine.cpu}",
-        tvm={"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": machine.cpu},
+        tvm={"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": machine.cpu} | _without(machine),
         link=Link(
             (*linkers, "aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "zig cc -target aarch64-linux-gnu"),
             "apt-get install g++-aarch64-linux-gnu (or pip install ziglang)",
@@ -181,6 +182,12 @@ def probe_arm(machine: Machine) -> Target:
         compatible=(machine.cpu,),
         hardware=_hardware(machine),
     )
+
+
+def _without(machine: Machine) -> dict[str, list[str]]:
+    """What LLVM takes for granted of a core whose early revisions lack it."""
+    lacks_dotprod = machine.cpu in ("cortex-a55", "cortex-a75") and not machine.has("dotprod")
+    return {"mattr": ["-dotprod"]} if lacks_dotprod else {}
 
 
 def _hardware(machine: Machine) -> Hardware:

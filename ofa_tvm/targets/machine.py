@@ -94,14 +94,27 @@ _ARM_PARTS = {
     0xD49: "neoverse-n2",
     0xD4F: "neoverse-v2",
 }
+# Cores of phones that others made: Qualcomm's from Arm's, Samsung's own (LLVM has no model of the M1).
+# From pytorch/cpuinfo, src/arm/midr.h and src/arm/uarch.c.
+_OTHER_PARTS = {
+    (0x51, 0x800): "cortex-a73",
+    (0x51, 0x801): "cortex-a53",
+    (0x51, 0x802): "cortex-a75",
+    (0x51, 0x803): "cortex-a55",
+    (0x51, 0x804): "cortex-a76",
+    (0x51, 0x805): "cortex-a55",
+    (0x53, 0x001): "cortex-a72",
+    (0x53, 0x002): "exynos-m3",
+    (0x53, 0x003): "exynos-m4",
+}
 # NEON units of 128 bits that multiply and add: the cores' Software Optimization Guides.
 _ARM_UNITS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2, "neoverse-v1": 4}
 _ARM_FLAGS = {"neon": "asimd", "fullfp16": "asimdhp", "dotprod": "asimddp"}  # LLVM's names and the kernel's
 
 
 def detect_arm_cpu(implementer: int, part: int) -> str:
-    """LLVM's name of an Arm core, "" if unknown."""
-    return _ARM_PARTS.get(part, "") if implementer == 0x41 else ""
+    """LLVM's name of a core of Arm's, Qualcomm's or Samsung's, "" if unknown."""
+    return _ARM_PARTS.get(part, "") if implementer == 0x41 else _OTHER_PARTS.get((implementer, part), "")
 
 
 def _squeeze(flag: str) -> str:

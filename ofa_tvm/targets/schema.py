@@ -18,6 +18,7 @@ _NAMES = {"type": "array", "items": _NAME, "uniqueItems": True}
 _TEXT = {"type": "string", "minLength": 1}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _COUNT = {"type": "integer", "minimum": 1}
+_CPUS = {"type": "string", "pattern": r"^(big|little|all|\d+(-\d+)?(,\d+(-\d+)?)*)$"}
 
 
 def _table(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -82,6 +83,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
                 "emulator": _TEXT,
                 "emulator_cpu": _TEXT,
                 "install": _TEXT,
+                "cpus": _CPUS,
             },
             ("where",),
         )
@@ -118,6 +120,7 @@ DEVICE_SCHEMA: dict[str, Any] = _table(
         "hardware": _HARDWARE,
         "columns": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
         "target": _NAME,
+        "cpus": _CPUS,
     },
     ("name", "kind", "summary", "hardware", "columns"),
 )

@@ -54,6 +54,8 @@ class Run:
 
     `tracker` is `host:port` and `key` the device's key on it (`where: rpc`); `emulator` is the command and
     `emulator_cpu` the instruction set that it enforces (`where: emulator`); `install` says how to get either.
+    `cpus` are the cores that the server of a phone's folder keeps to: "big" (the fastest kind, as with ""),
+    "little", "all", or numbers such as "4-7".
     """
 
     where: Where = "local"
@@ -62,6 +64,7 @@ class Run:
     emulator: str = ""
     emulator_cpu: str = ""
     install: str = ""
+    cpus: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Target:
         """The same target on the devices that a tracker (`host:port`) has under a key, measured in ms."""
         return dataclasses.replace(
             self,
-            run=Run(where="rpc", tracker=tracker, key=key),
+            run=Run(where="rpc", tracker=tracker, key=key, cpus=self.run.cpus),
             measure=dataclasses.replace(self.measure, unit="ms"),
         )
 

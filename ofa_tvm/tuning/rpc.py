@@ -15,10 +15,12 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler.code import kernel_code
 from ofa_tvm.compiler.final import final_form
 from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
+from ofa_tvm.targets.tvm_target import cpu_features
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.tuning.messages import DeviceRequest
 from ofa_tvm.tuning.runner import (
@@ -156,6 +158,7 @@ class RpcRunner(Runner):
                 continue
             require_kind(session, self._wanted.emulated)
             try:
+                self._require_features(session)
                 session.set_threads(int(self.target.attrs.get("num-cores", 1)))
                 self._device = session.device(str(self.target.kind.name))
                 self._tensors = [tvm.runtime.tensor(array, device=self._device) for array in self._arrays]
@@ -168,6 +171,15 @@ class RpcRunner(Runner):
                 continue
             self._session = session
         return self._session
+
+    def _require_features(self, session: Session) -> None:
+        """No schedule is blamed for a device that is not of the target's kind."""
+        host = self.target if on_cpu(self.target) else self.target.host
+        if host is not None and (lacking := session.lacking(cpu_features(host))):
+            raise TrackerUnreachable(
+                f"the cores of device {session.address} do not have {lacking}, which the target is for; name "
+                "the target of its cores (`ofa-tvm targets list`)"
+            )
 
     def _seconds(self, module: Any, calls: int) -> float:
         evaluator = module.time_evaluator("main", self._device, number=calls, repeat=1)

@@ -198,7 +198,7 @@ def test_arm_boards(tmp_path: Path, part: str, flags: str, cpu: str, features: t
 
 def test_an_unknown_arm_core_is_said(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x800\n")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x7ff\n")
     with pytest.raises(UserError, match="CPU part"):
         probe_arm(detect_machine(tmp_path, "aarch64"))
     with pytest.raises(UserError, match="x86_64, not aarch64"):

@@ -50,6 +50,8 @@ namespace runtime {}
 }  // namespace tvm
 #include <tvm/runtime/timer.h>
 
+#include "cores.h"
+
 namespace {
 
 namespace ffi = tvm::ffi;
@@ -82,6 +84,7 @@ struct Lost : std::runtime_error {
 
 struct Options {
   std::string host = "127.0.0.1", advertise, tracker_host, key = "device", folder = "/tmp";
+  std::string cpus = "big", system;
   int port = 9090, port_end = 9190, tracker_port = 0;
   bool with_parent = false;
 };
@@ -413,6 +416,7 @@ void register_functions(const std::string& folder) {
         uname(&names);
         return ffi::String(names.machine);
       }));
+  set("ofa_tvm.device.features", ffi::Function::FromTyped([]() { return ffi::String(features()); }));
   set("ofa_tvm.device.emulated", ffi::Function::FromTyped([]() { return counter != nullptr; }));
   if (counter) {
     set("runtime.timer.cpu", ffi::Function::FromTyped([](DLDevice) {
@@ -452,9 +456,10 @@ void allow_all_cpus() {
   }
 }
 
-[[noreturn]] void serve_session(int fd, const std::string& folder) {
+[[noreturn]] void serve_session(int fd, const std::string& folder, const Options& options) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   try {
+    keep_to(options.cpus, options.system);
     load_gpu_runtimes();
     if (chdir(folder.c_str())) refuse("cannot enter " + folder);
     allow_all_cpus();
@@ -481,7 +486,7 @@ void serve(int fd, const Options& options, double limit_s) {
   int lock = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock >= 0) flock(lock, LOCK_EX | LOCK_NB);
   pid_t child = fork();
-  if (!child) serve_session(fd, folder);
+  if (!child) serve_session(fd, folder, options);
   close(fd);
   if (child > 0) {
     // Blocked, not polling: what this process executes would count as the session's instructions.
@@ -553,10 +558,12 @@ Options parse(int argc, char** argv) {
     if (name == "--help" || i + 1 == argc) {
       fprintf(name == "--help" ? stdout : stderr,
               "usage: ofa-tvm-device [--host ADDRESS] [--port N] [--port-end N] [--tracker HOST:PORT]\n"
-              "                      [--key NAME] [--advertise ADDRESS] [--folder FOLDER]\n\n"
+              "                      [--key NAME] [--advertise ADDRESS] [--folder FOLDER]\n"
+              "                      [--cpus big|little|all|LIST]\n\n"
               "Serves TVM's RPC, one session at a time. It runs whatever it is sent: it listens on the\n"
               "loopback address unless --host says otherwise (0.0.0.0 for all), and only a network that\n"
-              "you trust may reach it.\n");
+              "you trust may reach it. Where cores differ it keeps to the fastest kind, unless --cpus says\n"
+              "otherwise: the slowest (little), all, or by number (4-7 or 0,2).\n");
       exit(name == "--help" ? 0 : 2);
     }
     std::string value = argv[++i];
@@ -572,6 +579,10 @@ Options parse(int argc, char** argv) {
       options.advertise = value;
     } else if (name == "--with-parent") {
       options.with_parent = value == "1";
+    } else if (name == "--cpus") {
+      options.cpus = value;
+    } else if (name == "--system") {
+      options.system = value;
     } else if (name == "--folder") {
       options.folder = value;
     } else if (name == "--tracker" && value.rfind(':') != std::string::npos) {
@@ -613,6 +624,10 @@ int main(int argc, char** argv) {
     struct sigaction before {};
     sigaction(number, nullptr, &before);
     if (before.sa_handler != SIG_IGN) sigaction(number, &ending, nullptr);  // nohup's choice is kept
+  }
+  if (options.cpus != "all" && options.cpus != "big" && options.cpus != "little" && listed(options.cpus).empty()) {
+    fprintf(stderr, "error: --cpus is big, little, all or numbers such as 4-7, not %s\n", options.cpus.c_str());
+    return 2;
   }
   remove_dead_sessions(options.folder);
   if (options.with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);

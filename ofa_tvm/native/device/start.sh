@@ -67,4 +67,4 @@ cd "$here" || exit 1
 echo $$ >"$here/pid"
 # shellcheck disable=SC2086
 exec $OFA_TVM_EMULATOR $refused "$loader" --inhibit-cache --library-path "$here/lib" "$server" \
-  --port "$port" --tracker "$tracker" --key "$key" --folder "$here" "$@"
+  --port "$port" --tracker "$tracker" --key "$key" --folder "$here" --cpus @CPUS@ "$@"
