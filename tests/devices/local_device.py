@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,12 @@ def devices(place: Place) -> int:
 
 @contextmanager
 def local_device(
-    place: Place, folder: Path, *, disk_bytes: int | None = None, kind: str = "llvm"
+    place: Place,
+    folder: Path,
+    *,
+    disk_bytes: int | None = None,
+    kind: str = "llvm",
+    options: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Offer this machine, and its GPU of a kind, to a tracker; with `disk_bytes`, no file can be larger."""
 
@@ -31,7 +36,8 @@ def local_device(
 
     process = subprocess.Popen(
         [str(device_runtime(platform.machine(), kind=kind) / SERVER), "--port", "0", "--tracker",
-         f"{place.host}:{place.port}", "--key", place.key, "--folder", str(folder), "--with-parent", "1"],
+         f"{place.host}:{place.port}", "--key", place.key, "--folder", str(folder), "--with-parent", "1",
+         *options],
         stdout=subprocess.PIPE,
         preexec_fn=limit,
     )  # fmt: skip

@@ -46,7 +46,7 @@ exec sh {folder}/start.sh --port "$port" --tracker "$tracker" --key "$key" --wit
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return arm_target("cortex-a76")
+    return arm_target("cortex-a75")
 
 
 @pytest.fixture(scope="module")

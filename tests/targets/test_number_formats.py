@@ -32,10 +32,12 @@ BYTES = {  # what multiplies bytes
     "neoverse-n1": "sdot",
     "neoverse-v1": "sdot",
     "cortex-a72": "smull",
+    "cortex-a75": "smull",
     "cortex-a53": "smull",
     "opencl": "32-bit products",
 }
-ONE_OF_A_KIND = ["x86", *(name for name in target_names()[1:] if not name.startswith("cuda-")), "cuda"]
+_ALIKE = ("cuda-", "cortex-a73", "cortex-a55")  # in bytes as cuda, cortex-a72 and cortex-a75
+ONE_OF_A_KIND = ["x86", *(name for name in target_names()[1:] if not name.startswith(_ALIKE)), "cuda"]
 
 
 @pytest.mark.parametrize("name", BYTES)
