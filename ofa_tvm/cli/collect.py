@@ -21,6 +21,7 @@ from ofa_tvm.cli.options import (
     threads_option,
 )
 from ofa_tvm.cli.plans import show_plan
+from ofa_tvm.errors import counted
 from ofa_tvm.progress import Deadline, duration
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def command(
         target, threads=threads, dtype=dtype, batch=batch, space=space, resolutions=resolutions
     )
     weights = settings.checkpoint or "random weights: latency does not depend on them"
-    wanted = f"{count} subnets" if archs is None else f"the subnets of {archs}"
+    wanted = counted(count, "subnet") if archs is None else f"the subnets of {archs}"
     console.say(f"{settings.describe()}, {weights}, {wanted} into {output}, seed {console.seed}")
     from ofa_tvm.latency.bench import SubnetBench
     from ofa_tvm.latency.collect import collect
@@ -124,7 +125,7 @@ def command(
     values = sorted(table.measured.values())
     unit = settings.target.unit
     console.print(
-        f"{output}: {len(values)} subnets, {table.added} of them new in {duration(seconds)}; "
+        f"{output}: {counted(len(values), 'subnet')}, {table.added} of them new in {duration(seconds)}; "
         f"{values[0]:.4g} to {values[-1]:.4g} {unit}"
     )
     if chosen is None and len(values) < count and time_limit is not None:

@@ -19,7 +19,7 @@ from ofa_tvm.cli.options import (
     target_option,
     threads_option,
 )
-from ofa_tvm.errors import UsageError
+from ofa_tvm.errors import UsageError, counted
 from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def command(
         target, threads=threads, dtype=dtype, batch=batch, space=space, resolutions=resolutions
     )
     limit = "no time limit" if seconds is None else f"at most {duration(seconds)}"
-    work = "known schedules only" if retime else f"{trials} trials a kernel"
+    work = "known schedules only" if retime else f"{counted(trials, 'trial')} a kernel"
     extent = f"{work}, {limit}, seed {console.seed}"
     if model is None:
         kernels, weights = _space_kernels(console, settings, extent)
@@ -192,8 +192,8 @@ def _report(console: Console, answer: dict[str, object], result: TuningResult) -
     for problem in result.records.notes:
         console.say(problem)
     console.print(
-        f"{result.tuned} of {result.kernels} kernels have times of this device; {result.trials} trials in "
-        f"{duration(result.seconds)}, {result.failed} failed"
+        f"{result.tuned} of {result.kernels} kernels have times of this device; "
+        f"{counted(result.trials, 'trial')} in {duration(result.seconds)}, {result.failed} failed"
         + ("" if result.complete else "; the time was up, the same command goes on")
     )
     console.result(
@@ -218,10 +218,12 @@ def _show(console: Console, plan: TuningPlan) -> None:
 
 
 def _estimate(plan: TuningPlan) -> str:
+    if not plan.trials:
+        return "every kernel has its trials: nothing is left to do"
     source = "as timed in this log's campaigns" if plan.timed else "the stated default, too few timed yet"
-    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}" if plan.workers else _NO_DEVICE
+    workers = counted(plan.workers, "worker") if plan.workers else _NO_DEVICE
     return (
-        f"{plan.trials} trials left, about {duration(plan.seconds)} "
+        f"{counted(plan.trials, 'trial')} left, about {duration(plan.seconds)} "
         f"({plan.trial_s:.2g} s a trial and worker, {source}; {workers})"
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from ofa_tvm.cli.budgets import images_per_s, throughput
 from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.retiming import show_retiming
+from ofa_tvm.errors import counted
 from ofa_tvm.search.candidates import Candidate, VerifiedResult
 from ofa_tvm.targets import Variant
 from ofa_tvm.workflow.request import SearchOutcome
@@ -113,7 +114,7 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
             ]
             for c in _shown(found)
         ],
-        title=f"candidates for {budget}{name} in {found.rounds} rounds",
+        title=f"candidates for {budget}{name} in {counted(found.rounds, 'round')}",
     )
     measured = cost.measured if shipped is None else shipped.measurement.cost
     if shipped is not None:

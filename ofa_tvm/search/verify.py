@@ -8,7 +8,7 @@ from itertools import compress
 
 import numpy as np
 
-from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.errors import UsageError, UserError, counted
 from ofa_tvm.estimators.contract import Correct, CostModel, Function
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget, budget_above
@@ -219,6 +219,6 @@ def _nothing_within(limits: Sequence[MeasuredLimit], pool: Pool, rounds: int) ->
         for cost, limit in zip(closest.costs, limits, strict=True)
     )
     return UserError(
-        f"no subnet with a measured latency within {wanted} was found in {rounds} rounds "
+        f"no subnet with a measured latency within {wanted} was found in {counted(rounds, 'round')} "
         f"({len(pool.record)} measured); the closest took {took}; try {nearest}, or measure more subnets"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.devices import Fleet
-from ofa_tvm.errors import UserError
+from ofa_tvm.errors import UserError, counted
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement.pinning import allowed_cpus, choose_cpus
 from ofa_tvm.process import WorkerDied, WorkerHung, WorkerProcess
@@ -117,7 +117,7 @@ class Crew:
         with Fleet(self._order.target, progress=self._progress) as self._fleet:
             if self._deadline is not None:  # setting devices up is not tuning
                 self._deadline += time.monotonic() - start_s
-            self._progress.say(f"{self._fleet.size} devices of {self._fleet.place}")
+            self._progress.say(f"{counted(self._fleet.size, 'device')} of {self._fleet.place}")
             self._run()
 
     def _run(self) -> None:

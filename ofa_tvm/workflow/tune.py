@@ -23,6 +23,9 @@ from ofa_tvm.tuning import TuningResult, allot, trials_left, tune_kernels
 DEFAULT_TRIAL_S = 0.25
 """Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
 
+START_S = 3.0
+"""Until a worker has loaded TVM and begins with its first trial."""
+
 _PACE = "pace.json"
 _ENOUGH = 50  # trials, fewer of which say how long workers take to start
 
@@ -92,7 +95,7 @@ class TuningPlan:
     @property
     def seconds(self) -> float:
         """Estimated wall-clock time of the trials left, with one device where there is none now."""
-        return self.trials * self.trial_s / max(1, self.workers)
+        return START_S + self.trials * self.trial_s / max(1, self.workers) if self.trials else 0.0
 
 
 def model_kernels(path: Path, target: Target, shapes: Shapes | None = None) -> tuple[Kernel, ...]:
@@ -201,7 +204,7 @@ def tune(
         before = _read_pace(folder) or (0, 0.0)
         pace = {
             "trials": before[0] + result.trials,
-            "worker_seconds": before[1] + result.seconds * result.workers,
+            "worker_seconds": before[1] + max(0.0, result.seconds - START_S) * result.workers,
         }
         write_atomic(folder / _PACE, json.dumps(pace))
     failures = [record for kernel in kernels for record in result.records.failures.get(kernel.key, ())]

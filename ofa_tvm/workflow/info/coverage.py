@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import log_name
@@ -59,6 +59,23 @@ class Coverage:
         return Fact(name, label + text, value)
 
 
+def known_target(log: str) -> tuple[str, Target] | None:
+    """The target of a log that is called `log`, and what verbs take for it; None if it is not known here."""
+    parts = _FOLDER.fullmatch(log)
+    assert parts is not None  # it takes every text
+    threads = int(parts["threads"] or 1)
+    for name in ("x86", parts["target"]):
+        try:
+            target = get_target(name)
+        except UserError:
+            continue
+        # Not `with_threads`: a log of more threads than this machine has is known, too.
+        target = replace(target, measure=replace(target.measure, threads=threads))
+        if log_name(target) == log:
+            return f"--target {name}" + (f" --threads {threads}" if threads > 1 else ""), target
+    return None
+
+
 def coverage(project: Project, folder: str, records: Container[str]) -> Coverage | None:
     """What a log has of a project's space, in float32 for one image a call; nothing is lowered for it.
 
@@ -77,7 +94,7 @@ def coverage(project: Project, folder: str, records: Container[str]) -> Coverage
         None if the space is not published or the target is not known here.
     """
     try:
-        space, found = get_space(project.space), _target(folder)
+        space, found = get_space(project.space), known_target(folder)
     except UserError:
         return None
     if found is None:
@@ -97,23 +114,6 @@ def coverage(project: Project, folder: str, records: Container[str]) -> Coverage
         None if keys is None else len(keys),
         option,
     )
-
-
-def _target(folder: str) -> tuple[str, Target] | None:
-    """The target of a log's folder, and what verbs take for it."""
-    parts = _FOLDER.fullmatch(folder)
-    assert parts is not None  # it takes every text
-    threads = int(parts["threads"] or 1)
-    for name in ("x86", parts["target"]):
-        try:
-            target = get_target(name)
-            if threads > 1:
-                target = target.with_threads(threads)
-        except UserError:
-            continue
-        if log_name(target) == folder:
-            return f"--target {name}" + (f" --threads {threads}" if threads > 1 else ""), target
-    return None
 
 
 def _n_classes(project: Project, kept: tuple[int, ...]) -> int | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.logs import Header, KernelTable, log_name, read_folder, timed_on
 from ofa_tvm.logs.log import read_header, read_log
-from ofa_tvm.targets import Variant, detect_machine, get_target
-from ofa_tvm.targets.load import target_names
-from ofa_tvm.workflow.info.coverage import coverage
+from ofa_tvm.targets import detect_machine, get_target
+from ofa_tvm.workflow.info.coverage import coverage, known_target
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
@@ -218,11 +216,9 @@ def _notes(headers: list[Header]) -> list[str]:
     own, serving = _names_here(), header.target
     versions = version_notes(header.versions, "its schedules are passed over: tune again")
     if serving not in own:
-        return [
-            *versions,
-            f"on this machine `--target x86` does not look at logs of {serving}; a target does that is "
-            "called so or names it as compatible",
-        ]
+        found = known_target(serving)
+        whose = "a target that is called so or names it as compatible" if found is None else f"`{found[0]}`"
+        return [*versions, f"verbs read it for {whose}; on this machine `--target x86` does not look at it"]
     here = detect_machine().name
     if not timed_on(here, [found.machine for found in headers]):
         return [
@@ -263,12 +259,5 @@ def _steps(folder: Path, header: Header) -> tuple[Step, ...]:
 
 def _option(header: Header) -> str:
     """The target as verbs take it."""
-    here = _names_here()
-    threads = header.tvm_target.get("num-cores")
-    target = "x86" if here and header.target == here[0] else header.target
-    try:
-        known = get_target(target)
-    except UserError:
-        return f"--target {target if target in target_names() else 'TARGET.yaml'}"
-    variant = replace(Variant.of(known), threads=threads if isinstance(threads, int) else 1)
-    return variant.options(target)
+    found = known_target(header.target)
+    return "--target TARGET.yaml" if found is None else found[0]
