@@ -14,6 +14,7 @@ from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.evaluated import check, fit, row, say_cost, show
 from ofa_tvm.cli.networks import (
+    CORNERS,
     Images,
     arithmetic_option,
     check_classes,
@@ -243,8 +244,7 @@ def _arch(text: str, space: Space, sides: tuple[int, ...]) -> Arch:
             raise UsageError(f"{text} is a network of {where}, the supernet is {space.name}")
         space.validate(network.arch)
         return network.arch
-    corner = text in ("min", "median", "max")
-    return parse_arch(text, space, sides[len(sides) // 2] if corner else None)
+    return parse_arch(text, space, sides[len(sides) // 2] if text in CORNERS else None)
 
 
 def _random(space: Space, n: int, sides: tuple[int, ...], seed: int) -> list[Arch]:

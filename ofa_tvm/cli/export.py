@@ -10,6 +10,7 @@ import click
 
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.networks import (
+    CORNERS,
     Images,
     arithmetic_option,
     check_classes,
@@ -186,6 +187,8 @@ def _network(
             side = resolution or published_resolution(path) or 224
             return network, side, checkpoint
         space = get_space(project.space)
+        if resolution is None and subnet in CORNERS and project.resolutions is not None:
+            resolution = project.resolutions[len(project.resolutions) // 2]
         arch = parse_arch(subnet, space, resolution)
         if weights is None:
             net = build_supernet(space, data.n_classes if data is not None else 1000)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ofa_tvm.training import ImageData
 
 R = TypeVar("R")
+CORNERS = ("min", "median", "max")
+"""Subnets that have a name; their resolution is the middle one of those that are asked for."""
 
 checkpoint_option = click.option(
     "--checkpoint",
@@ -174,7 +176,7 @@ def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:
     """
     from ofa_tvm.spaces import Arch
 
-    if text in ("min", "median", "max"):
+    if text in CORNERS:
         corner = {"min": space.min_arch, "median": space.median_arch, "max": space.max_arch}[text]
         arch = corner(space.median_resolution)
     elif text.lstrip().startswith("{"):

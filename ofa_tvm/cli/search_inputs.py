@@ -91,8 +91,11 @@ def say_tables(
     first = every_target[0]
     pairs = zip_longest(budgets, tables)
     wanted = ", ".join(f"{budget} by {table}" if budget else str(table) for budget, table in pairs)
+    where = (
+        first.describe_space() if first.resolutions else f"space {first.space.name}, all resolutions there"
+    )
     console.say(
-        f"{'budget' if budgets else 'latencies of'} {wanted}, {first.describe_space()}, seed {console.seed}; "
+        f"{'budget' if budgets else 'latencies of'} {wanted}, {where}, seed {console.seed}; "
         "nothing is compiled or measured"
     )
 

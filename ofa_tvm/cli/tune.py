@@ -115,6 +115,8 @@ def command(
         result = _time_again(console, settings, kernels, weights, seconds)
     else:
         console.say(_estimate(plan))
+        if plan.elsewhere:
+            console.say(_served(plan))
         result = tune(
             kernels,
             settings.target,
@@ -215,6 +217,17 @@ def _show(console: Console, plan: TuningPlan) -> None:
         [[kind.kind, kind.kernels, kind.calls, kind.logged, kind.trials] for kind in plan.kinds],
     )
     console.print(f"{plan.kernels} kernels, {plan.logged} already in the log; {_estimate(plan)}")
+    if plan.elsewhere:
+        console.print(_served(plan))
+
+
+def _served(plan: TuningPlan) -> str:
+    """That nothing has to be tuned before something is compiled."""
+    whole = plan.elsewhere == plan.kernels
+    return (
+        f"for {'all' if whole else plan.elsewhere} of them another log (one that ships, or of a compatible "
+        "target) has a schedule, which is used until they are tuned here; --retime only times those"
+    )
 
 
 def _estimate(plan: TuningPlan) -> str:
@@ -231,6 +244,7 @@ def _estimate(plan: TuningPlan) -> str:
 def _plan(plan: TuningPlan, kernels: Sequence[Kernel]) -> dict[str, object]:
     return {
         "logged": plan.logged,
+        "in_other_logs": plan.elsewhere,
         "trials_left": plan.trials,
         "estimated_seconds": round(plan.seconds, 1),
         "seconds_per_trial": plan.trial_s,

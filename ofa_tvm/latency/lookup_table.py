@@ -185,22 +185,7 @@ class LookupTable(SubnetModel):
         UserError
             If there is none, one is damaged, holds a time that is not above 0, or is for another space.
         """
-        path = Path(path)
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if re.fullmatch(r".*lookup_table\.(ya?ml|json)", p.name))
-            if not files:
-                raise UserError(f"{path} holds no lookup tables (<resolution>_lookup_table.yaml or .json)")
-        else:
-            files = [path]
-        entries: dict[int, dict[str, float]] = {}
-        for file in files:
-            lut = _read_entries(file)
-            stems = [int(match[1]) for key in lut if (match := _STEM.fullmatch(key))]
-            if not stems:
-                raise UserError(f"{file} has no entry Conv-input:..., so its resolution is unknown")
-            for resolution in stems:
-                entries.setdefault(resolution, {}).update(lut)
-        return cls(space, entries, str(path))
+        return cls(space, read_entries(Path(path)), str(path))
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Milliseconds of a population (n, n_genes); infinite at resolutions without a table."""
@@ -307,6 +292,31 @@ def write_tables(
         files.append(Path(folder) / f"{resolution}_lookup_table.{suffix}")
         write_atomic(files[-1], text)
     return files
+
+
+def read_entries(path: Path) -> dict[int, dict[str, float]]:
+    """Times by key and resolution of one table, or of all `*_lookup_table.{yaml,json}` of a folder.
+
+    Raises
+    ------
+    UserError
+        If there is none, or one is damaged or holds a time that is not above 0.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if re.fullmatch(r".*lookup_table\.(ya?ml|json)", p.name))
+        if not files:
+            raise UserError(f"{path} holds no lookup tables (<resolution>_lookup_table.yaml or .json)")
+    else:
+        files = [path]
+    entries: dict[int, dict[str, float]] = {}
+    for file in files:
+        lut = _read_entries(file)
+        stems = [int(match[1]) for key in lut if (match := _STEM.fullmatch(key))]
+        if not stems:
+            raise UserError(f"{file} has no entry Conv-input:..., so its resolution is unknown")
+        for resolution in stems:
+            entries.setdefault(resolution, {}).update(lut)
+    return entries
 
 
 def _read_entries(file: Path) -> dict[str, float]:

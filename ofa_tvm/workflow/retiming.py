@@ -10,10 +10,10 @@ from ofa_tvm.logs import timed_on
 from ofa_tvm.targets import Target, detect_machine
 from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.tuning import timing_device
-from ofa_tvm.workflow.tune import campaign_workers
+from ofa_tvm.workflow.tune import START_S, campaign_workers
 
-KERNEL_S, START_S = 0.3, 4.0
-"""Of one kernel in one worker, and until the workers are ready: `ofa_mbv3_w1.0`'s kernels on a Zen 5."""
+KERNEL_S = 0.3
+"""Of one kernel in one worker: `ofa_mbv3_w1.0`'s kernels on a Zen 5."""
 
 
 @dataclass(frozen=True)

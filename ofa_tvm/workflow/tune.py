@@ -23,8 +23,8 @@ from ofa_tvm.tuning import TuningResult, allot, trials_left, tune_kernels
 DEFAULT_TRIAL_S = 0.25
 """Of one trial in one worker, where no campaign has been timed: kernels of `ofa_mbv3_w1.0` on a desktop."""
 
-START_S = 3.0
-"""Until a worker has loaded TVM and begins with its first trial."""
+START_S = 4.0
+"""Until the workers are ready."""
 
 _PACE = "pace.json"
 _ENOUGH = 50  # trials, fewer of which say how long workers take to start
@@ -63,6 +63,8 @@ class TuningPlan:
     ----------
     kinds
         The kernels by kind, the most frequent first.
+    elsewhere
+        Those without a record there of which a log that ships, or of a compatible target, has a schedule.
     workers
         Processes that would tune at once: one for the threads of a module here, or one a device that the
         tracker has now, be it none.
@@ -73,6 +75,7 @@ class TuningPlan:
     """
 
     kinds: tuple[KindPlan, ...]
+    elsewhere: int
     workers: int
     trial_s: float
     timed: bool
@@ -162,8 +165,10 @@ def plan_tuning(
     ]
     trials_made, worker_s = _read_pace(folder) or (0, 0.0)
     timed = trials_made >= _ENOUGH
+    served = find_records(target, [root])
     return TuningPlan(
         tuple(sorted(kinds, key=lambda kind: -kind.calls)),
+        sum(table.best(k.key) is None and served.best(k.key) is not None for k in kernels),
         campaign_workers(target),
         worker_s / trials_made if timed else DEFAULT_TRIAL_S,
         timed,

@@ -186,6 +186,9 @@ def _project(folder: Path) -> Description:
         summary="a project: verbs that run in it know its space, checkpoint and data",
         facts=tuple(facts),
         problems=tuple(missing),
+        notes=()
+        if project.data
+        else (f"{NAME} names no images (`data`), which evaluating and shipping need",),
         steps=_project_steps(folder, project, [found for found in contents if found.what == "an artefact"]),
         contents=contents,
     )
@@ -196,13 +199,22 @@ def _project_steps(folder: Path, project: Project, artefacts: list[Found]) -> tu
     if weights is None or not weights.is_file():
         options = [f"--space {project.space}", *([] if project.data else ["--data IMAGES"])]
         return (Step("train its supernet", command("train", *options, inside=folder)),)
+    tune = Step("tune its kernels further", command("tune", "--minutes 10", inside=folder))
+    if project.data is None:
+        predictor = [] if project.accuracy_predictor else ["--accuracy-predictor PREDICTOR"]
+        words = ("search", f"--latency {_budget(folder)}", "--arch-only", *predictor)
+        return (
+            Step("find and measure an architecture", command(*words, inside=folder)),
+            Step("write a subnet as ONNX", command("export", "median", "-o median.onnx", inside=folder)),
+            tune,
+        )
     steps = [
         Step(
             "find and ship the best subnet within a latency budget",
             command("search", f"--latency {_budget(folder)}", "-o NEW", inside=folder),
         ),
         Step("measure the accuracy of subnets", command("evaluate", "min median max", inside=folder)),
-        Step("tune its kernels further", command("tune", "--minutes 10", inside=folder)),
+        tune,
     ]
     if Store(folder).stages.is_file() and not Store(folder).summary.is_file():
         steps.insert(0, Step("go on with the quickstart that made it", command("quickstart", "-o", folder)))

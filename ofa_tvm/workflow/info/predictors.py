@@ -13,7 +13,7 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.errors import UserError, counted
 from ofa_tvm.estimators.files import model_kind
 from ofa_tvm.latency.generalized import GeneralizedLatency
-from ofa_tvm.latency.lookup_table import LookupTable
+from ofa_tvm.latency.lookup_table import LookupTable, read_entries
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.latency.sources import list_sources
 from ofa_tvm.spaces import get_space
@@ -230,10 +230,10 @@ def describe_lookup(path: Path) -> Description:
     UserError
         If they fit none of the spaces; says why not the first.
     """
-    found, refused = [], ""
+    found, refused, entries = [], "", read_entries(path)
     for name in PUBLISHED:
         try:
-            found.append(LookupTable.read(path, get_space(name)))
+            found.append(LookupTable(get_space(name), entries, str(path)))
         except UserError as error:
             refused = refused or str(error)
     if not found:
