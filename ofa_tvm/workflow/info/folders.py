@@ -30,6 +30,7 @@ from ofa_tvm.workflow.store import Store
 _REPORT = "report.html"
 _METASCHEDULE = "database_tuning_record.json"
 _MOST_LISTED = 40
+_NO_IMAGES = f"{NAME} names no images (`data`), which evaluating and shipping need"
 _MOST_COUNTED = 20_000
 _BY_SUFFIX = {
     ".pt": "a checkpoint",
@@ -186,9 +187,7 @@ def _project(folder: Path) -> Description:
         summary="a project: verbs that run in it know its space, checkpoint and data",
         facts=tuple(facts),
         problems=tuple(missing),
-        notes=()
-        if project.data
-        else (f"{NAME} names no images (`data`), which evaluating and shipping need",),
+        notes=() if project.data else (_NO_IMAGES,),
         steps=_project_steps(folder, project, [found for found in contents if found.what == "an artefact"]),
         contents=contents,
     )
