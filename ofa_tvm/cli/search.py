@@ -114,7 +114,11 @@ if TYPE_CHECKING:
     type=OUTPUT_PATH,
     help="Folder of the artefact, or of one for each of several targets; without it nothing is shipped.",
 )
-@click.option("--with-runtime", is_flag=True, help="Add the target's TVM runtime libraries to the artefact.")
+@click.option(
+    "--with-runtime",
+    is_flag=True,
+    help="Add what a bare device needs: run.sh for pictures, and all libraries, for phones the C library, too.",
+)
 @time_limit_option
 @dry_run_option
 @common_options

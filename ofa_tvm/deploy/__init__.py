@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ofa_tvm.deploy.artefact import Artefact, write_artefact
+from ofa_tvm.deploy.bare import BareRuntime, bare_runtime
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.loading import load
@@ -11,11 +12,13 @@ from ofa_tvm.runtime import Runner
 
 __all__ = [
     "Artefact",
+    "BareRuntime",
     "Classifier",
     "Difference",
     "Manifest",
     "Prediction",
     "Runner",
+    "bare_runtime",
     "check_against_onnxruntime",
     "load",
     "write_artefact",

@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from ofa_tvm.confusion import Confusion
+from ofa_tvm.deploy.bare import RUNTIME, BareRuntime
 from ofa_tvm.deploy.classify import Classifier, Prediction
 from ofa_tvm.deploy.manifest import Manifest
 from ofa_tvm.deploy.manifest_schema import MANIFEST_SCHEMA
-from ofa_tvm.devices.runtime import runtime_libraries
+from ofa_tvm.devices.runner import SCRIPT
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256, write_atomic
 from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.runtime import Runner, elf_arch, load_for
+from ofa_tvm.runtime import Runner, load_for
 from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import exchange, remove_dead, temporary_beside
 from ofa_tvm.yamlfile import write_yaml
 
 MODULE, ONNX, MANIFEST = "model.so", "model.onnx", "manifest.yaml"
 CONFUSION = "confusion.json"  # classes that the module got right on test images, and its mistakes
-RUNTIME = "runtime"  # folder of the target's TVM libraries, if it was asked for
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,7 @@ def write_artefact(
     manifest: Manifest,
     *,
     confusion: Confusion | None = None,
-    with_runtime: bool = False,
-    progress: Progress = SILENT,
+    runtime: BareRuntime | None = None,
 ) -> Artefact:
     """Write an artefact folder: all of it appears at once, or nothing changes.
 
@@ -162,10 +160,8 @@ def write_artefact(
         given; date, versions and checksums are added.
     confusion
         How the module answered on test images.
-    with_runtime
-        Add TVM's runtime libraries of the module's processor family: the folder then runs on a bare device.
-    progress
-        Told of a download of those.
+    runtime
+        What the folder brings along, to run on a bare device (`bare_runtime`).
 
     Raises
     ------
@@ -188,10 +184,8 @@ def write_artefact(
         _copy(Path(onnx), stage / ONNX)
         if confusion is not None:
             write_atomic(stage / CONFUSION, confusion.to_json(data=manifest.accuracy.data))
-        if with_runtime:
-            kind = str(manifest.target.tvm.get("kind", "llvm"))
-            for library in runtime_libraries(elf_arch(stage / MODULE), kind, progress=progress):
-                write_atomic(stage / RUNTIME / library.name, library.read_bytes())
+        if runtime is not None:
+            runtime.write(stage, MODULE)
         write_atomic(stage / MANIFEST, write_yaml(_complete(manifest, stage)))
         Manifest.read(stage / MANIFEST)
         _swap(stage, root)
@@ -212,7 +206,7 @@ def _keep_other_files(root: Path, stage: Path) -> None:
     if not root.is_dir():
         return
     for path in root.iterdir():
-        if path.name in (MODULE, ONNX, MANIFEST, CONFUSION, RUNTIME):
+        if path.name in (MODULE, ONNX, MANIFEST, CONFUSION, RUNTIME, SCRIPT):
             continue
         if path.is_dir():
             shutil.copytree(path, stage / path.name)
@@ -228,8 +222,8 @@ def _swap(stage: Path, root: Path) -> None:
 
 
 def _complete(manifest: Manifest, stage: Path) -> dict[str, Any]:
-    counted = [stage / CONFUSION] if (stage / CONFUSION).is_file() else []
-    files = (stage / MODULE, stage / ONNX, *counted, *sorted((stage / RUNTIME).glob("*")))
+    maybe = [stage / CONFUSION, *sorted((stage / RUNTIME).glob("*")), stage / SCRIPT]
+    files = [stage / MODULE, stage / ONNX, *(file for file in maybe if file.is_file())]
     content = {
         **_from_onnx(stage / ONNX),
         **manifest.to_dict(),

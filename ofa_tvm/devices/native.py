@@ -52,7 +52,7 @@ def device_runtime(
         If a compiler is missing or fails, or the runtime cannot be downloaded.
     """
     native = arch == platform.machine()
-    command = list(cxx) or (list(_host_cxx()) if native else [])
+    command = list(cxx) or (list(host_cxx()) if native else [])
     if not command:
         raise UserError(f"the device server for {arch} needs a C++ compiler for it")
     gpu = "" if kind == "llvm" else f"-{kind}"
@@ -83,18 +83,18 @@ def emulator_counter(emulator: str) -> Path:
     UserError
         If the emulator does not run, or there is no C compiler for this machine.
     """
-    done = _run([emulator, "--version"], "the emulator does not run")
+    done = run_compiler([emulator, "--version"], "the emulator does not run")
     match = re.search(r"version (\d+)", done)
     api = 1 if match is None or int(match[1]) < 9 else 2
     file = cache_dir() / "devices" / f"counter-{_digest([emulator, str(api)])}" / COUNTER
     with FileLock(_lock(file.parent)):
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            compiler = _host_cxx()
+            compiler = host_cxx()
             language = ["-x", "c"] if "++" in compiler[-1] or "++" in compiler[0] else []
             new = file.with_suffix(".new")
             flags = ["-O2", "-shared", "-fPIC", f"-DQEMU_PLUGIN_API={api}"]
-            _run(
+            run_compiler(
                 [*compiler, *language, *flags, str(_SOURCES / "counter.c"), "-o", str(new)],
                 "building the instruction counter failed",
             )
@@ -112,7 +112,7 @@ def build_refused(cxx: Sequence[str], file: Path) -> None:
     """
     flags = ["-x", "c", "-std=gnu11", "-O2", "-s", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding"]
     flags += ["-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
-    _run([*cxx, *flags, str(_SOURCES / "refused.c"), "-o", str(file)], f"building {file.name} failed")
+    run_compiler([*cxx, *flags, str(_SOURCES / "refused.c"), "-o", str(file)], f"building {file.name} failed")
 
 
 def start_script() -> str:
@@ -130,13 +130,13 @@ def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
     return (program, *command[1:])
 
 
-def _host_cxx() -> tuple[str, ...]:
+def host_cxx() -> tuple[str, ...]:
     if command := installed_command(_HOST_CXX):
         return command
     raise UserError("no C++ compiler for this machine; apt-get install g++ (or pip install ziglang)")
 
 
-def _package(name: str) -> Path:
+def package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise UserError(f"the package {_WHEELS[name]} is not installed; install ofa-tvm again")
@@ -156,12 +156,12 @@ def _lock(folder: Path) -> Path:
 
 
 def _build_server(cxx: Sequence[str], folder: Path) -> None:
-    includes = [f"-isystem{_package(name) / 'include'}" for name in _WHEELS]
+    includes = [f"-isystem{package_folder(name) / 'include'}" for name in _WHEELS]
     # Exceptions cross from TVM's libraries, so their own C++ library is shared with them.
     libraries = ["-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]
     link = [f"-L{folder / LIBRARIES}", "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,$ORIGIN/{LIBRARIES}"]
     files = [str(_SOURCES / "server.cc"), "-o", str(folder / SERVER)]
-    _run([*cxx, "-std=c++17", "-O2", "-s", *includes, *files, *link], "building the device server failed")
+    run_compiler([*cxx, "-std=c++17", "-O2", "-s", *includes, *files, *link], "building the device server failed")
 
 
 def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
@@ -171,16 +171,16 @@ def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
     with scratch_folder("headers") as name:
         # Alone: this machine's other headers are not the device's.
         (Path(name) / "CL").symlink_to(_CL_HEADERS)
-        includes = [f"-isystem{path}" for path in (name, *(_package(wheel) / "include" for wheel in _WHEELS))]
+        includes = [f"-isystem{path}" for path in (name, *(package_folder(wheel) / "include" for wheel in _WHEELS))]
         sources = [str(native_libraries.FOLDER / source) for source in library.sources]
         # The loader is the device's own: the server looks for it there.
         link = ["-o", str(folder / LIBRARIES / library.file), f"-L{folder / LIBRARIES}"]
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
         libraries = ["-ltvm_runtime", "-ltvm_ffi"]
-        _run([*cxx, *flags, *includes, *sources, *link, *libraries], "building the OpenCL runtime failed")
+        run_compiler([*cxx, *flags, *includes, *sources, *link, *libraries], "building the OpenCL runtime failed")
 
 
-def _run(command: Sequence[str], problem: str) -> str:
+def run_compiler(command: Sequence[str], problem: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+from ofa_tvm.deploy import bare_runtime
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel
 from ofa_tvm.job import in_job
@@ -166,6 +167,9 @@ def _with_budgets(request: SearchRequest, runs: Sequence[_Run]) -> SearchRequest
 def _search(
     request: SearchRequest, stack: ExitStack, deadline: Deadline, progress: Progress, stage: Stage
 ) -> _Run:
+    for one in request.targets:
+        if request.with_runtime and one.artefact is not None:
+            bare_runtime(one.target, progress=progress)  # what cannot be made is said before the search
     known = [known_latency(request, one) for one in request.targets]
     benches = [_bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)]
     with stage("learn accuracy"):

@@ -78,7 +78,7 @@ class SearchRequest:
     candidates, rounds
         Subnets measured in each round of the search, and rounds at the most.
     with_runtime
-        Ship the target's runtime libraries, too.
+        Ship what a bare device needs, too.
     seed
         Of everything random.
 

@@ -13,6 +13,7 @@ from ofa_tvm.compiler import CompiledModule
 from ofa_tvm.compiler import compile as compile_onnx
 from ofa_tvm.confusion import Confusion, confusion
 from ofa_tvm.deploy import Artefact, Manifest, write_artefact
+from ofa_tvm.deploy.bare import bare_runtime
 from ofa_tvm.deploy.check import Difference, check_against_onnxruntime
 from ofa_tvm.deploy.manifest import (
     AccuracyEntry,
@@ -173,7 +174,7 @@ class ReadyToShip:
         Raises
         ------
         UserError
-            If a file cannot be written.
+            If a file cannot be written, or what a bare device needs not be made.
         """
         artefact = write_artefact(
             folder,
@@ -181,8 +182,7 @@ class ReadyToShip:
             self.built.onnx,
             self.manifest,
             confusion=self.confusion,
-            with_runtime=with_runtime,
-            progress=progress,
+            runtime=bare_runtime(self.target, progress=progress) if with_runtime else None,
         )
         return Shipped(
             self.built.arch,

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Classifies pictures with the module that lies beside it, wherever this folder is: sh run.sh photo.jpg
+#
+# sh run.sh --help says what else it takes. It needs nothing of the system where the folder brings a C library of
+# its own. OFA_TVM_EMULATOR may name the command of an emulator to try it with.
+case $0 in
+*/*) here=${0%/*} ;;
+*) here=. ;;
+esac
+here=$(cd "$here" && pwd) || exit 1
+loader=$here/runtime/@LOADER@
+program=$here/runtime/@PROGRAM@
+refused=$here/runtime/@REFUSED@
+
+chmod 755 "$program" "$loader" "$refused" 2>/dev/null # what copied the folder may have dropped this
+if [ -f "$loader" ]; then
+  unset LD_PRELOAD LD_LIBRARY_PATH # those are for this system's own C library
+  set -- "$loader" --inhibit-cache --library-path "$here/runtime" "$program" "$here/@MODULE@" "$@"
+else
+  set -- "$program" "$here/@MODULE@" "$@"
+fi
+$OFA_TVM_EMULATOR "$@"
+status=$?
+case $status in
+126 | 127)
+  echo "error: the program cannot be run in $here; it is for @ARCH@, and this device's are for $(uname -m)." >&2
+  echo "On a phone the folder has to lie where programs may be run, such as /data/local/tmp." >&2
+  ;;
+159) # SIGSYS: Android's filter for apps is in force here
+  [ -f "$refused" ] && exec $OFA_TVM_EMULATOR "$refused" "$@"
+  ;;
+esac
+exit $status
