@@ -117,7 +117,7 @@ if TYPE_CHECKING:
 @click.option(
     "--with-runtime",
     is_flag=True,
-    help="Add what a bare device needs: run.sh for pictures, and all libraries, for phones the C library, too.",
+    help="Add what a bare device needs: run.sh for pictures, and libraries, for phones the C library, too.",
 )
 @time_limit_option
 @dry_run_option

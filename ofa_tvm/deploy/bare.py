@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +47,20 @@ class BareRuntime:
         runtime = folder / RUNTIME
         for file in (*self.libraries, *self.system):
             write_atomic(runtime / file.name, file.read_bytes())
-        for program in (self.program, self.refused):
-            if program is not None:
-                write_atomic(runtime / (PROGRAM if program is self.program else REFUSED), program.read_bytes())
         if self.program is None:
             return
         loader = self.system[0].name if self.system else "none"
-        values = {"LOADER": loader, "PROGRAM": PROGRAM, "REFUSED": REFUSED}
-        write_atomic(folder / SCRIPT, run_script({**values, "MODULE": module, "ARCH": self.arch}))
+        values = {
+            "LOADER": loader,
+            "PROGRAM": PROGRAM,
+            "REFUSED": REFUSED,
+            "MODULE": module,
+            "ARCH": self.arch,
+        }
+        write_atomic(folder / SCRIPT, run_script(values))
+        write_atomic(runtime / PROGRAM, self.program.read_bytes())
+        if self.refused is not None:
+            write_atomic(runtime / REFUSED, self.refused.read_bytes())
         for file in (runtime / PROGRAM, runtime / REFUSED, runtime / loader, folder / SCRIPT):
             if file.is_file():
                 file.chmod(0o755)

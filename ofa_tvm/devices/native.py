@@ -131,12 +131,26 @@ def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
 
 
 def host_cxx() -> tuple[str, ...]:
+    """Command of this machine's own C++ compiler.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
     if command := installed_command(_HOST_CXX):
         return command
     raise UserError("no C++ compiler for this machine; apt-get install g++ (or pip install ziglang)")
 
 
 def package_folder(name: str) -> Path:
+    """Where one of TVM's Python packages ("tvm", "tvm_ffi") lies, without importing it.
+
+    Raises
+    ------
+    UserError
+        If it is not installed.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise UserError(f"the package {_WHEELS[name]} is not installed; install ofa-tvm again")
@@ -161,7 +175,9 @@ def _build_server(cxx: Sequence[str], folder: Path) -> None:
     libraries = ["-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]
     link = [f"-L{folder / LIBRARIES}", "-Wl,--no-as-needed", *libraries, f"-Wl,-rpath,$ORIGIN/{LIBRARIES}"]
     files = [str(_SOURCES / "server.cc"), "-o", str(folder / SERVER)]
-    run_compiler([*cxx, "-std=c++17", "-O2", "-s", *includes, *files, *link], "building the device server failed")
+    run_compiler(
+        [*cxx, "-std=c++17", "-O2", "-s", *includes, *files, *link], "building the device server failed"
+    )
 
 
 def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
@@ -171,16 +187,27 @@ def _build_opencl(cxx: Sequence[str], folder: Path) -> None:
     with scratch_folder("headers") as name:
         # Alone: this machine's other headers are not the device's.
         (Path(name) / "CL").symlink_to(_CL_HEADERS)
-        includes = [f"-isystem{path}" for path in (name, *(package_folder(wheel) / "include" for wheel in _WHEELS))]
+        includes = [
+            f"-isystem{path}" for path in (name, *(package_folder(wheel) / "include" for wheel in _WHEELS))
+        ]
         sources = [str(native_libraries.FOLDER / source) for source in library.sources]
         # The loader is the device's own: the server looks for it there.
         link = ["-o", str(folder / LIBRARIES / library.file), f"-L{folder / LIBRARIES}"]
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
         libraries = ["-ltvm_runtime", "-ltvm_ffi"]
-        run_compiler([*cxx, *flags, *includes, *sources, *link, *libraries], "building the OpenCL runtime failed")
+        run_compiler(
+            [*cxx, *flags, *includes, *sources, *link, *libraries], "building the OpenCL runtime failed"
+        )
 
 
 def run_compiler(command: Sequence[str], problem: str) -> str:
+    """Run a command and return what it prints.
+
+    Raises
+    ------
+    UserError
+        If it fails: `problem` and the last line that it wrote.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,19 @@ def test_a_project_is_searched_verified_and_shipped(ofa: Verbs, demo: DemoProjec
     budget = 1.3 * demo.result.budget.value
     done = ofa(
         folder, "search", "--target", "x86", "--latency", f"{budget * 1e3}us", "-o", "deploy2/",
-        "--rounds", 1, "--candidates", 2, "--json",
+        "--rounds", 1, "--candidates", 2, "--with-runtime", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
     artefact = Artefact.open(folder / "deploy2")
+    digit = sorted((folder / "images").glob("*.png"))[0]
+    said = subprocess.run(["sh", folder / "deploy2/run.sh", "--json", digit], capture_output=True, check=True)
+    (prediction,) = json.loads(said.stdout)["predictions"]
+    expected = artefact.classify([digit], top_k=5)[0]
+    assert [one["label"] for one in prediction["top"]] == [one.label for one in expected]
+    assert [one["probability"] for one in prediction["top"]] == pytest.approx(
+        [one.probability for one in expected], abs=1e-4
+    )
     assert artefact.manifest.arch == Arch.from_dict(report["arch"])
     assert artefact.manifest.latency.measured == report["measured_latency_ms"] <= budget
     assert artefact.manifest.accuracy.measured == report["test_accuracy"]

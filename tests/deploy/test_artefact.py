@@ -20,7 +20,15 @@ from PIL import Image
 from small_module import LABELS, PREPROCESSING, SIZE, SmallModule, build_small_module, write_small_onnx
 
 import ofa_tvm
-from ofa_tvm.deploy import Artefact, Classifier, Manifest, check_against_onnxruntime, load, write_artefact
+from ofa_tvm.deploy import (
+    Artefact,
+    Classifier,
+    Manifest,
+    bare_runtime,
+    check_against_onnxruntime,
+    load,
+    write_artefact,
+)
 from ofa_tvm.deploy.manifest import LatencyEntry, TargetEntry
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UsageError, UserError
@@ -328,10 +336,12 @@ def test_a_new_module_at_the_same_path_is_loaded_anew(small: SmallModule, tmp_pa
 
 def test_the_runtime_travels_with_the_folder(small: SmallModule, tmp_path: Path) -> None:
     target = Manifest(TargetEntry.of(small.target))
-    made = write_artefact(tmp_path / "deploy", small.so, small.onnx, target, with_runtime=True)
-    libraries = {"runtime/libtvm_ffi.so", "runtime/libtvm_runtime.so"}
-    assert set(made.manifest.sha256) == {"model.so", "model.onnx", *libraries}
-    assert names(made.folder / "runtime") == ["libtvm_ffi.so", "libtvm_runtime.so"]
+    runtime = bare_runtime(small.target)
+    made = write_artefact(tmp_path / "deploy", small.so, small.onnx, target, runtime=runtime)
+    brought = ["classify", "libtvm_ffi.so", "libtvm_runtime.so"]
+    files = {"model.so", "model.onnx", "run.sh", *(f"runtime/{name}" for name in brought)}
+    assert set(made.manifest.sha256) == files
+    assert names(made.folder / "runtime") == brought
     (made.folder / "runtime/libtvm_ffi.so").write_bytes(b"other")
     with pytest.raises(UserError, match=r"runtime/libtvm_ffi\.so is damaged"):
         Artefact.open(made.folder)

@@ -4,15 +4,18 @@
 #include <tvm/ffi/container/array.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <new>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 namespace ofa_tvm {
 
@@ -76,6 +79,7 @@ Network::Network(const std::string& path) : library_(ffi::Module::LoadFromFile(p
   for (const auto& side : Of<ffi::json::Array>(inputs[0].cast<ffi::json::Object>(), "shape")) {
     shape_.push_back(side.cast<int64_t>());
   }
+  if (!shape_.empty()) std::swap(batch_, shape_.front());
   const auto note = Note("labels");
   if (note != nullptr) {
     for (const auto& label : note.cast<ffi::json::Array>()) labels_.emplace_back(label.cast<ffi::String>());
@@ -113,16 +117,21 @@ Preprocessing Network::preprocessing() const {
 }
 
 ffi::Tensor Network::Input(const std::vector<float>& values) const {
-  const auto input = ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::ShapeView(shape_.data(), shape_.size()), kFloat32, kCpu);
-  if (static_cast<std::size_t>(input.numel()) != values.size()) throw std::runtime_error("that is not one input");
-  std::memcpy(input.data_ptr(), values.data(), values.size() * sizeof(float));
+  std::vector<int64_t> whole = shape_;
+  if (!whole.empty()) whole.front() = batch_;
+  const auto input =
+      ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::ShapeView(whole.data(), whole.size()), kFloat32, kCpu);
+  const auto count = static_cast<std::size_t>(input.numel());
+  if (count != values.size() * static_cast<std::size_t>(batch_)) throw std::runtime_error("is not one example");
+  auto* to = static_cast<float*>(input.data_ptr());
+  std::fill(std::copy(values.begin(), values.end(), to), to + count, 0.0f);
   return input;
 }
 
 std::vector<float> Network::operator()(const std::vector<float>& input) const {
   const ffi::Tensor output = First(main_(Input(input)));
   const auto* values = static_cast<const float*>(output.data_ptr());
-  return {values, values + output.numel()};
+  return {values, values + output.numel() / batch_};
 }
 
 std::vector<double> Network::Time(const std::vector<float>& input, int calls) const {

@@ -22,14 +22,14 @@ class Network {
   // or fewer where fewer CPUs may be used. Throws std::exception with what is wrong.
   explicit Network(const std::string& path);
 
-  const std::vector<int64_t>& shape() const { return shape_; }  // of the input
+  const std::vector<int64_t>& shape() const { return shape_; }  // of one example
   const std::vector<std::string>& labels() const { return labels_; }
 
   // How pictures become the input. Throws std::runtime_error where the module says nothing of that, or what does
   // not fit its input.
   Preprocessing preprocessing() const;
 
-  // The first output for one float32 input of `shape()`.
+  // The first output for one float32 example of `shape()`; a module for several at once gets zeros beside it.
   std::vector<float> operator()(const std::vector<float>& input) const;
 
   // Milliseconds of so many calls, each by itself, after one that is not counted.
@@ -43,6 +43,7 @@ class Network {
   tvm::ffi::Function main_;
   tvm::ffi::json::Object metadata_;
   std::vector<int64_t> shape_;
+  int64_t batch_ = 1;
   std::vector<std::string> labels_;
 };
 
