@@ -185,8 +185,8 @@ def _show(console: Console, out: Path, target: Target, result: QuickstartResult)
                 row.name,
                 *((row.dtype,) if several else ()),
                 f"{row.macs / 1e6:.2f}",
-                f"{row.accuracy:.2%}",
-                f"{row.predicted:.4f}",
+                "-" if row.accuracy is None else f"{row.accuracy:.2%}",
+                "-" if row.predicted is None else f"{row.predicted:.4f}",
                 f"{row.measured:.4f}",
                 *(
                     f"{other / row.measured:.2f}x its time"

@@ -21,13 +21,20 @@ from ofa_tvm.errors import UsageError
     show_default=True,
     help="Folder.",
 )
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Time the first artefact beside the largest and the smallest subnet, ONNX Runtime and PyTorch; the "
+    "project keeps the result.",
+)
 @common_options
-def command(console: Console, deploy: tuple[Path, ...], output: Path) -> None:
+def command(console: Console, deploy: tuple[Path, ...], output: Path, measure: bool) -> None:
     """Write report.html, one file that needs no network, and its pictures as PNG.
 
     DEPLOY are artefact folders, the most important first; by default all that lie in the project's folder.
     The project is the nearest ofa-tvm.yaml's: its measured latencies, predictors and training curves are
-    shown as well. Nothing is measured anew.
+    shown as well. The first artefact's module classifies the project's test images, for 20 s at most; times
+    are measured anew with --measure only.
     """
     from ofa_tvm.workflow.project import find_project
 
@@ -40,6 +47,13 @@ def command(console: Console, deploy: tuple[Path, ...], output: Path) -> None:
     from ofa_tvm.report.page import write_report
     from ofa_tvm.report.sections import sections
 
+    if measure:
+        from ofa_tvm.report.collect import first_artefact
+        from ofa_tvm.workflow.compare_artefact import compare_artefact
+
+        compare_artefact(
+            project, first_artefact(project, deploy), seed=console.seed, progress=console.progress
+        )
     content = collect(project, deploy, progress=console.progress)
     paths = write_report(content, output)
     titles = [section.title for section in sections(content)]

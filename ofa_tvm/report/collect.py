@@ -19,6 +19,7 @@ from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import Signature
 from ofa_tvm.number_formats import Arithmetic, arithmetic
 from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.report.beside import beside_first
 from ofa_tvm.report.content import Content, Deployed, Measured, Training
 from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.search.objectives import make_objectives
@@ -52,18 +53,8 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
     UserError
         If a named artefact is missing or damaged.
     """
-    artefacts = [_deployed(Artefact.open(folder), project.folder) for folder in folders]
-    if not folders:
-        # A search for several targets leaves a folder of artefacts.
-        found = (*project.folder.glob(f"*/{MANIFEST}"), *project.folder.glob(f"*/*/{MANIFEST}"))
-        for path in sorted(found):
-            if any(part.startswith(".") for part in path.relative_to(project.folder).parts):
-                continue  # one that is being written, or that a killed search left
-            try:
-                artefacts.append(_deployed(Artefact.open(path.parent), project.folder))
-            except UserError as error:
-                progress.say(f"left out: {error}")
-        artefacts.sort(key=lambda a: (a.name.split("/")[0] != "deploy", a.name))
+    opened = [_opened(folder, project.folder) for folder in folders] or _found(project, progress)
+    artefacts = [deployed for _, deployed in opened]
     space = next((a.space for a in artefacts if a.space is not None), get_space(project.space))
     accuracy = _accuracy_model(project, space, "float32", progress)
     targets = _targets(project, space, progress)
@@ -74,11 +65,58 @@ def collect(project: Project, folders: Sequence[Path] = (), *, progress: Progres
             f"there is nothing to report in {project.folder}: no artefact, no measured latencies, no "
             "training; name an artefact's folder, or run ofa-tvm quickstart, train or search first"
         )
-    title = project.folder.name or "ofa-tvm"
-    return Content(title, space, tuple(artefacts), tuple(targets), accuracies, training)
+    beside = beside_first(project, opened[0][0] if opened else None, progress)
+    return Content(
+        project.folder.name or "ofa-tvm",
+        space,
+        tuple(artefacts),
+        tuple(targets),
+        accuracies,
+        training,
+        beside.comparison,
+        beside.answers,
+        beside.confusion,
+        beside.validation_images,
+        beside.tried,
+        beside.missing,
+    )
 
 
-def _deployed(artefact: Artefact, project: Path) -> Deployed:
+def first_artefact(project: Project, folders: Sequence[Path] = ()) -> Artefact:
+    """The one that a report is about first.
+
+    Raises
+    ------
+    UsageError
+        If none is named and the project has none.
+    UserError
+        If it is damaged.
+    """
+    if folders:
+        return Artefact.open(folders[0])
+    found = _found(project, SILENT)
+    if not found:
+        raise UsageError(
+            f"there is no artefact to measure in {project.folder}; name its folder, or search first"
+        )
+    return found[0][0]
+
+
+def _found(project: Project, progress: Progress) -> list[tuple[Artefact, Deployed]]:
+    """All artefacts of a project, `deploy` first; a search for several targets leaves a folder of them."""
+    found = []
+    for path in (*project.folder.glob(f"*/{MANIFEST}"), *project.folder.glob(f"*/*/{MANIFEST}")):
+        if any(part.startswith(".") for part in path.relative_to(project.folder).parts):
+            continue  # one that is being written, or that a killed search left
+        try:
+            found.append(_opened(path.parent, project.folder))
+        except UserError as error:
+            progress.say(f"left out: {error}")
+    return sorted(found, key=lambda pair: (pair[1].name.split("/")[0] != "deploy", pair[1].name))
+
+
+def _opened(path: Path, project: Path) -> tuple[Artefact, Deployed]:
+    artefact = Artefact.open(path)
     folder, project = artefact.folder.resolve(), project.resolve()
     inside_project = folder != project and folder.is_relative_to(project)
     manifest = artefact.manifest
@@ -90,13 +128,15 @@ def _deployed(artefact: Artefact, project: Path) -> Deployed:
         )
     except ValueError as error:
         raise UserError(f"{artefact.folder / MANIFEST}: {error}; deploy it anew") from error
-    return Deployed(
+    deployed = Deployed(
         name=folder.relative_to(project).as_posix() if inside_project else folder.name,
         manifest=manifest,
         space=None if manifest.space is None else get_space(manifest.space),
         kernels=kernels,
         inside=inside,
+        inside_project=inside_project,
     )
+    return artefact, deployed
 
 
 def _time(kernel: KernelEntry, inside: bool) -> float | None:
@@ -184,7 +224,23 @@ def _measured(
         errors=model.validation_ | {"n": len(model.latency_)},
         learning=learning_curve(model, genes, cost),
         front=front,
+        ends=_ends(space, model, accuracy) if len(front) else {},
     )
+
+
+def _ends(
+    space: Space, model: LatencyRegressor, accuracy: AccuracyModel | None
+) -> dict[str, tuple[float, float]]:
+    """Largest and smallest subnet at the resolutions that both predictors know: cost and accuracy."""
+    if accuracy is None:
+        return {}
+    sides = sorted(covered_resolutions(space, [accuracy, model]))
+    archs = [space.max_arch(sides[-1]), space.min_arch(sides[0])]
+    costs, shares = model.predict(archs), as_share(accuracy)(space.encode(archs))
+    return {
+        name: (float(cost), float(share))
+        for name, cost, share in zip(("largest", "smallest"), costs, shares, strict=True)
+    }
 
 
 class _Point(NamedTuple):

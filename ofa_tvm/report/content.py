@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofa_tvm.deploy import Manifest
+from ofa_tvm.confusion import Confusion
+from ofa_tvm.deploy import Manifest, Prediction
 from ofa_tvm.deploy.manifest import AccuracyEntry, CandidateEntry, LatencyEntry
 from ofa_tvm.estimators.contract import LeftOut
 from ofa_tvm.latency.learning_curve import LearningCurve
 from ofa_tvm.logs import Signature
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
+from ofa_tvm.workflow.compared import Comparison
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Deployed:
         (signature, time of all calls or None, schedule), in order of execution.
     inside
         Whether those times were taken inside the network, in us, else they are the tuning log's.
+    inside_project
+        Whether `name` is as seen from the project's folder.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Deployed:
     space: Space | None
     kernels: tuple[tuple[Signature, float | None, str], ...]
     inside: bool
+    inside_project: bool = True
 
     @property
     def target(self) -> str:
@@ -103,6 +108,8 @@ class Measured:
         Of the latency model; None where too little was measured.
     front : (m, 2) array
         Cost and accuracy along the predicted Pareto front; empty without predictors.
+    ends : dict
+        "largest" and "smallest" -> cost and accuracy as predicted; empty without predictors.
     """
 
     target: str
@@ -114,6 +121,7 @@ class Measured:
     errors: Mapping[str, float]
     learning: LearningCurve | None
     front: np.ndarray
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,66 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One test picture as the module answered it, the likeliest classes first; `image` is a PNG or JPEG."""
+
+    image: bytes
+    size: tuple[int, int]
+    truth: str
+    best: tuple[Prediction, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the likeliest class is the true one."""
+        return self.best[0].label == self.truth
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the first artefact's module answers to test images.
+
+    Attributes
+    ----------
+    data, of
+        The images' name, and how many the test split has: on large ones a random part is asked.
+    confusion
+        All these answers, counted.
+    samples
+        Wrong ones first.
+    """
+
+    data: str
+    of: int
+    confusion: Confusion
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part that the page lacks: what, why, and how to get it."""
+
+    what: str
+    why: str
+    how: str
+
+
+@dataclass(frozen=True)
 class Content:
-    """All that a report shows; what a project lacks is empty or None."""
+    """All that a report shows; what a project lacks is empty or None.
+
+    Attributes
+    ----------
+    artefacts
+        The most important one first; `comparison` and `answers` are of that.
+    confusion
+        How its module answered on all test images when it shipped; None of older ones.
+    validation_images
+        On which accuracies are compared; None where not known.
+    tried
+        A picture of the project to try the artefact on, as seen from its folder, and the answer.
+    missing
+        What else there could be.
+    """
 
     title: str
     space: Space
@@ -145,3 +211,9 @@ class Content:
     targets: tuple[Measured, ...]
     accuracies: LeftOut | None
     training: Training | None
+    comparison: Comparison | None = None
+    answers: Answers | None = None
+    confusion: Confusion | None = None
+    validation_images: int | None = None
+    tried: tuple[str, Prediction | None] | None = None
+    missing: tuple[Missing, ...] = ()

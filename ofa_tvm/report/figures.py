@@ -8,8 +8,10 @@ import numpy as np
 
 from ofa_tvm.estimators.contract import LeftOut
 from ofa_tvm.logs import Signature
+from ofa_tvm.report.choice import Flat
 from ofa_tvm.report.content import Deployed, Measured, Training
 from ofa_tvm.report.style import Style
+from ofa_tvm.report.units import cost_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
 _KERNELS_SHOWN = 9
 
 
-def trade_off(measured: Measured, deployed: Deployed | None, style: Style) -> Figure:
-    """Accuracy against cost: random subnets, the search's candidates, the front, the budget, what shipped."""
+def trade_off(
+    measured: Measured, deployed: Deployed | None, style: Style, flat: Flat | None = None
+) -> Figure:
+    """Accuracy against cost: random subnets, the search's candidates, the front, the budget, what shipped.
+
+    Where the front is flat, it is shaded.
+    """
     p = style.palette
-    figure = style.figure(3.6 if style.narrow else 4.0)
+    figure = style.figure(3.9 if style.narrow else 4.1)
     ax = figure.subplots()
     scale, unit = cost_scale(float(np.median(measured.cost)), measured.unit)
     if measured.accuracy is not None:
@@ -31,6 +38,7 @@ def trade_off(measured: Measured, deployed: Deployed | None, style: Style) -> Fi
         reach = measured.front[:, 0] <= 1.05 * max(measured.cost.max(), 1e-12)
         ax.plot(scale * measured.front[reach, 0], 100 * measured.front[reach, 1], "-", lw=1.8, color=p.blue,
                 label="best possible, predicted")  # fmt: skip
+    budget = None
     if deployed is not None:
         others = [c for c in deployed.candidates if c.arch != deployed.arch and c.round > 0]
         if others:
@@ -39,19 +47,23 @@ def trade_off(measured: Measured, deployed: Deployed | None, style: Style) -> Fi
         budget, shipped = deployed.latency.budget, deployed.latency.measured
         if budget is not None:
             ax.axvline(scale * budget, color=p.orange, lw=1.2, ls=(0, (4, 3)))
-            ax.annotate(f"budget {scale * budget:.3g} {unit}", (scale * budget, 0.02),
-                        xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points",
-                        color=p.orange)  # fmt: skip
         validated = deployed.validation_accuracy
         y = deployed.accuracy.measured if validated is None else validated
         if shipped is not None and y is not None:
             ax.plot([scale * shipped], [100 * y], "o", ms=10, color=p.orange, mec=p.paper, mew=1.5,
                     zorder=5, label="shipped, measured")  # fmt: skip
+    if flat is not None:
+        right = ax.get_xlim()[1]
+        ax.axvspan(scale * flat.cost, right, color=p.line, alpha=0.45, lw=0, zorder=0,
+                   label=f"best within {100 * flat.tolerance:.2g} points of its highest")  # fmt: skip
+        ax.set_xlim(right=right)
     ax.set_xlabel(
         f"{'instructions' if measured.unit == 'Minstr' else 'latency'} on {measured.target}, {unit}"
     )
     ax.set_ylabel("accuracy, %")
-    _legend_above(ax, 1 if style.narrow else 2)
+    if budget is not None:
+        _label_above(ax, scale * budget, f"budget {scale * budget:.3g} {unit}", p.orange)
+    _legend_above(ax, 1 if style.narrow else 2, room=0.2 if budget is None else 2.2)
     return figure
 
 
@@ -215,11 +227,6 @@ def short_kernel(signature: Signature, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def cost_scale(value: float, unit: str) -> tuple[float, str]:
-    """Factor and unit that make a cost of this size readable."""
-    return (1e3, "µs") if unit == "ms" and value < 0.5 else (1.0, unit)
-
-
 def _diagonal(ax: Axes, x: np.ndarray, y: np.ndarray, what: str, style: Style) -> None:
     if len(x):
         low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
@@ -232,7 +239,17 @@ def _diagonal(ax: Axes, x: np.ndarray, y: np.ndarray, what: str, style: Style) -
     ax.set_ylabel("predicted from the others")
 
 
-def _legend_above(ax: Axes, columns: int) -> None:
+def _label_above(ax: Axes, x: float, text: str, color: str) -> None:
+    """Beside the top end of a vertical line, outside the axes, where there are no dots."""
+    low, high = ax.get_xlim()
+    share = (x - low) / (high - low)
+    side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
+    ax.annotate(text, (x, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), ha=side, va="bottom",
+                textcoords="offset points", color=color)  # fmt: skip
+
+
+def _legend_above(ax: Axes, columns: int, room: float) -> None:
+    """`room` below it, in heights of its letters."""
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8, borderaxespad=0.2,
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8, borderaxespad=room,
                   handletextpad=0.4, columnspacing=1.4)  # fmt: skip

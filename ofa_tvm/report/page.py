@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ofa_tvm import __version__
 from ofa_tvm.files import write_atomic
-from ofa_tvm.report import figures
 from ofa_tvm.report.content import Content, Deployed
 from ofa_tvm.report.sections import Section, sections
 from ofa_tvm.report.style import (
@@ -23,6 +22,7 @@ from ofa_tvm.report.style import (
     marked,
     to_svg,
 )
+from ofa_tvm.report.units import cost_scale, millions, times
 
 PAGE = "report.html"
 
@@ -67,12 +67,14 @@ def render(content: Content, made: list[Section]) -> str:
     )
     shipped = content.artefacts[0] if content.artefacts else None
     headline, lead = _headline(content, shipped)
+    tiles = [] if shipped is None else _tiles(content, shipped)
     environment.filters["tie"] = _tie
     return environment.get_template("report.html.j2").render(
         title=content.title,
         headline=headline,
         lead=lead,
-        tiles=[] if shipped is None else _tiles(shipped),
+        tiles=tiles,
+        columns=_columns(len(tiles)),
         sections=[(section, _svgs(section)) for section in made],
         light=css_variables(LIGHT),
         dark=css_variables(DARK),
@@ -86,7 +88,7 @@ def _headline(content: Content, shipped: Deployed | None) -> tuple[str, str]:
     latency, accuracy = shipped.latency, shipped.accuracy.measured
     if latency.measured is None:
         return f"{shipped.name}: for {shipped.target}, not measured", _lead(shipped)
-    scale, unit = figures.cost_scale(latency.measured, latency.unit)
+    scale, unit = cost_scale(latency.measured, latency.unit)
     text = f"{scale * latency.measured:.3g} {unit} on {shipped.target}"
     if accuracy is not None:
         text += f", {100 * accuracy:.1f} % right"
@@ -99,7 +101,7 @@ def _lead(shipped: Deployed) -> str:
     if shipped.space is not None:
         parts.append(f"A subnet of {shipped.space.name}, compiled for {shipped.target}.")
     if latency.budget is not None and latency.measured is not None:
-        scale, unit = figures.cost_scale(latency.budget, latency.unit)
+        scale, unit = cost_scale(latency.budget, latency.unit)
         kept = "keeps" if latency.measured <= latency.budget else "breaks"
         what = "count of instructions" if latency.unit == "Minstr" else "measured median"
         parts.append(f"Its {what} {kept} the budget of {scale * latency.budget:.4g} {unit}.")
@@ -108,27 +110,40 @@ def _lead(shipped: Deployed) -> str:
     return " ".join(parts)
 
 
-def _tiles(shipped: Deployed) -> list[tuple[str, str]]:
-    """A few figures with their names."""
-    latency, accuracy = shipped.latency, shipped.accuracy.measured
+def _tiles(content: Content, shipped: Deployed) -> list[tuple[str, str]]:
+    """A few figures with their names, as many as fill whole rows."""
+    latency, accuracy, check = shipped.latency, shipped.accuracy.measured, shipped.manifest.check
     tiles = []
     if latency.measured is not None:
-        scale, unit = figures.cost_scale(latency.measured, latency.unit)
+        scale, unit = cost_scale(latency.measured, latency.unit)
         spread = "" if not shipped.spread else f" ± {scale * shipped.spread:.2g}"
         what = "instructions, emulated" if latency.unit == "Minstr" else "measured median"
         tiles.append((f"{scale * latency.measured:.3g}{spread} {unit}", what))
-        if latency.predicted is not None:
-            tiles.append((f"{scale * latency.predicted:.3g} {unit}", "predicted"))
         if latency.budget is not None:
             tiles.append((f"{scale * latency.budget:.3g} {unit}", "budget"))
     if accuracy is not None:
         tiles.append((f"{100 * accuracy:.2f} %", "test accuracy"))
-    check = shipped.manifest.check
+    row = None if content.comparison is None else content.comparison.row_of(shipped.arch, check.dtype)
+    if row is not None and row.onnxruntime is not None:
+        ratio, how = times(row.onnxruntime, row.measured, "ONNX Runtime").split(" times ")
+        tiles.append((f"{ratio} x", how))
+    if shipped.arch is not None and shipped.space is not None:
+        tiles.append((millions(shipped.space.macs(shipped.arch, shipped.n_classes)), "multiply-adds"))
+    if latency.measured is not None and latency.predicted is not None:
+        tiles.append((f"{scale * latency.predicted:.3g} {unit}", "predicted"))
     if check.tuned_fraction is not None:
         tiles.append((f"{100 * check.tuned_fraction:.0f} %", "kernel time tuned"))
     if check.max_rel_difference is not None:
         tiles.append((f"{check.max_rel_difference:.0e}", "difference to ONNX Runtime"))
-    return tiles
+    return tiles[: max(n for n in (0, *_COLUMNS) if n <= len(tiles))]
+
+
+_COLUMNS = {1: (1, 1), 2: (2, 2), 3: (3, 1), 4: (4, 2), 6: (3, 2), 8: (4, 2)}
+"""Tiles -> columns on a wide page and on a telephone, so that no row is left half empty."""
+
+
+def _columns(tiles: int) -> tuple[int, int]:
+    return _COLUMNS.get(tiles, (1, 1))
 
 
 def _footer(shipped: Deployed | None) -> str:

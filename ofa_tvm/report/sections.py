@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ofa_tvm.latency.learning_curve import GUIDED, LearningCurve
 from ofa_tvm.report import figures
+from ofa_tvm.report.answer_sections import answered
+from ofa_tvm.report.compare_sections import compared, side_by_side
 from ofa_tvm.report.content import Content, Deployed, Measured, Training
 from ofa_tvm.report.latency_figures import error_by_group, learning_curve
-from ofa_tvm.report.style import Style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ofa_tvm.report.search_sections import choice, trade_off
+from ofa_tvm.report.section import Section
+from ofa_tvm.report.units import cost_noun, millions
+from ofa_tvm.report.use_sections import how_to_run, what_is_missing
 
 _FEWEST_BY_GROUP = 20  # subnets, before their errors are told apart
 
 
-@dataclass(frozen=True)
-class Section:
-    """One picture with what it says.
-
-    Attributes
-    ----------
-    name
-        Of its PNG file and its anchor.
-    title
-        The finding, as a sentence.
-    text
-        How to read it.
-    draw
-        Draws it in a style; None for a section that is a table alone.
-    columns, rows
-        Its data, for readers who cannot see the picture.
-    open
-        Whether the table is shown at once.
-    """
-
-    name: str
-    title: str
-    text: str
-    draw: Callable[[Style], Figure] | None
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    open: bool = False
-
-
 def sections(content: Content) -> list[Section]:
     """What there is to show, in order."""
-    found: list[Section] = []
     shipped = content.artefacts[0] if content.artefacts else None
-    for measured in content.targets:
-        if measured.accuracy is not None:
-            found.append(_trade_off(measured, _of_target(content, measured)))
+    found = [trade_off(content, measured) for measured in content.targets if measured.accuracy is not None]
     if shipped is not None:
         if shipped.candidates:
-            found.append(_candidates(shipped))
+            found.append(choice(content, shipped))
+        found += compared(content, shipped)
+    found += answered(content)
+    if shipped is not None:
+        found.append(how_to_run(content, shipped))
         if shipped.arch is not None and shipped.space is not None:
             found.append(_architecture(shipped))
         if 2 * len(figures.kernel_shares(shipped)) > len(shipped.kernels):  # else too little is known
             found.append(_kernels(shipped))
     if len(content.artefacts) > 1:
-        found.append(_side_by_side(content))
+        found.append(side_by_side(content))
     if content.targets or content.accuracies:
         found.append(_quality(content))
     for measured in content.targets:
@@ -74,65 +44,9 @@ def sections(content: Content) -> list[Section]:
             found.append(_learning(measured, measured.learning))
     if content.training is not None:
         found.append(_training(content))
+    if content.missing:
+        found.append(what_is_missing(content.missing))
     return found
-
-
-def _of_target(content: Content, measured: Measured) -> Deployed | None:
-    return next((a for a in content.artefacts if a.series == measured.target), None)
-
-
-def _trade_off(measured: Measured, deployed: Deployed | None) -> Section:
-    scale, unit = figures.cost_scale(float(measured.cost.mean()), measured.unit)
-    title = (
-        f"{len(measured.cost)} random subnets on {measured.target} take {scale * measured.cost.min():.3g} to "
-        f"{scale * measured.cost.max():.3g} {unit}"
-    )
-    latency = None if deployed is None else deployed.latency
-    if latency is not None and latency.measured is not None and latency.budget is not None:
-        slack = 100 * (1 - latency.measured / latency.budget)
-        kept = f"{slack:.0f} % below" if slack >= 0 else f"{-slack:.0f} % above"
-        title = f"What shipped takes {scale * latency.measured:.3g} {unit}, {kept} its budget"
-    front = measured.front
-    rows = tuple(
-        (f"{scale * cost:.4g}", f"{100 * accuracy:.2f}")
-        for cost, accuracy in front[:: max(1, len(front) // 15)]
-    )
-    return Section(
-        f"trade-off-{measured.target}",
-        title,
-        f"Accuracy on the validation images against {_cost(measured.unit)}. Dots are measured there; the "
-        "accuracies of random subnets, and the line of the best that the space can do, are predicted.",
-        lambda style: figures.trade_off(measured, deployed, style),
-        (f"predicted front: {unit}", "accuracy, %"),
-        rows,
-    )
-
-
-def _candidates(shipped: Deployed) -> Section:
-    scale, unit = figures.cost_scale(shipped.candidates[0].measured, shipped.latency.unit)
-    errors = [abs(c.predicted / c.measured - 1) for c in shipped.candidates if c.round > 0]
-    within = sum(c.within for c in shipped.candidates)
-    said = f"; predictions were off by {100 * sum(errors) / len(errors):.1f} % on average" if errors else ""
-    rows = tuple(
-        (
-            "earlier" if c.round == 0 else str(c.round),
-            f"{scale * c.predicted:.4g}",
-            f"{scale * c.measured:.4g}",
-            f"{100 * c.accuracy:.2f}",
-            ("shipped" if c.arch == shipped.arch else "yes") if c.within else "no",
-        )
-        for c in shipped.candidates
-    )
-    return Section(
-        "candidates",
-        f"{within} of {len(rows)} measured candidates kept the budget{said}",
-        "Every candidate that the search compiled and measured on the target. After each round the model of "
-        f"its {_cost(shipped.latency.unit)} learned from them.",
-        None,
-        ("round", f"predicted {unit}", f"measured {unit}", "accuracy, %", "within budget"),
-        rows,
-        open=True,
-    )
 
 
 def _architecture(shipped: Deployed) -> Section:
@@ -149,8 +63,8 @@ def _architecture(shipped: Deployed) -> Section:
         position += spec.blocks
     return Section(
         "architecture",
-        f"{int(active.sum())} of {len(active)} blocks run, at {arch.r} x {arch.r} pixels: {_millions(macs)} "
-        f"multiply-adds and {_millions(params)} parameters",
+        f"{int(active.sum())} of {len(active)} blocks run, at {arch.r} x {arch.r} pixels: {millions(macs)} "
+        f"multiply-adds and {millions(params)} parameters",
         "The subnet, block by block: a bar's height is its expand ratio, the number on it and its shade the "
         "kernel size. Dashed places are blocks that this subnet leaves out.",
         lambda style: figures.architecture(shipped, style),
@@ -180,40 +94,6 @@ def _kernels(shipped: Deployed) -> Section:
     )
 
 
-def _side_by_side(content: Content) -> Section:
-    timed = [a for a in content.artefacts if a.latency.measured is not None and a.latency.unit == "ms"]
-    rows = tuple(map(_beside_others, content.artefacts))
-    n = len({a.target for a in content.artefacts})
-    title = f"{len(rows)} artefacts on {n} target{'s' if n > 1 else ''}, side by side"
-    if len(timed) > 1:
-        fast, slow = (choose(timed, key=lambda a: a.latency.measured or 0.0) for choose in (min, max))
-        times = (slow.latency.measured or 0) / (fast.latency.measured or 1)
-        title += f": {fast.name} is {times:.1f} times as fast as {slow.name}"
-    return Section(
-        "targets",
-        title,
-        "Measured on each target. A target that is emulated counts instructions and has no latency.",
-        (lambda style: figures.targets(list(content.artefacts), style)) if timed else None,
-        ("artefact", "target", "measured", "budget", "accuracy, %", "side", "multiply-adds"),
-        rows,
-        open=True,
-    )
-
-
-def _beside_others(shipped: Deployed) -> tuple[str, ...]:
-    latency, accuracy, kind = shipped.latency, shipped.accuracy.measured, shipped.manifest.target.kind
-    arch, space = shipped.arch, shipped.space
-    return (
-        shipped.name,
-        shipped.target if shipped.target.startswith(kind) else f"{shipped.target} ({kind})",
-        "-" if latency.measured is None else f"{latency.measured:.4g} {latency.unit}",
-        "-" if latency.budget is None else f"{latency.budget:.4g} {latency.unit}",
-        "-" if accuracy is None else f"{100 * accuracy:.2f}",
-        "-" if arch is None else str(arch.r),
-        "-" if arch is None or space is None else _millions(space.macs(arch, shipped.n_classes)),
-    )
-
-
 def _quality(content: Content) -> Section:
     measured = content.targets[0] if content.targets else None
     parts, rows = [], []
@@ -222,7 +102,7 @@ def _quality(content: Content) -> Section:
         if mape is not None and rank is not None:
             rows.append(
                 (
-                    f"{_cost(target.unit)} on {target.target}",
+                    f"{cost_noun(target.unit)} on {target.target}",
                     str(int(target.errors["n"])),
                     f"{100 * mape:.2f} %",
                     f"{rank:.3f}",
@@ -230,7 +110,7 @@ def _quality(content: Content) -> Section:
             )
             if target is measured:
                 are = "are" if measured.unit == "Minstr" else "is"
-                parts.append(f"{_cost(measured.unit)} {are} predicted within {100 * mape:.1f} %")
+                parts.append(f"{cost_noun(measured.unit)} {are} predicted within {100 * mape:.1f} %")
     if content.accuracies is not None:
         e = content.accuracies.errors
         rows.append(
@@ -330,12 +210,3 @@ def _training(content: Content) -> Section:
 def _last_loss(training: Training, first: float, last: float) -> str:
     inside = training.loss[(training.step > first) & (training.step <= last)]
     return f"{inside[-1]:.4g}" if len(inside) else "-"
-
-
-def _cost(unit: str) -> str:
-    """What is counted in a unit."""
-    return "instructions" if unit == "Minstr" else "latency"
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:.3g} M"

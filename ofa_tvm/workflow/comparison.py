@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
-from ofa_tvm.deploy import Manifest, write_artefact
+from ofa_tvm import __version__
+from ofa_tvm.deploy import Artefact, Manifest, write_artefact
 from ofa_tvm.deploy.manifest import TargetEntry
 from ofa_tvm.estimators.contract import CostModel
 from ofa_tvm.logs import KernelTable
 from ofa_tvm.measurement import Measurement, Measurer, measure_callables, torch_subject
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet
-from ofa_tvm.targets import DType, Target
+from ofa_tvm.targets import Target
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.validation import calibrated_subnet
-from ofa_tvm.workflow.ship import Shipped, build_subnet, confusion_through_module
+from ofa_tvm.workflow.compared import Comparison, Row
+from ofa_tvm.workflow.ship import build_subnet, confusion_through_module
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Subject:
     arch, net, target, records
         What to compile, for what, and with which tuned kernels.
     latency
-        Predicts what it costs.
-    shipped
+        Predicts what it costs; None where nothing does.
+    artefact
         Its module, if it is compiled and tested already.
     """
 
@@ -40,33 +43,14 @@ class Subject:
     net: Supernet
     target: Target
     records: KernelTable
-    latency: CostModel
-    shipped: Shipped | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One subnet of the final table; accuracies 0..1 through the compiled module, costs in the target's unit.
-
-    Other runtimes are timed on this machine only, so not where the target is another device: ONNX Runtime on
-    what was compiled, PyTorch on the subnet in float32.
-    """
-
-    name: str
-    arch: Arch
-    dtype: DType
-    accuracy: float
-    predicted: float
-    measured: float
-    macs: int
-    onnxruntime: float | None = None
-    pytorch: float | None = None
+    latency: CostModel | None
+    artefact: Artefact | None = None
 
 
 def compare(
     data: ImageData, subjects: Mapping[str, Subject], *, calibration_images: int, seed: int
-) -> tuple[Row, ...]:
-    """Measure subnets, all timed in the same rounds.
+) -> Comparison:
+    """Measure subnets, all timed in the same rounds, and other runtimes on them where those run here.
 
     Parameters
     ----------
@@ -94,13 +78,13 @@ def compare(
             order = [path for module in modules.values() for path in module.files[: 2 if here else 1]]
             timed = dict(zip(order, measurer.measure_many(order), strict=True))
         eager = _eager(data, device, subjects, calibration_images, seed) if here else {}
-    return tuple(
+    rows = tuple(
         Row(
             name=title,
             arch=subject.arch,
             dtype=subject.target.dtype,
             accuracy=modules[title].accuracy,
-            predicted=float(subject.latency.predict([subject.arch])[0]),
+            predicted=None if subject.latency is None else float(subject.latency.predict([subject.arch])[0]),
             measured=timed[modules[title].so].cost,
             macs=subject.net.space.macs(subject.arch, data.n_classes),
             onnxruntime=timed[modules[title].onnx].cost if here else None,
@@ -108,6 +92,29 @@ def compare(
         )
         for title, subject in subjects.items()
     )
+    return under_conditions(rows, device, [*timed.values(), *eager.values()])
+
+
+def under_conditions(rows: tuple[Row, ...], target: Target, taken: Sequence[Measurement]) -> Comparison:
+    """Rows with what their measurements on a target have in common."""
+    packages = ("apache-tvm", *(("onnxruntime", "torch") if target.run.where == "local" else ()))
+    return Comparison(
+        rows,
+        taken[0].unit,
+        target.threads,
+        target.batch,
+        taken[0].machine,
+        taken[0].date,
+        any(one.noisy for one in taken),
+        {"ofa-tvm": __version__} | {name: found for name in packages if (found := _version(name))},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # copied by hand, without a record
+        return None
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class _Module:
 
     so: Path
     onnx: Path
-    accuracy: float
+    accuracy: float | None
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -124,8 +131,8 @@ class _Module:
 
 
 def _tested(subject: Subject, data: ImageData, folder: Path, images: int, seed: int) -> _Module:
-    if (done := subject.shipped) is not None:
-        return _Module(done.artefact.module_path, done.artefact.onnx_path, done.accuracy)
+    if (done := subject.artefact) is not None:
+        return _Module(done.module_path, done.onnx_path, done.manifest.accuracy.measured)
     target = subject.target
     built = build_subnet(
         subject.net,

@@ -142,12 +142,13 @@ def quickstart(
         pictures, right = _right_first(
             _write_images(data, store.images, settings.images), done.shipped.artefact.on(device)
         )
-        rows = compare(
+        compared = compare(
             data,
             _subjects(outcome, store, settings),
             calibration_images=settings.training.calibration_images,
             seed=seed,
         )
+        compared.write(store.comparison(Variant.of(done.target)))
     tuning = tuned[outcome.dtype]
     result = QuickstartResult(
         store.artefact,
@@ -155,7 +156,7 @@ def quickstart(
         pictures,
         right,
         done.budget,
-        rows,
+        compared.rows,
         done.shipped,
         stages.seconds,
         _quality(store, outcome, tuning),
@@ -264,7 +265,8 @@ def _subjects(outcome: SearchOutcome, store: Store, settings: QuickstartSettings
     def subject(one: SearchOutcome, arch: Arch, shipped: Shipped | None = None) -> Subject:
         target, net = one.targets[0].target, one.request.net
         latency = load_latency(store.latency_model(Variant.of(target)), net.space)
-        return Subject(arch, net, target, find_records(target, [store.logs]), latency, shipped)
+        module = None if shipped is None else shipped.artefact
+        return Subject(arch, net, target, find_records(target, [store.logs]), latency, module)
 
     space, sides = outcome.request.net.space, settings.resolutions
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.targets import DType
-from ofa_tvm.workflow.comparison import Row
+from ofa_tvm.workflow.compared import Row
 from ofa_tvm.workflow.ship import Shipped
 
 

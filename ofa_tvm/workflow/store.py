@@ -66,6 +66,10 @@ class Store:
         """What ships where no other folder is named."""
         return self.folder / "deploy"
 
+    def comparison(self, variant: Variant) -> Path:
+        """The artefact beside the ends of its space and other runtimes, as measured."""
+        return self.folder / f"comparison-{variant.name}.json"
+
     @property
     def images(self) -> Path:
         """Pictures to try the quickstart's artefact on."""

@@ -285,6 +285,7 @@ def test_everything_in_a_project(project: Path) -> None:
         "latency-x86.model": "latency predictor",
         "budget-x86.json": "budget",
         "quickstart.json": "quickstart result",
+        "comparison-x86.json": "comparison",
         "tuning_logs": "tuning log folder",
         "images": "pictures",
     }

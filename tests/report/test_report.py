@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,20 @@ from small_module import SmallModule
 from ofa_tvm.accuracy.mlp import MLPAccuracyPredictor
 from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy import Manifest, write_artefact
-from ofa_tvm.deploy.manifest import AccuracyEntry, LatencyEntry, TargetEntry
+from ofa_tvm.deploy.manifest import AccuracyEntry, CheckEntry, LatencyEntry, TargetEntry
 from ofa_tvm.errors import UserError
 from ofa_tvm.latency.learning_curve import ALONE, GUIDED, LearningCurve
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import Signature
 from ofa_tvm.progress import SILENT
 from ofa_tvm.report.collect import collect
-from ofa_tvm.report.figures import cost_scale, kernel_shares, short_kernel
+from ofa_tvm.report.figures import kernel_shares, short_kernel, trade_off
 from ofa_tvm.report.page import render, write_report
 from ofa_tvm.report.sections import sections
-from ofa_tvm.report.style import LIGHT, WIDE_IN, Style, drawing
+from ofa_tvm.report.style import LIGHT, NARROW_IN, WIDE_IN, Style, drawing
+from ofa_tvm.report.units import cost_scale, times
 from ofa_tvm.spaces import get_space
+from ofa_tvm.workflow.compared import Comparison
 from ofa_tvm.workflow.project import Project, read_project
 
 _SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
@@ -50,7 +53,8 @@ def test_it_tells_what_the_artefact_says(demo: DemoProject, report: list[Path]) 
     assert f"{100 * shipped.accuracy:.2f}" in page
     content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
     assert [s.name for s in sections(content)] == [
-        "trade-off-x86", "candidates", "architecture", "kernels", "predictors", "training",
+        "trade-off-x86", "candidates", "comparison", "answers", "classes", "run", "architecture", "kernels",
+        "predictors", "training",
     ]  # fmt: skip
     (measured,) = content.targets
     assert len(measured.cost) == 6 and (np.diff(measured.front[:, 0]) > 0).all()
@@ -61,6 +65,99 @@ def test_it_tells_what_the_artefact_says(demo: DemoProject, report: list[Path]) 
     assert sum(share for _, share in kernel_shares(artefact)) == pytest.approx(1.0)
     shown = next(c for c in artefact.candidates if c.arch == artefact.arch)
     assert f"{1e3 * shown.measured:.4g}" in page and "shipped" in page
+
+
+@pytest.mark.slow
+def test_the_artefact_is_compared_and_answers(demo: DemoProject, report: list[Path]) -> None:
+    page, content = report[0].read_text(), collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    made = {s.name: s for s in sections(content)}
+    assert not content.missing
+    rows = {row.name: row for row in demo.result.rows}
+    assert [row[0] for row in made["comparison"].rows] == ["largest", "smallest", "chosen"]
+    assert "1 thread for every runtime" in made["comparison"].text
+    for package in ("onnxruntime", "torch"):
+        assert version(package) in made["comparison"].text
+    chosen = rows["chosen"]
+    assert chosen.onnxruntime is not None and chosen.pytorch is not None
+    assert times(chosen.pytorch, chosen.measured, "PyTorch") in made["comparison"].title
+    answers, counted = content.answers, content.confusion
+    assert answers is not None and counted is not None and counted.images == answers.of == 300
+    np.testing.assert_array_equal(answers.confusion.counts, counted.counts)
+    assert counted.accuracy == pytest.approx(demo.result.shipped.accuracy)
+    assert f"{counted.right} of 300 test images are answered right" in made["answers"].title
+    first_right = [sample.right for sample in answers.samples].index(True)
+    assert first_right == min(6, 300 - counted.right) and len(answers.samples) == 12
+    assert sum(int(row[1]) for row in made["classes"].rows) == 300
+    picture, answer = content.tried or ("", None)
+    assert answer is not None and (demo.folder / picture).is_file()
+    assert f"ofa-tvm run deploy/ {picture}" in page
+    assert f"{picture}  {answer.label} {100 * answer.probability:.1f} %" in page
+
+
+@pytest.mark.slow
+def test_an_older_project_says_what_it_lacks(demo: DemoProject, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(demo.folder, tmp_path / "old"))
+    (project / "comparison-x86.json").unlink()
+    settings = project / "ofa-tvm.yaml"
+    settings.write_text(settings.read_text().replace("data: digits\n", ""))
+    content = collect(read_project(settings))
+    assert content.answers is None and content.comparison is None and content.confusion is not None
+    assert [part.what for part in content.missing] == [
+        "comparison with ONNX Runtime and PyTorch", "sample predictions"
+    ]  # fmt: skip
+    made = {s.name: s for s in sections(content)}
+    assert "ofa-tvm report --measure" in render(content, list(made.values()))
+    # What predictors say of the ends of the space stands in.
+    assert [row[3] for row in made["comparison"].rows] == ["prediction", "prediction", "measuring"]
+    (project / "comparison-x86.json").write_text("{}")
+    assert collect(read_project(settings)).missing[0].why == "comparison-x86.json is damaged"
+    found = Comparison.read(demo.folder / "comparison-x86.json")
+    others = tuple(row for row in found.rows if row.name != "chosen")
+    replace(found, rows=others).write(project / "comparison-x86.json")
+    assert "earlier artefact" in collect(read_project(settings)).missing[0].why
+
+
+@pytest.mark.slow
+def test_the_budget_is_written_where_there_are_no_dots(demo: DemoProject) -> None:
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    (measured,), (artefact,) = content.targets, content.artefacts
+    for width in (WIDE_IN, NARROW_IN):
+        for share in (0.0, 0.4, 1.2):
+            budget = share * float(measured.cost.max()) + float(measured.cost.min())
+            latency = replace(artefact.latency, budget=budget)
+            moved = replace(artefact, manifest=replace(artefact.manifest, latency=latency))
+            with drawing(LIGHT):
+                figure = trade_off(measured, moved, Style(LIGHT, width))
+                figure.canvas.draw()
+            (ax,) = figure.axes
+            label = next(text for text in ax.texts if text.get_text().startswith("budget"))
+            box, legend = label.get_window_extent(), ax.get_legend()
+            assert legend is not None
+            assert not box.overlaps(ax.get_window_extent()) and not box.overlaps(legend.get_window_extent())
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+@pytest.mark.slow
+def test_no_row_of_tiles_is_left_half_empty(demo: DemoProject) -> None:
+    content = collect(read_project(demo.folder / "ofa-tvm.yaml"))
+    seen = set()
+    manifest = content.artefacts[0].manifest
+    latency = manifest.latency
+    for changes in (
+        {},
+        {"latency": replace(latency, predicted=None)},
+        {"latency": replace(latency, budget=None, predicted=None)},
+        {"check": replace(manifest.check, tuned_fraction=None)},
+        {"latency": LatencyEntry(None, None, None, "ms"), "check": CheckEntry("float32")},
+    ):
+        changed = replace(content.artefacts[0], manifest=replace(manifest, **changes))
+        for comparison in (content.comparison, None):
+            page = render(replace(content, artefacts=(changed,), comparison=comparison), [])
+            columns = re.search(r'class="tiles" style="--wide: (\d); --narrow: (\d)"', page)
+            tiles = page.count("<div><dt>")
+            assert columns is not None and tiles % int(columns[1]) == tiles % int(columns[2]) == 0
+            seen.add(tiles)
+    assert len(seen) > 2 and max(seen) == 8
 
 
 @pytest.mark.slow
@@ -100,9 +197,11 @@ def test_the_learning_curve_is_shown_where_enough_was_measured(demo: DemoProject
 def test_it_needs_no_network_and_its_pictures_are_well_formed(report: list[Path]) -> None:
     page = report[0].read_text()
     loaded = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)|@import', page)
-    assert all(a.startswith("#") or b.strip("'\"").startswith("#") for a, b in loaded)
+    assert all(a.startswith(("#", "data:image/png")) or b.strip("'\"").startswith("#") for a, b in loaded)
     pictures = _SVG.findall(page)
     assert len(pictures) == 2 * (len(report) - 1)
+    photographs = re.findall(r"<img [^>]*>", page)
+    assert photographs and all(re.search(r'alt="A test picture of class \d', tag) for tag in photographs)
     identifiers = re.findall(r'\bid="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
     for svg in pictures:
@@ -161,8 +260,11 @@ def test_an_artefact_alone_is_enough(small: SmallModule, tmp_path: Path) -> None
     other = write_artefact(tmp_path / "other", small.so, small.onnx, slower)
     content = collect(Project(tmp_path / "nowhere"), [artefact.folder, other.folder])
     made = sections(content)
-    assert [s.name for s in made] == ["targets"]
-    assert made[0].title.endswith("deploy is 2.0 times as fast as other")
+    assert [s.name for s in made] == ["run", "targets", "missing"]
+    assert made[1].title.endswith("deploy is 2.0 times as fast as other")
+    assert {row[0] for row in made[2].rows} == {
+        "comparison with ONNX Runtime and PyTorch", "sample predictions and accuracy by class"
+    }  # fmt: skip
     page = render(content, made)
     assert "1.5\u00a0ms on x86" in page and "keeps the budget of 2\u00a0ms" in page
     # What a manifest says is text, whatever it holds.
@@ -189,7 +291,7 @@ def test_artefacts_of_several_targets_are_found_and_matched(small: SmallModule, 
         "both/x86": "x86",
     }
     assert content.artefacts[0].name == "deploy"
-    (section,) = sections(content)
+    (section,) = (s for s in sections(content) if s.name == "targets")
     assert "3 artefacts on 2 targets" in section.title
     assert [row[2] for row in section.rows] == ["1.5 ms", "1.5 Minstr", "1.5 ms"]
 

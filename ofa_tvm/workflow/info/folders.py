@@ -107,6 +107,8 @@ def glance(path: Path) -> str | None:
         return _glance_at_table(path)
     if path.name.startswith("budget-") and path.suffix == ".json":
         return "a latency budget"
+    if path.name.startswith("comparison-") and path.suffix == ".json":
+        return "the artefact beside other subnets and runtimes"
     return _BY_SUFFIX.get(path.suffix)
 
 

@@ -13,6 +13,7 @@ from ofa_tvm.schema import first_problem, key_path
 from ofa_tvm.targets import Target, detect_machine, load_target
 from ofa_tvm.targets.devices import load_device
 from ofa_tvm.targets.readiness import device_for
+from ofa_tvm.workflow.compared import Comparison
 from ofa_tvm.workflow.info.description import (
     Description,
     Fact,
@@ -86,6 +87,8 @@ def describe_json(file: Path, content: Any) -> Description:
         return describe_lookup(file)
     if {"subnets", "shipped", "budget"} <= content.keys():
         return _quickstart(file, content)
+    if {"subnets", "unit", "threads"} <= content.keys():
+        return _comparison(file)
     if {"front", "objectives"} <= content.keys():
         return _front(file, content)
     if content.keys() == {"value", "unit"}:
@@ -287,6 +290,27 @@ def _quickstart(file: Path, content: Mapping[str, Any]) -> Description:
         summary="what a quickstart found, for scripts",
         facts=facts,
         steps=(Step("look at its project", command("info", file.parent)),),
+    )
+
+
+def _comparison(file: Path) -> Description:
+    found = Comparison.read(file)
+    rows = [f"{row.name} {row.measured:.4g} {found.unit}" for row in found.rows]
+    facts = (
+        Fact("subnets", listed(rows), len(rows)),
+        Fact("threads", str(found.threads), found.threads),
+        Fact("batch", counted(found.batch, "image") + " a call", found.batch),
+        Fact("measured", f"on {found.machine}, {found.date}", {"machine": found.machine, "date": found.date}),
+        Fact("versions", listed(f"{name} {of}" for name, of in found.versions.items()), dict(found.versions)),
+        size_fact(file),
+    )
+    return Description(
+        path=file,
+        kind="comparison",
+        summary="an artefact beside other subnets and runtimes, as measured",
+        facts=facts,
+        steps=(Step("show it as a page", command("report", "-o REPORT", inside=file.parent)),),
+        notes=("the machine was busy meanwhile: compare with care",) if found.noisy else (),
     )
 
 
