@@ -67,7 +67,7 @@ def evaluate_subnets(
     which = split_name(split)
     for arch in archs:
         net.space.validate(arch)
-    key = _evaluation_key(net, data, which, calibration_images, seed)
+    key = evaluation_key(net, data, which, calibration_images, seed)
     shared = None
     if rank.processes > 1:
         if cache_path is None:
@@ -116,11 +116,12 @@ def unevaluated(
     UserError
         If the cache cannot be read.
     """
-    cache = AccuracyCache(cache_path, _evaluation_key(net, data, split_name(split), calibration_images, seed))
+    cache = AccuracyCache(cache_path, evaluation_key(net, data, split_name(split), calibration_images, seed))
     return [arch for arch in dict.fromkeys(archs) if arch not in cache.known]
 
 
-def _evaluation_key(net: Supernet, data: ImageData, split: str, calibration_images: int, seed: int) -> str:
+def evaluation_key(net: Supernet, data: ImageData, split: str, calibration_images: int, seed: int) -> str:
+    """Hex digest of all that an evaluation depends on besides the architecture."""
     preprocessing = json.dumps(data.preprocessing.to_dict(), sort_keys=True)
     parts = [net.space.name, weights_hash(net), data.fingerprint, preprocessing, split]
     parts += [str(min(calibration_images, data.size("train"))), str(seed)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from ofa_tvm.cli.classes import confusion_result, show_confusion
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.evaluated import check, fit, row, say_cost, show
@@ -17,10 +18,10 @@ from ofa_tvm.cli.networks import (
     CORNERS,
     Images,
     arithmetic_option,
-    check_classes,
     checkpoint_option,
     chosen_project,
     data_options,
+    images_for,
     load_supernet,
     parse_arch,
 )
@@ -30,8 +31,10 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT, Deadline
 
 if TYPE_CHECKING:
+    from ofa_tvm.accuracy.answers import SubnetAnswers
     from ofa_tvm.number_formats import Arithmetic
     from ofa_tvm.spaces import Arch, Space
+    from ofa_tvm.supernet import Supernet
     from ofa_tvm.training.data import ImageData
     from ofa_tvm.workflow.project import Project
 
@@ -121,6 +124,9 @@ def command(
     """Measure the accuracy of SUBNETs: min, median, max, architectures as JSON or in files, or published
     net.config files, whose architecture is evaluated with the supernet's weights; and of N random ones.
 
+    Of the first SUBNET, or the most accurate random one, each class's accuracy and the confusion matrix are
+    shown: the worst classes and the most frequent mistakes where there are many. --json has all of it.
+
     Every accuracy is kept in the cache, so a killed run goes on where it was. Several GPUs or machines share
     the subnets: torchrun --nproc_per_node N --no-python ofa-tvm evaluate ... With --dtype int8 the ranges of
     each subnet's feature maps are estimated with its batch statistics.
@@ -134,7 +140,7 @@ def command(
         console = replace(console, json=False, progress=SILENT)
     if earlier is not None and predictor_file is None:
         raise UsageError("--from is corrected and written to --fit FILE; name that file")
-    project = chosen_project(space)
+    project = chosen_project(space, checkpoint)
     found = get_space(project.space)
     weights = _weights(project, checkpoint, dtype)
     sides = resolutions or project.resolutions or found.default_resolutions
@@ -150,7 +156,7 @@ def command(
     trained = dtype_of(net)
     set_dtype(net, dtype)
     net.to(choose_device(device))
-    check_classes(net, weights, data)
+    data = images_for(console, weights, net.n_classes, data)
     console.say(
         f"{weights} ({found.name}), {len(archs)} subnets in {dtype} on the {data.size(split_name(split))} "
         f"{split} images of {data.name}, {min(calibration, data.size('train'))} calibration images each, "
@@ -166,9 +172,13 @@ def command(
         unit_s = time_evaluation(net, left[0], data, split, calibration, console.seed) if left else 0.0
         show_plan(console, Plan((Step("evaluate a subnet", len(left), unit_s),) if left else ()))
         return
+    deadline = Deadline.after(time_limit)
+    first = None
+    if subnets and not rank.index and not deadline.is_over:  # before all, so that it is not evaluated twice
+        first = _answers(console, net, archs[0], data, split, calibration, cache)
     accuracies = evaluate_subnets(
         net, archs, data, split,
-        calibration_images=calibration, cache_path=cache, rank=rank, deadline=Deadline.after(time_limit),
+        calibration_images=calibration, cache_path=cache, rank=rank, deadline=deadline,
         seed=console.seed, progress=console.progress,
     )  # fmt: skip
     if rank.index:
@@ -184,6 +194,12 @@ def command(
         for name, arch, accuracy in zip(names, archs, accuracies, strict=True)
     ]
     show(console, rows, archs, split, cache)
+    if archs and first is None and not deadline.is_over:
+        best = int(accuracies.argmax())
+        first = _answers(console, net, archs[best], data, split, calibration, cache)
+    if first is not None:
+        name = "the first subnet" if subnets else "the most accurate subnet"
+        show_confusion(console, first.confusion, f"{name}, {split} images")
     if dtype == "int8" and trained != "int8" and archs:
         say_cost(console, net, archs[0], data, split, calibration, cache, weights, float(accuracies[0]))
     checked = None
@@ -202,9 +218,26 @@ def command(
             "compiled": checked,
             "cache": str(cache),
             "subnets": rows,
+            "answers": None
+            if first is None
+            else {"arch": first.arch.to_dict(), **confusion_result(first.confusion)},
             "predictor": fitted,
         }
     )
+
+
+def _answers(
+    console: Console, net: Supernet, arch: Arch, data: ImageData, split: str, calibration: int, cache: Path
+) -> SubnetAnswers:
+    """Class by class; kept beside the accuracies."""
+    from ofa_tvm.accuracy.answers import subnet_answers
+    from ofa_tvm.workflow.store import answers_beside
+
+    return subnet_answers(
+        net, arch, data, split,
+        calibration_images=calibration, path=answers_beside(cache), cache_path=cache, seed=console.seed,
+        progress=console.progress,
+    )  # fmt: skip
 
 
 def _weights(project: Project, checkpoint: Path | None, dtype: Arithmetic) -> Path:

@@ -13,10 +13,10 @@ from ofa_tvm.cli.networks import (
     CORNERS,
     Images,
     arithmetic_option,
-    check_classes,
     checkpoint_option,
     chosen_project,
     data_options,
+    images_for,
     load_supernet,
     parse_arch,
     post_training,
@@ -86,11 +86,8 @@ def command(
     weights = checkpoint or project.weights(dtype)
     network, side, origin = _network(subnet, project, weights, checkpoint, resolution, data, console.seed)
     classes = network.spec.n_classes
-    if data is not None and data.n_classes != classes:
-        raise UsageError(
-            f"{subnet} has {classes} classes, the images in {data.name} have {data.n_classes}; name the "
-            "images that it was trained on"
-        )
+    if data is not None:
+        data = images_for(console, origin or subnet, classes, data)
     calibrated = data is not None and origin is not None
     trained = dtype_of(network)
     if dtype == "int8" and trained != "int8" and origin is not None and data is None:
@@ -194,8 +191,6 @@ def _network(
             net = build_supernet(space, data.n_classes if data is not None else 1000)
             return net.extract(arch), arch.r, None
     net = load_supernet(space, weights, dtype=None)
-    if data is not None:
-        check_classes(net, weights, data)
     return net.extract(arch), arch.r, weights
 
 

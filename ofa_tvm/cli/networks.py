@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.options import INPUT_PATH
 from ofa_tvm.errors import UsageError, UserError, shown
 from ofa_tvm.progress import SILENT, Progress
-from ofa_tvm.workflow.project import Project, find_project
+from ofa_tvm.workflow.project import NAME, Project, find_project
 
 if TYPE_CHECKING:
     from ofa_tvm.number_formats import Arithmetic
@@ -101,9 +102,16 @@ def data_options(function: Callable[..., R]) -> Callable[..., R]:
     return wrapped
 
 
-def chosen_project(space: str | None) -> Project:
-    """The nearest project; of another space than its own only the folder counts."""
+def chosen_project(space: str | None, checkpoint: Path | None = None) -> Project:
+    """The nearest project; of another space than its own only the folder counts.
+
+    Without a project and a space, a checkpoint that is named says of which space it is.
+    """
     project = find_project()
+    if space is None and checkpoint is not None and not (project.folder / NAME).is_file():
+        from ofa_tvm.supernet.supernet import recognised_space
+
+        space = recognised_space(checkpoint)
     if space is None or space == project.space:
         return project
     return Project(project.folder, space=space)
@@ -142,20 +150,22 @@ def post_training(weights: Path | None, subnet: str, in_float32: float, in_int8:
     )
 
 
-def check_classes(net: Supernet, checkpoint: Path | None, data: ImageData) -> None:
-    """Refuse images of other classes than the supernet was trained on.
+def images_for(console: Console, network: str | Path | None, n_classes: int, data: ImageData) -> ImageData:
+    """Images as those of a network's classes: all of them, or a part of ImageNet's by their folders' names.
 
     Raises
     ------
     UsageError
-        If the numbers of classes differ.
+        If they are of other classes.
+    UserError
+        If they are a part of ImageNet's and have a class that ImageNet has not.
     """
-    if net.n_classes != data.n_classes:
-        raise UsageError(
-            f"{checkpoint or 'the supernet'} has {net.n_classes} classes, the images in {data.name} have "
-            f"{data.n_classes}; name the images it was trained on, or train it on these: "
-            "ofa-tvm train --init CHECKPOINT --data IMAGES"
-        )
+    from ofa_tvm.training.classes import data_for
+
+    found = data_for(data, n_classes, str(network or "the supernet"))
+    if found is not data:
+        console.say(f"{data.name} has {data.n_classes} of ImageNet's 1,000 classes, by its folders' names")
+    return found
 
 
 def parse_arch(text: str, space: Space, resolution: int | None = None) -> Arch:

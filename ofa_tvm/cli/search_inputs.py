@@ -139,15 +139,14 @@ def supernet_and_images(
     console: Console, settings: Settings, *, random: bool
 ) -> tuple[Supernet, ImageData | None]:
     """The project's supernet and images; with `random` weights no images belong to it."""
-    from ofa_tvm.cli.networks import check_classes
+    from ofa_tvm.cli.networks import images_for
     from ofa_tvm.cli.verified import RANDOM
 
     if random:
         console.say(RANDOM)
         return settings.supernet(random=True), None
     net = settings.supernet()
-    data = settings.data(progress=console.progress)
-    check_classes(net, settings.checkpoint, data)
+    data = images_for(console, settings.checkpoint, net.n_classes, settings.data(progress=console.progress))
     if settings.arithmetic == "int8" and net.trained_dtype != "int8":
         console.say(
             f"{settings.checkpoint} was not trained for int8: this is post-training quantisation. To train "

@@ -44,16 +44,15 @@ class Classifier:
         side = self.preprocessing.resolution
         if len(self.runner.inputs) != 1 or len(self.runner.outputs) != 1:
             raise UserError("the network has several inputs or outputs: it is no classifier of pictures")
-        (taken,), (given,) = self.runner.inputs, self.runner.outputs
+        (taken,) = self.runner.inputs
         if taken.shape[1:] != (3, side, side):
             raise UserError(
                 f"the preprocessing makes pictures of {side} x {side} pixels, but the network's input "
                 f"{taken.name} has the shape {taken.shape}; make the artefact anew"
             )
-        classes = math.prod(given.shape[1:])
-        if self.labels and len(self.labels) != classes:
+        if self.labels and len(self.labels) != self.n_classes:
             raise UserError(
-                f"there are {len(self.labels)} labels for {classes} classes of the network; "
+                f"there are {len(self.labels)} labels for {self.n_classes} classes of the network; "
                 "make the artefact anew"
             )
 
@@ -79,6 +78,11 @@ class Classifier:
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UserError(f"{name} carries labels that are no list of names; compile it again")
         return cls(runner, Preprocessing.from_dict(preprocessing), tuple(labels))
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the network tells apart."""
+        return math.prod(self.runner.outputs[0].shape[1:])
 
     def logits(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network output (n, classes) for network input (n, 3, r, r)."""

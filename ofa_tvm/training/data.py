@@ -6,11 +6,12 @@ state, so a resumed run, or one on several processes, sees the same pixels as an
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class ImageData(ABC):
         Hex digest of what the splits hold.
     """
 
+    _splits: Mapping[Split, tuple[Any, npt.NDArray[np.int64]]]
+
     def __init__(
         self, name: str, labels: Sequence[str], preprocessing: Preprocessing, fingerprint: str
     ) -> None:
@@ -66,6 +69,10 @@ class ImageData(ABC):
     def image(self, split: Split, index: int) -> Image.Image:
         """One picture as it would lie on disk."""
 
+    def image_size(self, split: Split, index: int) -> tuple[int, int]:
+        """Width and height of one picture, in pixels."""
+        return self.image(split, index).size
+
     @abstractmethod
     def batch(self, split: Split, indices: Indices, resolution: int) -> Tensor:
         """Evaluation input (n, 3, resolution, resolution), float32."""
@@ -73,6 +80,23 @@ class ImageData(ABC):
     @abstractmethod
     def training_batch(self, indices: Indices, resolution: int, seed: int) -> Tensor:
         """Augmented input of the training split, the same for the same arguments."""
+
+    def among(self, labels: Sequence[str]) -> ImageData:
+        """The same images, with targets as indices into longer labels that hold this one's.
+
+        Raises
+        ------
+        UsageError
+            If one of its own labels is not among them.
+        """
+        if missing := [label for label in self.labels if label not in labels]:
+            raise UsageError(f"{shown(missing[0])} is none of the {len(labels)} classes")
+        places = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
+        other = copy.copy(self)
+        other.labels = tuple(labels)
+        other.fingerprint = hashlib.sha256("\n".join((self.fingerprint, *labels)).encode()).hexdigest()
+        other._splits = {split: (images, places[own]) for split, (images, own) in self._splits.items()}
+        return other
 
     def size(self, split: Split) -> int:
         """Number of images in a split."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import posixpath
-import stat
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +25,9 @@ from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.training.data import SPLITS, Split, hold_out
 from ofa_tvm.training.photos import IMAGENET_MEAN, IMAGENET_STD, Photo, PhotoAugmentation, PhotoData, encoded
+from ofa_tvm.trees import files_below, is_hidden
 
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-# What file managers and file servers put into folders, besides names that begin with a dot.
-_SYSTEM = {
-    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found",
-    "system volume information",
-}  # fmt: skip
 _LINKS = 8  # in a chain, at most
 
 
@@ -77,9 +72,9 @@ def image_folder(
         photos, folders = _tar_members(source)
     else:
         raise UserError(f"no such data folder or tar file: {source}")
-    photos = [photo for photo in photos if not _is_hidden(photo.name)]
+    photos = [photo for photo in photos if not is_hidden(photo.name)]
     photos.sort(key=lambda photo: PurePosixPath(photo.name).parts)
-    folders = [name for name in folders if not _is_hidden(name)]
+    folders = [name for name in folders if not is_hidden(name)]
     folders += [str(PurePosixPath(photo.name).parent) for photo in photos]
     photos, problems, converted = _sound(photos, check, workers, progress)
     if problems and bad == "refuse":
@@ -106,35 +101,15 @@ def image_folder(
     )
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a file or one of the folders around it is the system's, not the user's."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM for part in PurePosixPath(name).parts)
-
-
 def _folder_files(source: Path) -> tuple[list[Photo], list[str]]:
     """All files under a folder, those behind links to folders and broken links too; and all folders."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    photos, found = [], []
-    above = {str(source): {source.resolve()}}  # of a folder: where it and those above it really lie
-    for where, folders, names in os.walk(source, onerror=refuse, followlinks=True):
-        here, inside = Path(where), []
-        for name in folders:
-            real = (here / name).resolve()
-            if real not in above[where]:  # a link to a folder above it would be followed for ever
-                above[str(here / name)] = above[where] | {real}
-                inside.append(name)
-        folders[:] = inside
-        found += [str((here / name).relative_to(source)) for name in inside]
-        for name in names:
-            path = here / name
-            status = _status(path)
-            if status is None or stat.S_ISREG(status.st_mode):
-                size = 0 if status is None else status.st_size
-                photos.append(Photo(str(path.relative_to(source)), str(path), 0, size))
-    return photos, found
+    files, folders = files_below(source)
+    photos = []
+    for path in files:
+        status = _status(path)
+        size = 0 if status is None else status.st_size
+        photos.append(Photo(str(path.relative_to(source)), str(path), 0, size))
+    return photos, [str(folder.relative_to(source)) for folder in folders]
 
 
 def _tar_members(path: Path) -> tuple[list[Photo], list[str]]:

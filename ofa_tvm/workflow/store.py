@@ -19,6 +19,11 @@ if TYPE_CHECKING:  # predictors need scipy, which verbs that only ask where file
     from ofa_tvm.workflow.models import KnownLatency
 
 
+def answers_beside(accuracies: Path) -> Path:
+    """Where the confusion matrix lies of the subnet that was evaluated last, by the cache of accuracies."""
+    return accuracies.with_suffix(".confusion.json")
+
+
 @dataclass(frozen=True)
 class Store:
     """The files of one project, of which each kind is named here and nowhere else.
@@ -56,6 +61,11 @@ class Store:
     def accuracy_cache(self) -> Path:
         """Finished evaluations of subnets, each with the weights and images that it is true for."""
         return self.folder / "accuracy.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """The confusion matrix of the subnet that was last evaluated class by class."""
+        return answers_beside(self.accuracy_cache)
 
     def accuracy_model(self, dtype: Arithmetic = "float32") -> Path:
         """The accuracy predictor that was learned for the project's supernet, computing in `dtype`."""
