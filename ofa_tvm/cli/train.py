@@ -13,15 +13,16 @@ import click
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.networks import (
     Images,
-    check_classes,
     checkpoint_option,
     chosen_project,
     data_options,
+    images_for,
     load_supernet,
     parse_arch,
     save_project,
 )
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, space_option
+from ofa_tvm.cli.presets import chosen_space, preset_option, say_classes, sized_for
 from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT
 
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from ofa_tvm.workflow.project import Project
 
 
-_SHOWN = 10
+_SHOWN, _SEARCHED = 10, 5
 
 
 @click.command(short_help="Train a supernet by progressive shrinking, or one subnet further.")
 @space_option
+@preset_option
 @data_options
 @click.option(
     "-o",
@@ -74,6 +76,7 @@ _SHOWN = 10
 def command(
     console: Console,
     space: str | None,
+    preset: str | None,
     images: Images,
     out: Path,
     config: Path | None,
@@ -95,7 +98,8 @@ def command(
     if rank:  # one process talks
         console = replace(console, json=False, progress=SILENT)
     given = _given(config)
-    project = _project(space or given.get("space"), images)
+    named = space or given.get("space")
+    project = chosen_project(named)
     if init is not None and finetune is not None:
         raise UsageError("--init starts a supernet, --finetune a subnet of --checkpoint; give one of them")
     if finetune is None and checkpoint is not None:
@@ -104,6 +108,8 @@ def command(
         )
     if finetune is None and epochs is not None:
         raise UsageError("--epochs is of --finetune; shorten a supernet's phases by --epochs-scale or --set")
+    if finetune is not None and preset is not None:
+        raise UsageError("--preset is of a supernet's training; a subnet of --finetune has its space already")
     data = images.load(project, console.progress)
     if data is None:
         raise UsageError(
@@ -113,8 +119,18 @@ def command(
     from ofa_tvm.spaces import get_space
     from ofa_tvm.training import TrainingConfig, default_config, finetune_config, with_phases
 
-    found = get_space(project.space)
-    base = default_config(found) if finetune is None else finetune_config(found, int(epochs or 25))
+    if finetune is None:
+        chosen = chosen_space(project, data, named or _of_digits(images, project), preset, init)
+        found = get_space(chosen.space)
+        project = replace(project, space=found.name)
+        base = default_config(found).replace(resolutions=chosen.resolutions)
+        if found.name != "ofa_digits":
+            base = sized_for(base, data.size("train"), given, assignments, init is not None)
+        if chosen.reason:
+            console.say(chosen.reason)
+    else:
+        found = get_space(project.space)
+        base = finetune_config(found, int(epochs or 25))
     settings = TrainingConfig.from_dict({**base.to_dict(), **given, "space": found.name})
     if phases is not None:
         settings = with_phases(settings, [name.strip() for name in phases.split(",")])
@@ -142,17 +158,15 @@ def _given(config: Path | None) -> dict[str, Any]:
     return read_yaml(config, CONFIG_SCHEMA)
 
 
-def _project(space: str | None, images: Images) -> Project:
-    """The nearest project; without any space named, digits have their own."""
-    project = chosen_project(space)
-    if space is None and images.source == "digits" and project.data is None:
-        return replace(project, space="ofa_digits")
-    return project
+def _of_digits(images: Images, project: Project) -> str | None:
+    """The space of handwritten digits, where they are named and no project says otherwise."""
+    return "ofa_digits" if images.source == "digits" and project.data is None else None
 
 
 def _announce(console: Console, settings: TrainingConfig, data: ImageData, title: str, out: Path) -> None:
     """Everything that decides the result, before work starts."""
     from ofa_tvm.training.distributed import choose_device
+    from ofa_tvm.training.presets import all_steps, misfit
     from ofa_tvm.yamlfile import write_yaml
 
     for problem in getattr(data, "skipped", ()):
@@ -162,15 +176,19 @@ def _announce(console: Console, settings: TrainingConfig, data: ImageData, title
         console.say(f"read as RGB: {', '.join(converted[:_SHOWN])}{more}")
     sizes = ", ".join(f"{data.size(split)} {split}" for split in ("train", "val", "test"))
     batch = min(settings.batch_size, data.size("train"))
-    steps = sum(phase.total_epochs for phase in settings.phases) * (data.size("train") // batch)
+    epochs = sum(phase.total_epochs for phase in settings.phases)
+    steps = all_steps(settings, data.size("train"))
     device = choose_device(settings.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    say_classes(console, data)
     console.say(
         f"{title} on {data.name} ({sizes}; {data.n_classes} classes), device {device}, "
-        f"{processes} process{'es' if processes > 1 else ''}, {steps} steps of {batch} images, "
-        f"seed {console.seed}, into {out}"
+        f"{processes} process{'es' if processes > 1 else ''}, {steps} steps of {batch} images "
+        f"in {epochs} epoch{'s' if epochs > 1 else ''}, seed {console.seed}, into {out}"
     )
     console.say(write_yaml(settings.to_dict()).rstrip())
+    if problem := misfit(settings, data.size("train")):
+        console.say(f"warning: {problem}")
 
 
 def _shrink(
@@ -195,9 +213,9 @@ def _shrink(
     source = images.source
     if source is None and project.data is not None:
         source = project.data if project.data == "digits" else str(project.path(Path(project.data)))
-    sides = tuple(
-        r for r in space.default_resolutions if settings.resolutions is None or r in settings.resolutions
-    )
+    sides = settings.resolutions
+    if sides is None or len(sides) > _SEARCHED:  # more than are tuned for
+        sides = tuple(r for r in space.default_resolutions if sides is None or r in sides)
     file = save_project(
         out.resolve(),
         space.name,
@@ -241,7 +259,7 @@ def _finetune(
     from ofa_tvm.training import finetune
 
     net = load_supernet(space, checkpoint)
-    check_classes(net, checkpoint, data)
+    data = images_for(console, checkpoint, net.n_classes, data)
     folder = out / f"finetune-{hashlib.sha256(arch.to_json().encode()).hexdigest()[:8]}"
     _announce(console, settings, data, f"fine-tuning {arch.to_json()} of {checkpoint}", folder)
     result = finetune(net, arch, settings, data, folder, progress=console.progress, seed=console.seed)

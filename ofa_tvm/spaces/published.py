@@ -1,18 +1,20 @@
-"""The spaces that ship: four as published with Once-for-All, and a small one for handwritten digits.
+"""The spaces that ship: four as published with Once-for-All, one of half their widths, and one for digits.
 
 Sources: Cai et al., Once-for-All (arXiv 1908.09791), section 4.1; the authors' released supernets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ofa_tvm.spaces.arch import RESNET_BASE_BLOCKS, RESNET_BLOCKS
 from ofa_tvm.spaces.network import Activation, make_divisible
 from ofa_tvm.spaces.space import Space, Stage
 
 
-def _mbv3(name: str, multiplier: float, lowest_resolution: int) -> Space:
+def _mbv3(
+    name: str, multiplier: float, resolutions: Sequence[int], default_resolutions: tuple[int, ...]
+) -> Space:
     stem, first, *stages, final, feature = (
         make_divisible(base * multiplier) for base in (16, 16, 24, 40, 80, 112, 160, 960, 1280)
     )
@@ -35,8 +37,8 @@ def _mbv3(name: str, multiplier: float, lowest_resolution: int) -> Space:
         feature_width=feature,
         head_activation="h_swish",
         bn_eps=1e-5,
-        resolutions=tuple(range(lowest_resolution, 225, 4)),
-        default_resolutions=tuple(r for r in (128, 160, 192, 224) if r >= lowest_resolution),
+        resolutions=tuple(resolutions),
+        default_resolutions=default_resolutions,
     )
 
 
@@ -123,9 +125,10 @@ def _digits() -> Space:
 
 
 PUBLISHED: dict[str, Callable[[], Space]] = {
-    "ofa_mbv3_w1.0": lambda: _mbv3("ofa_mbv3_w1.0", 1.0, 128),
-    "ofa_mbv3_w1.2": lambda: _mbv3("ofa_mbv3_w1.2", 1.2, 160),
+    "ofa_mbv3_w1.0": lambda: _mbv3("ofa_mbv3_w1.0", 1.0, range(128, 225, 4), (128, 160, 192, 224)),
+    "ofa_mbv3_w1.2": lambda: _mbv3("ofa_mbv3_w1.2", 1.2, range(160, 225, 4), (160, 192, 224)),
     "ofa_proxyless_w1.3": _proxyless,
     "ofa_resnet50": _resnet50,
+    "ofa_mbv3_w0.5": lambda: _mbv3("ofa_mbv3_w0.5", 0.5, range(64, 161, 16), (64, 96, 128, 160)),
     "ofa_digits": _digits,
 }

@@ -17,7 +17,13 @@ from ofa_tvm.spaces import Arch, BottleneckSpec, ConvSpec, NetworkSpec, Space, g
 from ofa_tvm.spaces.network import BlockSpec, expanded
 from ofa_tvm.spaces.registry import SUPERNETS, call_plugin, find_plugin, list_spaces
 from ofa_tvm.supernet.batchnorm import calibrate_on_noise
-from ofa_tvm.supernet.checkpoint import load_weights, matched, read_checkpoint, write_checkpoint
+from ofa_tvm.supernet.checkpoint import (
+    classes_in,
+    load_weights,
+    matched,
+    read_checkpoint,
+    write_checkpoint,
+)
 from ofa_tvm.supernet.elastic import (
     ElasticBottleneck,
     ElasticConvLayer,
@@ -194,6 +200,7 @@ class Supernet(nn.Module):
             raise UserError(
                 f"{path} was trained with n_classes {extra['n_classes']}, this supernet has {self.n_classes}"
             )
+        require_space(self, state, path)
         load_ranges(self, state, extra.get("dtype"), path)
         load_weights(self, state, path)
         self.trained_dtype = dtype_of(self)
@@ -225,7 +232,10 @@ def read_supernet(path: str | Path, space: Space) -> tuple[dict[str, Tensor], di
     """
     state, extra = read_checkpoint(path)
     if extra.get("space", space.name) != space.name:
-        raise UserError(f"{path} was trained with space {extra['space']}, this supernet has {space.name}")
+        raise UserError(
+            f"{path} was trained with space {extra['space']}, this supernet has {space.name}; "
+            f"name it by --space {extra['space']}"
+        )
     if "space" in extra and "arch" in extra:  # other trainings call their kind of network so
         raise UserError(
             f"{path} holds a single subnet, as --finetune leaves it; name a supernet's checkpoint"
@@ -238,11 +248,53 @@ def fitting_spaces(state: Mapping[str, Tensor], n_classes: int) -> tuple[str, ..
     weights = {name: tensor for name, tensor in state.items() if not is_range(name)}
     fitting = []
     for name in list_spaces():
-        with torch.device("meta"):  # shapes only
-            own = build_supernet(name, n_classes).state_dict()
+        try:
+            with torch.device("meta"):  # shapes only
+                own = build_supernet(name, n_classes).state_dict()
+        except UserError:  # a plugin that is broken, which may be none of the matter
+            continue
         if matched({key: value for key, value in own.items() if not is_range(key)}, weights).fits:
             fitting.append(name)
     return tuple(fitting)
+
+
+def recognised_space(path: str | Path) -> str | None:
+    """The space whose supernet a checkpoint is of, by what it says or else by its tensors; None if unclear.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read.
+    """
+    state, extra = read_checkpoint(path)
+    if "space" in extra and "n_classes" in extra:
+        return str(extra["space"])
+    classes = classes_in(state)
+    fitting = () if classes is None else fitting_spaces(state, classes)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def require_space(net: Supernet, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights that are another space's, and name that.
+
+    Raises
+    ------
+    UserError
+        If they are; weights that fit no space are left for `load_weights` to describe.
+    """
+    weights = {name: tensor for name, tensor in state.items() if not is_range(name)}
+    own = {name: tensor for name, tensor in net.state_dict().items() if not is_range(name)}
+    classes = classes_in(state)
+    if classes is None or matched(own, weights).fits:
+        return
+    fitting = fitting_spaces(state, classes)
+    if net.space.name in fitting:
+        raise UserError(f"the weights in {source} have {classes} classes, this supernet has {net.n_classes}")
+    if fitting:
+        raise UserError(
+            f"the weights in {source} are not of the space {net.space.name}: they look like those of "
+            f"{' or '.join(fitting)}; name it by --space {fitting[0]}"
+        )
 
 
 def initialise(module: nn.Module) -> None:

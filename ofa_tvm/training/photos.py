@@ -90,6 +90,20 @@ class Photo:
     def open(self) -> Image.Image:
         return open_image(self.read(), self.name)
 
+    def size_px(self) -> tuple[int, int]:
+        """Width and height by its header, before it is turned upright.
+
+        Raises
+        ------
+        UserError
+            If it is no image.
+        """
+        try:
+            with Image.open(BytesIO(self.read())) as image:
+                return image.size
+        except OSError as error:
+            raise UserError(f"{self.name} is not an image that can be read") from error
+
     def check(self) -> str:
         """Decode it, and return what it is where that is not RGB ("grey", "CMYK", ...), else "".
 
@@ -145,6 +159,9 @@ class PhotoData(ImageData):
 
     def image(self, split: Split, index: int) -> Image.Image:
         return self._splits[split_name(split)][0][index].open()
+
+    def image_size(self, split: Split, index: int) -> tuple[int, int]:
+        return self._splits[split_name(split)][0][index].size_px()
 
     def batch(self, split: Split, indices: Indices, resolution: int) -> Tensor:
         preprocessing = self.preprocessing.at(resolution)

@@ -15,7 +15,7 @@ from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.supernet.batchnorm import calibrate
 from ofa_tvm.supernet.checkpoint import load_weights
 from ofa_tvm.supernet.fake_quantization import without_ranges
-from ofa_tvm.supernet.supernet import read_supernet
+from ofa_tvm.supernet.supernet import read_supernet, require_space
 from ofa_tvm.training import sampling
 from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
@@ -132,8 +132,11 @@ class _Shrinking(TrainingLoop):
                 "a fresh classifier takes the place of its own"
             )
             whole = build_supernet(self.space, theirs)
+            require_space(whole, state, path)
             load_weights(whole, state, path)
             state = {**whole.state_dict(), **{name: net.state_dict()[name] for name in classifier}}
+        else:
+            require_space(net, state, path)
         load_weights(net, state, path)
 
     def resolutions(self) -> tuple[int, ...]:
