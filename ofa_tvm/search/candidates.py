@@ -81,17 +81,35 @@ class VerifiedResult:
     rounds : int
     models : tuple of CostModel
         Each target's, after the last correction.
+    pool : Pool
+        What they are taken from.
     """
 
     ranked: tuple[Candidate, ...]
     record: tuple[Candidate, ...]
     rounds: int
     models: tuple[CostModel, ...]
+    pool: Pool
 
     @property
     def winner(self) -> Candidate:
         """The most accurate one within the budgets."""
         return self.ranked[0]
+
+    def measured_again(self, costs: Sequence[Cost], limits: Sequence[float]) -> VerifiedResult:
+        """The same with other costs of the winner, which may win no longer.
+
+        Parameters
+        ----------
+        costs, limits
+            One of each for every target.
+
+        Returns
+        -------
+        VerifiedResult; without `ranked` if nothing else was within the budgets.
+        """
+        pool = self.pool.measured_again(self.winner, costs, limits)
+        return replace(self, ranked=tuple(pool.ranked), record=tuple(pool.record), pool=pool)
 
 
 class Pool:
@@ -145,6 +163,15 @@ class Pool:
         self.entries += candidates
         self._measure([c.arch for c in candidates if c.within])
         self._check_leader()
+
+    def measured_again(self, candidate: Candidate, costs: Sequence[Cost], limits: Sequence[float]) -> Pool:
+        """A pool that knows other costs of one of its subnets; the accuracy of its leader is measured."""
+        within = all(cost.upper <= limit for cost, limit in zip(costs, limits, strict=True))
+        entries = (
+            replace(entry, costs=tuple(costs), within=within) if entry.arch == candidate.arch else entry
+            for entry in self.entries
+        )
+        return Pool(self._space, self.accuracy, self._check, list(entries))
 
     def _measure(self, archs: Sequence[Arch]) -> None:
         """Measure accuracies and let the accuracy function know."""

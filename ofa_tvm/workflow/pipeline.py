@@ -15,7 +15,7 @@ from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.search.candidates import VerifiedResult
 from ofa_tvm.targets import Variant
 from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
@@ -55,14 +55,14 @@ class _Run:
         return -best.accuracy, max(cost.upper / target.budget.value for cost, target in costs)
 
     def outcome(
-        self, chosen: Candidate, shipped: Sequence[Shipped | None], seconds: float, others: Sequence[_Run]
+        self, shipped: Sequence[Shipped | None], seconds: float, others: Sequence[_Run]
     ) -> SearchOutcome:
         targets = (
             TargetOutcome(t.bench.target, t.budget, t.latency, done)
             for t, done in zip(self.targets, shipped, strict=True)
         )
-        beaten = (run.outcome(run.found.winner, [None] * len(run.targets), seconds, ()) for run in others)
-        return SearchOutcome(self.request, chosen, self.found, tuple(targets), seconds, tuple(beaten))
+        beaten = (run.outcome([None] * len(run.targets), seconds, ()) for run in others)
+        return SearchOutcome(self.request, self.found, tuple(targets), seconds, tuple(beaten))
 
 
 def run_search(
@@ -111,8 +111,8 @@ def run_search(
         runs = _searches(requests, stack, deadline, job, phase)
         shipped: Sequence[Shipped | None] = [None] * len(runs[0].targets)
         for run in runs:
+            chosen = run
             if not any(one.artefact for one in run.request.targets):
-                chosen = run.found.winner
                 break
             try:
                 with phase("ship and check"):
@@ -123,7 +123,7 @@ def run_search(
                     raise
                 _left_out(run.request, error, job)
         others = [other for other in runs if other is not run]
-        return run.outcome(chosen, shipped, time.monotonic() - start, others)
+        return chosen.outcome(shipped, time.monotonic() - start, others)
 
 
 def _searches(
@@ -314,11 +314,12 @@ def _find(
     )
 
 
-def _ship(run: _Run, progress: Progress) -> tuple[Candidate, Sequence[Shipped | None]]:
+def _ship(run: _Run, progress: Progress) -> tuple[_Run, Sequence[Shipped | None]]:
+    """The search with what was measured for shipping, and what shipped."""
     request = run.request
     if request.data is None:
         raise RuntimeError("a search without images ships nothing")
-    return ship_best(
+    found, shipped = ship_best(
         run.targets,
         request.data,
         [one.artefact for one in request.targets if one.artefact is not None],
@@ -328,3 +329,4 @@ def _ship(run: _Run, progress: Progress) -> tuple[Candidate, Sequence[Shipped | 
         seed=request.seed,
         progress=progress,
     )
+    return replace(run, found=found), shipped

@@ -165,11 +165,8 @@ class SearchOutcome:
     ----------
     request
         What was asked for; of several that competed, the one that won.
-    chosen
-        The subnet that shipped, else the most accurate one within the budgets. Its `costs` and those of all
-        candidates are in the order of `targets`.
     found
-        All that was measured.
+        All that was measured; the candidates' `costs` are in the order of `targets`.
     targets
         In the order of the request.
     seconds
@@ -179,11 +176,15 @@ class SearchOutcome:
     """
 
     request: SearchRequest
-    chosen: Candidate
     found: VerifiedResult
     targets: tuple[TargetOutcome, ...]
     seconds: float
     others: tuple[SearchOutcome, ...] = ()
+
+    @property
+    def chosen(self) -> Candidate:
+        """The subnet that shipped, else the most accurate one within the budgets."""
+        return self.found.winner
 
     @property
     def dtype(self) -> DType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,8 +149,11 @@ def ship_best(
     with_runtime: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> tuple[Candidate, list[Shipped]]:
+) -> tuple[VerifiedResult, list[Shipped]]:
     """Ship the most accurate subnet whose modules, measured once more as they ship, keep the budgets.
+
+    One that exceeds them then is on record with that, and the next one's accuracy is measured before it
+    ships in its place.
 
     Parameters
     ----------
@@ -167,21 +170,25 @@ def ship_best(
 
     Returns
     -------
-    The subnet, and what was shipped of it for each target.
+    What was found, with what shipped as its winner; and what was shipped for each target.
 
     Raises
     ------
     UserError
         If none does, or an artefact cannot be written.
     """
-    for chosen in found.ranked[:_SHIP_TRIES]:
+    limits = [target.budget.value for target in targets]
+    for _ in range(_SHIP_TRIES):
+        if not found.ranked:
+            break
         with ExitStack() as stack, progress.task("build and check what ships"):
-            ready = _ready_for_all(targets, data, found, chosen, stack, calibration_images, seed)
-            if ready is not None:
-                return chosen, [
+            ready = _ready_for_all(targets, data, found, stack, calibration_images, seed)
+            if isinstance(ready, list):
+                return found, [
                     built.write(folder, with_runtime=with_runtime, progress=progress)
                     for built, folder in zip(ready, folders, strict=True)
                 ]
+        found = found.measured_again(ready, limits)
     wanted = " and ".join(f"{t.budget}" + f" on {t.bench.target.name}" * (len(targets) > 1) for t in targets)
     raise UserError(
         f"no module kept the budget of {wanted} when it was measured for shipping: the machine is busy or "
@@ -193,15 +200,15 @@ def _ready_for_all(
     targets: Sequence[TargetBudget],
     data: ImageData,
     found: VerifiedResult,
-    chosen: Candidate,
     files: ExitStack,
     calibration_images: int,
     seed: int,
-) -> list[ReadyToShip] | None:
-    """A candidate's module for each target; None as soon as one exceeds its budget."""
-    from ofa_tvm.workflow.ship import ready_to_ship
+) -> list[ReadyToShip] | tuple[Cost, ...]:
+    """The winner's module for each target; as soon as one exceeds its budget, the winner's costs instead."""
+    from ofa_tvm.workflow.ship import ReadyToShip, ready_to_ship
 
-    ready = []
+    chosen = found.winner
+    ready: list[ReadyToShip] = []
     for i, target in enumerate(targets):
         built = ready_to_ship(
             target.bench.net,
@@ -217,8 +224,9 @@ def _ready_for_all(
             calibration_images=calibration_images,
             seed=seed,
         )
-        if built is None:
-            return None
+        if not isinstance(built, ReadyToShip):
+            again = replace(chosen.costs[i], measured=built.cost)
+            return (*chosen.costs[:i], again, *chosen.costs[i + 1 :])
         ready.append(built)
     return ready
 

@@ -209,7 +209,7 @@ def ready_to_ship(
     search: SearchEntry | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
-) -> ReadyToShip | None:
+) -> ReadyToShip | Measurement:
     """Build a subnet, measure the module that would ship, and check it if it keeps the budget.
 
     Parameters
@@ -229,7 +229,7 @@ def ready_to_ship(
 
     Returns
     -------
-    ReadyToShip, or None if the module's measured median exceeds the budget.
+    ReadyToShip, or what was measured if it exceeds the budget.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def ready_to_ship(
     with Measurer(target) as measurer:
         measurement = measurer.measure(built.so, cold=True)
     if budget is not None and measurement.cost > budget.value:
-        return None
+        return measurement
     manifest = Manifest(
         target=TargetEntry.of(target),
         space=net.space.name,

@@ -15,7 +15,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.contract import Function
 from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.candidates import Candidate, Cost, VerifiedResult
+from ofa_tvm.search.candidates import Candidate, Cost, Pool, VerifiedResult
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import block_structure
 from ofa_tvm.targets import get_target
@@ -75,7 +75,8 @@ def test_what_ships_is_among_the_candidates_of_its_record() -> None:
         Candidate(space.sample(rng), 0.99 - 0.01 * i, (Cost(1.0, 1.0, 0.02),), round=int(i == 3),
                   within=True, measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
     )  # fmt: skip
-    found = VerifiedResult((best, other, fallback, new), (new,), 1, ())
+    ranked = (best, other, fallback, new)
+    found = VerifiedResult(ranked, (new,), 1, (), Pool(space, accuracy_predictor((32,)), None, ranked))
     recorded = [c.arch for c in search_entry(found, 0, fallback.arch).candidates]
     assert recorded == [best.arch, fallback.arch, new.arch]
 
