@@ -44,8 +44,7 @@ class KernelUnion:
     Parameters
     ----------
     kernels
-        Every kernel; `calls` counts how often it occurs in the covering subnets, where every form of a block
-        occurs about equally often.
+        Every kernel; `calls` counts how often it occurs in blocks of different shapes.
     by_block
         Keys of the kernels that a block's layers become, in order, by the shapes of those layers.
     resolutions
@@ -99,10 +98,11 @@ def kernel_union(
     places = {r: union_cache.place(space, r, target, n_classes) for r in sides}
     parts = {r: part for r, path in places.items() if path and (part := union_cache.kept(path))}
     if missing := [r for r in sides if r not in parts]:
-        population = space.decode(_population(space, n_classes))
-        with progress.task("enumerating kernels", len(missing) * len(population)) as task:
-            for r in missing:
-                parts[r] = _at(space, [arch.replace(r=r) for arch in population], target, n_classes, task)
+        population = _population(space, n_classes)
+        covering = {r: _covering(space, population, r, n_classes) for r in missing}
+        with progress.task("enumerating kernels", sum(map(len, covering.values()))) as task:
+            for r, archs in covering.items():
+                parts[r] = _at(space, archs, target, n_classes, task)
                 if path := places[r]:
                     union_cache.keep(path, parts[r])
     lowered = [parts[r] for r in sides]
@@ -127,17 +127,50 @@ def _population(space: Space, n_classes: int) -> np.ndarray:
     return np.unique(population, axis=0)
 
 
+def _covering(space: Space, population: np.ndarray, resolution: int, n_classes: int) -> list[Arch]:
+    """Subnets of one resolution that show whatever a population's blocks show, with few blocks in all.
+
+    Later blocks of a stage often have the shapes of earlier ones, and what occurs once is known: depths are
+    as small as leaves nothing out.
+    """
+
+    def at_resolution(rows: np.ndarray) -> list[Arch]:
+        return [arch.replace(r=resolution) for arch in space.decode(rows)]
+
+    def shapes(row: np.ndarray) -> set[tuple[Layer, ...]]:
+        (arch,) = at_resolution(row[None])
+        return {_nameless(layers) for layers in split_blocks(space.layers(arch, n_classes)).values()}
+
+    genes = population.copy()
+    shown = [shapes(row) for row in genes]
+    counts = Counter(layers for found in shown for layers in found)
+    depths = range(*space.columns("d").indices(genes.shape[1]))
+    for i, row in enumerate(genes):
+        for gene in depths:
+            for depth in range(row[gene]):
+                shorter = row.copy()
+                shorter[gene] = depth
+                kept = shapes(shorter)
+                if all(counts[layers] > 1 for layers in shown[i] - kept):
+                    counts.subtract(shown[i] - kept)
+                    counts.update(kept - shown[i])
+                    row[:], shown[i] = shorter, kept
+                    break
+    return at_resolution(np.unique(genes, axis=0))
+
+
 def _at(space: Space, archs: Sequence[Arch], target: Target, n_classes: int, task: Task) -> LoweredSpace:
     """Kernels of subnets of one resolution."""
     described = json.dumps(target.to_json(), sort_keys=True)
-    kernels: list[Kernel] = []
+    kernels: dict[str, Kernel] = {}
     by_block: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     for arch in archs:
         found, blocks = _lowered(space, arch, described, n_classes)
-        kernels += found
+        kernels |= {kernel.key: kernel for kernel in found}
         by_block |= blocks
         task.advance()
-    return LoweredSpace(tuple(_distinct(kernels)), by_block)
+    calls = Counter(key for keys in by_block.values() for key in keys)
+    return LoweredSpace(tuple(replace(kernel, calls=calls[key]) for key, kernel in kernels.items()), by_block)
 
 
 def _distinct(kernels: Iterable[Kernel]) -> Iterable[Kernel]:

@@ -48,7 +48,7 @@ class LoweredSpace:
     Parameters
     ----------
     kernels
-        Distinct ones, with their calls in the covering subnets.
+        Distinct ones; `calls` counts how often each occurs in `by_block`.
     by_block
         Keys of a block's kernels, in order, by the shapes of its layers.
     """
