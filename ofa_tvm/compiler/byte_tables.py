@@ -21,6 +21,7 @@ from tvm.ir import Expr
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
 from ofa_tvm.compiler.rounding import quantized
+from ofa_tvm.compiler.te_calls import call_te
 from ofa_tvm.compiler.vectors import BYTES, lanes_of
 from ofa_tvm.targets.tvm_target import cpu_features
 
@@ -101,9 +102,7 @@ class _Tables(relax.PyExprMutator):
         if found is not None and _name(value) == _QUANTIZE and self.lookups:
             table, source = constant_of(found.values), self._source(found)
             attributes = {_PATTERN: _ELEMENTWISE}
-            value = self.builder_.call_te(
-                _looked_up, source, table, primfunc_name_hint="lookup", primfunc_attrs=attributes
-            )
+            value = call_te(self.builder_, _looked_up, source, table, name="lookup", attributes=attributes)
             binding = relax.VarBinding(binding.var, value)
         elif found is not None and _name(value) != _QUANTIZE:
             self.functions[binding.var] = found
@@ -167,7 +166,7 @@ class _Tables(relax.PyExprMutator):
 
     def _summed(self, source: relax.Expr) -> relax.Expr:
         attributes = {_PATTERN: _SUM}
-        return self.builder_.call_te(_summed, source, primfunc_name_hint="sum", primfunc_attrs=attributes)
+        return call_te(self.builder_, _summed, source, name="sum", attributes=attributes)
 
 
 def _numbers(dtype: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from ofa_tvm.compiler.products import (
     product_of,
     product_of_pairs,
 )
+from ofa_tvm.compiler.te_calls import call_te
 
 _MANY = 16  # input channels from which on weights are read in panels
 
@@ -58,10 +59,11 @@ def convolution(
         if form.in_pairs and weight.dtype == np.float32:
             window = list(strides), list(padding), list(dilation)
             panels = constant_of(paired(weight))
-            return bb.call_te(_dense_of_pairs, data, panels, *window, c_in, primfunc_name_hint="conv2d")
+            return call_te(bb, _dense_of_pairs, data, panels, *window, c_in, name="conv2d")
 
     def part(start: int, stop: int) -> relax.Call:
-        return bb.call_te(
+        return call_te(
+            bb,
             _dense,
             data,
             constant_of(np.ascontiguousarray(weight[..., start:stop, :])),
@@ -70,7 +72,7 @@ def convolution(
             list(dilation),
             start,
             in_half,
-            primfunc_name_hint="conv2d",
+            name="conv2d",
         )
 
     return added_in_blocks(bb, c_in, kh * kw, part) if in_half else part(0, c_in)

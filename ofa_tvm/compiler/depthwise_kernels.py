@@ -21,6 +21,7 @@ from ofa_tvm.compiler.convolutions import output_size, output_sizes, padded_by_c
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
 from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
+from ofa_tvm.compiler.te_calls import call_te
 
 
 def depthwise_of_bytes(
@@ -51,9 +52,8 @@ def depthwise_of_bytes(
     lines = _lines_together(kh, strides[0], out_height) if dilation[0] == 1 else 1
     spread = _spread(weight, lines, strides[0], BYTES_A_WORD)
     rest = list(strides), list(padding), list(dilation)
-    kernel = partial(_of_bytes, kh, is_narrow(weight))
-    constants = constant_of(quads(spread)), outside
-    return bb.call_te(kernel, data, *constants, *rest, primfunc_name_hint="depthwise_conv2d")
+    constants, name = (constant_of(quads(spread)), outside), "depthwise_conv2d"
+    return call_te(bb, _of_bytes, kh, is_narrow(weight), data, *constants, *rest, name=name)
 
 
 def depthwise_of_pairs(
@@ -67,8 +67,8 @@ def depthwise_of_pairs(
     """float32 sums of data (n, h, w, c) times (kh, kw, 1, c), both rounded to bfloat16; see above."""
     spread = _spread(weight, 1, strides[0], PAIR)
     rest = list(strides), list(padding), list(dilation)
-    kernel = partial(_of_pairs, weight.shape[0])
-    return bb.call_te(kernel, data, constant_of(pairs(spread)), *rest, primfunc_name_hint="depthwise_conv2d")
+    constants, name = constant_of(pairs(spread)), "depthwise_conv2d"
+    return call_te(bb, _of_pairs, weight.shape[0], data, constants, *rest, name=name)
 
 
 def _spread(weight: np.ndarray, lines: int, stride: int, terms: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from ofa_tvm.compiler.convolutions import output_sizes, padded_by_cases
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_bytes
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
 from ofa_tvm.compiler.products import ProductForm, of_rows
+from ofa_tvm.compiler.te_calls import call_te
 
 _EXACT = 500  # products of two bytes whose sum float32 holds
 
@@ -40,7 +41,7 @@ def integer_product(
     """
     width = matrix.shape[1]
     panels = constant_of(_panels(matrix[np.newaxis, np.newaxis], form)[:, 0, 0])
-    return bb.call_te(_product, left, panels, width, is_narrow(matrix), primfunc_name_hint="matmul")
+    return call_te(bb, _product, left, panels, width, is_narrow(matrix), name="matmul")
 
 
 def integer_convolution(
@@ -73,7 +74,7 @@ def integer_convolution(
     window = list(strides), list(padding), list(dilation)
     panels, width = constant_of(_panels(weight, form)), weight.shape[3]
     rest = width, *window, is_narrow(weight)
-    return bb.call_te(_dense, data, panels, _outside(data, outside), *rest, primfunc_name_hint="conv2d")
+    return call_te(bb, _dense, data, panels, _outside(data, outside), *rest, name="conv2d")
 
 
 def integer_depthwise(
@@ -96,7 +97,7 @@ def integer_depthwise(
         exact = not form.signed_bytes and weight.shape[0] * weight.shape[1] < _EXACT
         words = constant_of(weight[:, :, 0].astype(np.float32 if exact else np.int16))
         constants = words, _outside(data, outside)
-        return bb.call_te(_depthwise_by_words, data, *constants, *window, primfunc_name_hint=name)
+        return call_te(bb, _depthwise_by_words, data, *constants, *window, name=name)
     return depthwise_of_bytes(bb, data, weight, *window, _outside(data, outside))
 
 

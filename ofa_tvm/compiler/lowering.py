@@ -21,6 +21,7 @@ from ofa_tvm.compiler.dot_kernels import integer_product
 from ofa_tvm.compiler.elementary import FUNCTIONS
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
 from ofa_tvm.compiler.rounding import legal_quantize
+from ofa_tvm.compiler.te_calls import call_te, elementwise_legalizers
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.vectors import BYTES
 
@@ -36,7 +37,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
     """
     templates = templates_of(target)
     form = templates.products(dtype)
-    own = {
+    own = elementwise_legalizers() | {
         "relax.nn.conv2d": partial(_conv2d, form),
         "relax.matmul": partial(_matmul, form),
         "relax.quantize": legal_quantize,
@@ -164,7 +165,7 @@ def _matmul(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
 
 def _widened(bb: relax.BlockBuilder, sums: relax.Expr, dtype: str) -> relax.Expr:
     made = bb.normalize(sums)
-    return made if str(made.ty.dtype) == dtype else bb.call_te(topi.cast, bb.emit(made), dtype)
+    return made if str(made.ty.dtype) == dtype else call_te(bb, topi.cast, bb.emit(made), dtype)
 
 
 def _is_wide(matrix: np.ndarray, lanes: int) -> bool:
@@ -185,7 +186,7 @@ def _take(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if isinstance(indices, tvm.ir.GenericConst):
         values = indices.value.numpy()
         inside = bool(((values >= 0) & (values < shape[axis])).all())
-    return bb.call_te(_gathered, data, indices, axis, inside, primfunc_name_hint="take")
+    return call_te(bb, _gathered, data, indices, axis, inside, name="take")
 
 
 def _gathered(data: te.Tensor, indices: te.Tensor, axis: int, inside: bool) -> te.Tensor:
@@ -234,6 +235,6 @@ def _conv2d(form: ProductForm, bb: relax.BlockBuilder, call: relax.Call) -> rela
         return depthwise_of_pairs(bb, call.args[0], weight, *window)
     if by_channel:
         name = "depthwise_conv2d"
-        return bb.call_te(depthwise, *call.args, *window, out_dtype, primfunc_name_hint=name)
+        return call_te(bb, depthwise, *call.args, *window, out_dtype, name=name)
     groups = int(attributes.groups)
-    return bb.call_te(grouped, *call.args, groups, *window, out_dtype, primfunc_name_hint="conv2d")
+    return call_te(bb, grouped, *call.args, groups, *window, out_dtype, name="conv2d")

@@ -18,6 +18,7 @@ from tvm import relax, te, tirx
 from tvm.ir import Expr
 
 from ofa_tvm.compiler.dataflow import static_shape
+from ofa_tvm.compiler.te_calls import call_te
 
 _ACCUMULATORS = 4  # vectors of partial results: enough to hide an addition's latency
 
@@ -246,7 +247,7 @@ def _legal_layer_norm(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> r
         bb,
         call,
         axes,
-        lambda x: bb.call_te(_layer_norm, x, *flat, epsilon, lanes, primfunc_name_hint="layer_norm"),
+        lambda x: call_te(bb, _layer_norm, x, *flat, epsilon, lanes, name="layer_norm"),
     )
 
 
@@ -261,7 +262,7 @@ def _legal_rms_norm(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> rel
         bb,
         call,
         axes,
-        lambda x: bb.call_te(_rms_norm, x, flat, epsilon, lanes, primfunc_name_hint="rms_norm"),
+        lambda x: call_te(bb, _rms_norm, x, flat, epsilon, lanes, name="rms_norm"),
     )
 
 
@@ -271,7 +272,7 @@ def _legal_softmax(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> rela
     if rank == 0 or int(call.attrs.axis) % rank != rank - 1:
         return None
     function = _softmax if call.op.name == "relax.nn.softmax" else _log_softmax
-    return bb.call_te(function, x, lanes, primfunc_name_hint=function.__name__.strip("_"))
+    return call_te(bb, function, x, lanes, name=function.__name__.strip("_"))
 
 
 def _legal_statistic(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> relax.Expr | None:
@@ -284,10 +285,10 @@ def _legal_statistic(bb: relax.BlockBuilder, call: relax.Call, lanes: int) -> re
     if _trailing(axes, len(shape)):
         lead = shape[: len(shape) - len(axes)]
         rows = _reshaped(bb, x, (*(lead or (1,)), math.prod(shape[len(lead) :])))
-        made = bb.call_te(_statistic, rows, kind, lanes, primfunc_name_hint=kind)
+        made = call_te(bb, _statistic, rows, kind, lanes, name=kind)
         return made if (lead or (1,)) == result else relax.op.reshape(bb.emit(made), result)
     if kind in ("variance", "std") and len(shape) - 1 not in axes:
-        made = bb.call_te(_across, x, axes, kind, primfunc_name_hint=kind)
+        made = call_te(bb, _across, x, axes, kind, name=kind)
         return made if call.attrs.keepdims else relax.op.reshape(bb.emit(made), result)
     return None
 

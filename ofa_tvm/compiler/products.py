@@ -21,6 +21,7 @@ from tvm import relax, te, tirx, topi
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
+from ofa_tvm.compiler.te_calls import call_te
 
 _ROWS = range(4, 14)  # sizes of a register tile
 _FEW_ROWS = 4  # for fewer than so many, a product takes as long as its weights take from memory
@@ -149,9 +150,9 @@ def added_in_blocks(
     blocks = [bb.emit(part(start, stop)) for start, stop in itertools.pairwise(bounds)]
     if count == 1:
         return blocks[0]
-    total, *others = [bb.emit(bb.call_te(topi.cast, block, "float32")) for block in blocks]
+    total, *others = [bb.emit(call_te(bb, topi.cast, block, "float32")) for block in blocks]
     for other in others:
-        total = bb.emit(bb.call_te(topi.add, total, other))
+        total = bb.emit(call_te(bb, topi.add, total, other))
     return total
 
 
@@ -184,11 +185,11 @@ def packed_product(
     packed = np.ascontiguousarray(matrix.reshape(depth, -1, panel).transpose(1, 0, 2))
     if form.in_pairs and matrix.dtype == np.float32:
         panels = constant_of(paired(packed))
-        return bb.call_te(_product_of_pairs, left, panels, width, depth, primfunc_name_hint="matmul")
+        return call_te(bb, _product_of_pairs, left, panels, width, depth, name="matmul")
 
     def part(start: int, stop: int) -> relax.Call:
         panels = constant_of(packed[:, start:stop])
-        return bb.call_te(_product, left, panels, width, start, in_half, primfunc_name_hint="matmul")
+        return call_te(bb, _product, left, panels, width, start, in_half, name="matmul")
 
     return added_in_blocks(bb, depth, 1, part) if in_half else part(0, depth)
 
@@ -211,8 +212,8 @@ def batched_product(
     """
     width = _rounded(shape[-1], lanes) if shape[-1] > lanes // 2 else shape[-1]
     if width > shape[-1]:
-        right = bb.emit(bb.call_te(_with_columns, right, width, primfunc_name_hint="pad"))
-    return bb.call_te(_batched, left, right, list(shape), primfunc_name_hint="matmul")
+        right = bb.emit(call_te(bb, _with_columns, right, width, name="pad"))
+    return call_te(bb, _batched, left, right, list(shape), name="matmul")
 
 
 def _rounded(extent: int, unit: int) -> int:

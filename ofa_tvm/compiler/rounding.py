@@ -16,6 +16,7 @@ import tvm_ffi
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
+from ofa_tvm.compiler.te_calls import call_te
 from ofa_tvm.compiler.vectors import (
     BYTES,
     NEON_WORDS,
@@ -123,19 +124,21 @@ def legal_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
     step, point = (_scalar(argument) for argument in call.args[1:])
     parameters = [argument for argument in call.args[1:] if _scalar(argument) is None]
+    return call_te(bb, _quantize, dtype, axis, step, point, call.args[0], *parameters, name="quantize")
 
-    def quantize(data: te.Tensor, *tensors: te.Tensor) -> te.Tensor:
-        scale = tensors[0] if step is None else step
-        zero = tensors[-1] if point is None else point
 
-        def element(*indices: Any) -> Expr:
-            real = data(*indices).astype("float32")
-            real = real if step == 1 else real / _at(scale, indices, axis)
-            return tirx.call_intrin(dtype, _QUANTIZED, real, _at(zero, indices, axis).astype("int32"))
+def _quantize(
+    dtype: str, axis: int, step: float | None, point: float | None, data: te.Tensor, *parameters: te.Tensor
+) -> te.Tensor:
+    scale = parameters[0] if step is None else step
+    zero = parameters[-1] if point is None else point
 
-        return te.compute(data.shape, element, name="quantized")
+    def element(*indices: Any) -> Expr:
+        real = data(*indices).astype("float32")
+        real = real if step == 1 else real / _at(scale, indices, axis)
+        return tirx.call_intrin(dtype, _QUANTIZED, real, _at(zero, indices, axis).astype("int32"))
 
-    return bb.call_te(quantize, call.args[0], *parameters, primfunc_name_hint="quantize")
+    return te.compute(data.shape, element, name="quantized")
 
 
 def quantized(data: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from tvm import relax, te, tirx
 from ofa_tvm.compiler.dataflow import bindings, is_straight, static_shape
 from ofa_tvm.compiler.kernels import has_product
 from ofa_tvm.compiler.pairs import nearest, widened
+from ofa_tvm.compiler.te_calls import call_te
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -164,13 +165,13 @@ class _Rewriter:
                     call.ty_args,
                 )
                 if stored[-1]:
-                    made = self.bb.call_te(_narrow, self.bb.emit(made), primfunc_name_hint="nearest")
+                    made = call_te(self.bb, _narrow, self.bb.emit(made), name="nearest")
                 result = self.bb.emit_output(made)
             self.kernels[key] = self.bb.emit_func_output(result)
 
     def _wide(self, params: Sequence[relax.Var], stored: Sequence[str]) -> list[relax.Expr]:
         return [
-            self.bb.emit(self.bb.call_te(_widen, param, primfunc_name_hint="widened")) if dtype else param
+            self.bb.emit(call_te(self.bb, _widen, param, name="widened")) if dtype else param
             for param, dtype in zip(params, stored, strict=True)
         ]
 
