@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.device_phone import attach_command, push_bundle, serial_option
 from ofa_tvm.cli.options import OUTPUT_PATH, complete_target
 from ofa_tvm.devices.tracker import DEFAULT_PORT, TrackerClient, listen, serve_tracker
 from ofa_tvm.errors import UsageError
@@ -190,13 +191,19 @@ def emulate_command(console: Console, target: str) -> None:
     is_flag=True,
     help="With a C library of its own, for Android phones and other systems without glibc.",
 )
+@click.option("--push", is_flag=True, help="Copy it to the phone with adb, and connect its ports.")
+@serial_option
 @common_options
-def bundle_command(console: Console, target: str, output: Path, self_contained: bool) -> None:
+def bundle_command(
+    console: Console, target: str, output: Path, self_contained: bool, push: bool, serial: str | None
+) -> None:
     """Write the folder that makes a board or a phone a device: the RPC server and TVM's runtime.
 
     Copy it to the board (scp -r) and start ./ofa-tvm-device there; its README.txt says how. For a phone, see
     docs/targets-android.md.
     """
+    if (push or serial) and not self_contained:
+        raise UsageError("only a folder for phones is copied by adb; add --self-contained")
     from ofa_tvm.devices.bundle import write_bundle
     from ofa_tvm.devices.native import cxx_of
     from ofa_tvm.devices.self_contained import write_self_contained
@@ -229,5 +236,9 @@ def bundle_command(console: Console, target: str, output: Path, self_contained: 
         )
     else:
         raise UsageError(f"target {chosen.name} is a GPU: {_PHONE_GPU}")
-    console.print(f"{output}: {size / 1e6:.1f} MB for {arch}; copy it to the device and see its README.txt")
-    console.result({"path": str(output), "arch": arch, "bytes": size})
+    console.print(f"{output}: {size / 1e6:.1f} MB for {arch}; its README.txt says how to start it")
+    pushed = push_bundle(console, output, size, arch, serial) if push else {}
+    console.result({"path": str(output), "arch": arch, "bytes": size, **pushed})
+
+
+command.add_command(attach_command)

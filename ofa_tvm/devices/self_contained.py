@@ -33,7 +33,8 @@ This folder makes an Android phone ({arch}) a device of ofa-tvm {version}, or an
 whatever its C library. Nothing is installed on the phone, and neither an SDK nor root is needed: switch on
 "USB debugging" in the developer options, plug it in, and on the computer
 
-  adb push {folder} {place}
+  adb shell mkdir -p {place}
+  adb push {folder}/. {place}/
   adb shell sh {place}/{start}
 
 `{start}` says what to type next; `sh {start} stop` ends it when it was left running with nohup.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from ofa_tvm.devices import fleet_size
+from ofa_tvm.devices.session import WAIT_S
 from ofa_tvm.measurement.measurer import Measurer, NoDevice
 from ofa_tvm.measurement.result import Measurement
 from ofa_tvm.progress import SILENT, Progress
@@ -185,7 +186,10 @@ class Boards:
     ) -> list[Measurement]:
         files = paths if reference is None else [reference, *paths]
         while True:
-            results = measurer.measure_many(files, repeats=repeats, avoid=sorted(self.left_out))
+            alone = len(self._measurers) == 1  # nobody else would do what a board that is gone was at
+            results = measurer.measure_many(
+                files, repeats=repeats, avoid=sorted(self.left_out), wait_s=None if alone else WAIT_S
+            )
             while measurer.notes:
                 self._progress.say(measurer.notes.pop(0))
             if reference is None or self.agrees(results[0]):

@@ -180,7 +180,7 @@ class Measurer:
                 "seed": seed,
                 "cold": cold,
                 "avoid": list(avoid),
-                "wait_s": wait_s,
+                "wait_s": wait_s or self.target.run.wait_s,
             }
             results += self._group(files[start : start + GROUP], request, errors)
         return results

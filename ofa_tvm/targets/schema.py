@@ -84,6 +84,7 @@ DESCRIPTOR_SCHEMA: dict[str, Any] = _table(
                 "emulator_cpu": _TEXT,
                 "install": _TEXT,
                 "cpus": _CPUS,
+                "wait_s": _POSITIVE,
             },
             ("where",),
         )

@@ -55,7 +55,8 @@ class Run:
     `tracker` is `host:port` and `key` the device's key on it (`where: rpc`); `emulator` is the command and
     `emulator_cpu` the instruction set that it enforces (`where: emulator`); `install` says how to get either.
     `cpus` are the cores that the server of a phone's folder keeps to: "big" (the fastest kind, as with ""),
-    "little", "all", or numbers such as "4-7".
+    "little", "all", or numbers such as "4-7". `wait_s` is how many seconds work waits for
+    its only device to come back; 0 for the minute that is usual.
     """
 
     where: Where = "local"
@@ -65,6 +66,7 @@ class Run:
     emulator_cpu: str = ""
     install: str = ""
     cpus: str = ""
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Target:
         """The same target on the devices that a tracker (`host:port`) has under a key, measured in ms."""
         return dataclasses.replace(
             self,
-            run=Run(where="rpc", tracker=tracker, key=key, cpus=self.run.cpus),
+            run=Run("rpc", tracker, key, cpus=self.run.cpus, wait_s=self.run.wait_s),
             measure=dataclasses.replace(self.measure, unit="ms"),
         )
 
@@ -307,7 +309,7 @@ class Target:
         content["run"] = {"where": self.run.where, **content["run"]}
         content["hardware"] = {key: value for key, value in content["hardware"].items() if value is not None}
         for key in ("run", "hardware"):
-            content[key] = {name: value for name, value in content[key].items() if value != ""}
+            content[key] = {name: value for name, value in content[key].items() if value not in ("", 0.0)}
         if self.dtype == "float32":
             del content["dtype"]
         return {key: value for key, value in content.items() if value not in (None, [], {})}

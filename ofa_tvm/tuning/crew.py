@@ -240,7 +240,12 @@ class Crew:
             again=order.again is not None,
             device=None
             if self._fleet is None
-            else DeviceRequest(str(self._fleet.place), self._link, order.target.emulated, DEVICE_WAIT_S),
+            else DeviceRequest(
+                str(self._fleet.place),
+                self._link,
+                order.target.emulated,
+                (order.target.run.wait_s if self._fleet.size == 1 else 0) or DEVICE_WAIT_S,
+            ),
         )
 
     def _tune(self, worker: WorkerProcess, kernel: Kernel) -> None:

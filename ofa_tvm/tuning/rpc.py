@@ -34,6 +34,7 @@ from ofa_tvm.tuning.runner import (
 )
 
 _PAUSE_S = 5.0
+_LONG_S = 60.0  # a wait that is told of
 _SESSION_LIMIT_S = 900.0
 
 
@@ -144,7 +145,7 @@ class RpcRunner(Runner):
             self._session = None
 
     def _connected(self) -> Session:
-        deadline = time.monotonic() + self._wanted.wait_s
+        deadline, told = time.monotonic() + self._wanted.wait_s, False
         while self._session is None:
             self._alive()
             try:
@@ -154,6 +155,12 @@ class RpcRunner(Runner):
             except TrackerUnreachable:
                 if time.monotonic() > deadline:
                     raise
+                if not told and self._wanted.wait_s > _LONG_S:
+                    minutes = round(self._wanted.wait_s / 60)
+                    self._note(
+                        f"no device of key {self._place.key} is there; waiting {minutes:.0f} minutes for one"
+                    )
+                    told = True
                 time.sleep(1.0)
                 continue
             require_kind(session, self._wanted.emulated)
