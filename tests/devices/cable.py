@@ -1,8 +1,8 @@
 """What stands in for adb and the phone behind it: this machine as the phone, in a folder, with real programs.
 
 Run as `adb`, with OFA_TVM_CABLE naming a folder: `devices` there holds what `adb devices` lists, `abilist`
-and `free_kib` what the phone says of itself, `phone/` its files. While `unplugged` is there, the phone is not.
-Answers are worded as adb's (platform tools 29) and toybox's.
+and `free_kib` what the phone says of itself, `phone/` its files. While there is `unplugged`, no phone is.
+Answers are worded as those of adb (platform tools 29) and toybox.
 """
 
 from __future__ import annotations
