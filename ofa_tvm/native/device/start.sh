@@ -63,6 +63,8 @@ say "  export OFA_TVM_TRACKER=127.0.0.1:9190"
 say "  ofa-tvm device list                              # this device is there, and free"
 say "  ofa-tvm tune --target $target"
 
+[ -z "$OFA_TVM_EMULATOR" ] || say "Emulated: its times say nothing of a device."
+
 cd "$here" || exit 1
 echo $$ >"$here/pid"
 # shellcheck disable=SC2086
