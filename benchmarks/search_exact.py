@@ -19,8 +19,7 @@ from search import BEST, RESULTS, published
 from sklearn.linear_model import Ridge
 
 from ofa_tvm.search.climb import Climber
-from ofa_tvm.search.constraints import Limits, cheapest, repair
-from ofa_tvm.search.evolution import latency_limit
+from ofa_tvm.search.constraints import Limits, cheapest, latency_limit, repair
 from ofa_tvm.spaces.space import Space
 
 STEPS, ROUNDS, SAMPLES = 1500, 4, 1500

@@ -11,8 +11,8 @@ from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.estimators.contract import AccuracyModel, CostModel
 from ofa_tvm.latency.estimate import Estimate
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.constraints import Constraint
-from ofa_tvm.search.evolution import latency_limit, search_within
+from ofa_tvm.search.constraints import Constraint, latency_limit
+from ofa_tvm.search.evolution import search_within
 from ofa_tvm.search.limits import hard_limits
 from ofa_tvm.targets import DType, Variant
 from ofa_tvm.workflow.models import KnownLatency

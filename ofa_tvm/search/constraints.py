@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.estimators.contract import Function
-from ofa_tvm.search.budget import budget_above
+from ofa_tvm.estimators.contract import CostModel, Function
+from ofa_tvm.search.budget import Budget, budget_above
 from ofa_tvm.spaces.space import Space
 
 
@@ -31,6 +31,26 @@ class Constraint:
     cost: Function
     limit: float
     unit: str = ""
+
+
+def latency_limit(model: CostModel, budget: Budget | float, name: str = "latency") -> Constraint:
+    """A budget as a hard limit; a bare number is in the model's own unit.
+
+    Raises
+    ------
+    UsageError
+        If the budget has another unit than the model, or is not above 0.
+    """
+    if not isinstance(budget, Budget):
+        budget = Budget(float(budget), model.unit)
+    if budget.unit != model.unit:
+        raise UsageError(
+            f"the budget is in {budget.unit} but this target's latencies are in {model.unit}; "
+            f"type the budget in {model.unit}"
+        )
+    if not budget.value > 0:
+        raise UsageError(f"the budget {budget} must be above 0")
+    return Constraint(name, model, budget.value, budget.unit)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from ofa_tvm.estimators.contract import CostModel, Function
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.search.climb import refine
-from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
+from ofa_tvm.search.constraints import Constraint, Limits, latency_limit, repair, require_reachable
+from ofa_tvm.search.distinct import Remembered, RowKeys, best_distinct
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 
@@ -91,44 +92,6 @@ class SearchResult:
         return self.costs[:, 0]
 
 
-class RowKeys:
-    """A 64-bit number for each subnet that is the same for equal ones (and, surely enough, for no others)."""
-
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        rng = np.random.default_rng(0x0FA)
-        self._multipliers = rng.integers(
-            1, 2**63, size=len(space.cardinalities), dtype=np.uint64
-        ) | np.uint64(1)
-
-    def __call__(self, genes: np.ndarray) -> np.ndarray:
-        """(n, n_genes) -> (n,) uint64."""
-        return self.space.canonical(genes).astype(np.uint64) @ self._multipliers
-
-
-class _Remembered:
-    """A function of subnets that is asked once about each, however often children repeat it."""
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
-        self._values: dict[int, float] = {}
-
-    def __call__(self, genes: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """(n, n_genes) and their (n,) `RowKeys` -> (n,)."""
-        asked, known = keys.tolist(), self._values
-        new = {key: row for row, key in enumerate(asked) if key not in known}
-        if new:
-            known.update(zip(new, self._function(genes[list(new.values())]).tolist(), strict=True))
-        return np.array([known[key] for key in asked])
-
-
-def best_distinct(keys: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
-    """Row numbers of the `k` best scores among distinct keys, the best first."""
-    order = np.argsort(-score, kind="stable")
-    _, first = np.unique(keys[order], return_index=True)
-    return order[np.sort(first)[:k]]
-
-
 def choose_parents(resolution: np.ndarray, n_parents: int) -> np.ndarray:
     """Row numbers of the parents among subnets sorted by score, the best first.
 
@@ -198,7 +161,7 @@ def evolve(
     genes = space.sample_genes(rng, n, resolutions)
     genes, _ = repair(genes, np.broadcast_to(floor, genes.shape), limits, rng)
     genes = np.concatenate([genes, floor[None]])
-    remembered, keys = _Remembered(score), keys_of(genes)
+    remembered, keys = Remembered(score), keys_of(genes)
     scores = remembered(genes, keys)
     history = []
     with progress.task("search", settings.generations) as task:
@@ -333,26 +296,6 @@ def search_within(
         evaluations,
         time.perf_counter() - start,
     )
-
-
-def latency_limit(model: CostModel, budget: Budget | float, name: str = "latency") -> Constraint:
-    """A budget as a hard limit; a bare number is in the model's own unit.
-
-    Raises
-    ------
-    UsageError
-        If the budget has another unit than the model, or is not above 0.
-    """
-    if not isinstance(budget, Budget):
-        budget = Budget(float(budget), model.unit)
-    if budget.unit != model.unit:
-        raise UsageError(
-            f"the budget is in {budget.unit} but this target's latencies are in {model.unit}; "
-            f"type the budget in {model.unit}"
-        )
-    if not budget.value > 0:
-        raise UsageError(f"the budget {budget} must be above 0")
-    return Constraint(name, model, budget.value, budget.unit)
 
 
 def require_resolutions(space: Space, resolutions: Sequence[int] | None) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from ofa_tvm.errors import UsageError
 from ofa_tvm.progress import SILENT, Progress
 from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
-from ofa_tvm.search.evolution import Evolution, RowKeys, require_resolutions
+from ofa_tvm.search.distinct import RowKeys
+from ofa_tvm.search.evolution import Evolution, require_resolutions
 from ofa_tvm.search.objectives import Objective
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space

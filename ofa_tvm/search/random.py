@@ -9,8 +9,9 @@ import numpy as np
 
 from ofa_tvm.estimators.contract import CostModel, Function
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.constraints import Constraint, Limits, repair, require_reachable
-from ofa_tvm.search.evolution import RowKeys, SearchResult, best_distinct, latency_limit, require_resolutions
+from ofa_tvm.search.constraints import Constraint, Limits, latency_limit, repair, require_reachable
+from ofa_tvm.search.distinct import RowKeys, best_distinct
+from ofa_tvm.search.evolution import SearchResult, require_resolutions
 from ofa_tvm.spaces.space import Space
 
 

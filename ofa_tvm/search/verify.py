@@ -13,8 +13,9 @@ from ofa_tvm.estimators.contract import Correct, CostModel, Function
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget, budget_above
 from ofa_tvm.search.candidates import Candidate, CheckAccuracy, Cost, Pool, VerifiedResult
-from ofa_tvm.search.constraints import Constraint, Limits
-from ofa_tvm.search.evolution import Evolution, RowKeys, latency_limit, search_within
+from ofa_tvm.search.constraints import Constraint, Limits, latency_limit
+from ofa_tvm.search.distinct import RowKeys
+from ofa_tvm.search.evolution import Evolution, search_within
 from ofa_tvm.spaces import Arch
 from ofa_tvm.spaces.space import Space
 

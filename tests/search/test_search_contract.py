@@ -10,7 +10,8 @@ import pytest
 from ofa_tvm.errors import UsageError
 from ofa_tvm.estimators.contract import CostModel, Function, FunctionCost
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.evolution import Evolution, latency_limit, search
+from ofa_tvm.search.constraints import latency_limit
+from ofa_tvm.search.evolution import Evolution, search
 from ofa_tvm.search.objectives import make_objectives
 from ofa_tvm.search.pareto import pareto_search
 from ofa_tvm.search.random import random_search
