@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofa_tvm.devices.closure import needed_libraries
+from ofa_tvm.devices.features import used_features
 from ofa_tvm.devices.native import REFUSED, build_refused, cxx_of
 from ofa_tvm.devices.runner import PROGRAM, SCRIPT, run_script, runner_program
 from ofa_tvm.devices.runtime import runtime_libraries
@@ -55,6 +56,7 @@ class BareRuntime:
             "PROGRAM": PROGRAM,
             "REFUSED": REFUSED,
             "MODULE": module,
+            "NEEDS": " ".join(sorted(used_features(folder / module))),
             "ARCH": self.arch,
         }
         write_atomic(folder / SCRIPT, run_script(values))

@@ -285,7 +285,7 @@ def test_a_module_for_two_threads_and_three_pictures_runs_so(small: SmallModule,
 
 
 def test_a_folder_for_aarch64_needs_nothing_of_its_system(small: SmallModule, tmp_path: Path) -> None:
-    target = arm_target()
+    target = arm_target("cortex-a76").with_dtype("float16")
     so = build_small_module(small.onnx, tmp_path / "arm.so", target)
     try:
         artefact = shipped(tmp_path / "deploy", so, small.onnx, target)
@@ -298,11 +298,13 @@ def test_a_folder_for_aarch64_needs_nothing_of_its_system(small: SmallModule, tm
     for file in artefact.folder.rglob("*"):
         if file.is_file():
             file.chmod(0o644)
-    old = f"{emulator} -L /nonexistent -r 4.9.0 -cpu cortex-a72"
+    old = f"{emulator} -L /nonexistent -r 4.9.0 -cpu cortex-a76"
     files = photos(tmp_path)
     done = runs(artefact.folder, "--json", *files, OFA_TVM_EMULATOR=old, TMPDIR="/nonexistent")
     here = write_artefact(tmp_path / "here", small.so, small.onnx, Manifest(TargetEntry.of(small.target)))
     assert done.returncode == 0 and agrees(done.stdout, here, files), done.stderr
+    done = runs(artefact.folder, files[0], OFA_TVM_EMULATOR=old.replace("a76", "a72"))
+    assert done.returncode == 1 and "error: the module uses fullfp16, which the cores here" in done.stderr
     brought = {file.name for file in (artefact.folder / "runtime").iterdir()}
     assert {"ld-linux-aarch64.so.1", "libc.so.6", "libstdc++.so.6", "classify", "refused"} < brought
     assert sum(file.stat().st_size for file in artefact.folder.rglob("*")) < 20e6

@@ -51,6 +51,7 @@ namespace runtime {}
 #include <tvm/runtime/timer.h>
 
 #include "cores.h"
+#include "features.h"
 
 namespace {
 

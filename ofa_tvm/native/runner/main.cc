@@ -10,9 +10,11 @@
 #include <exception>
 #include <new>
 #include <stdexcept>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "../device/features.h"
 #include "network.h"
 #include "picture.h"
 
@@ -55,6 +57,18 @@ int Number(const std::string& name, const std::string& text) {
   return static_cast<int>(value);
 }
 
+// Refuses a module whose code these cores cannot run: it would end by an illegal instruction.
+void Require(const std::string& needed) {
+  std::istringstream names(needed);
+  const std::string own = " " + features() + " ";
+  for (std::string name; names >> name;) {
+    if (own.find(" " + name + " ") == std::string::npos) {
+      throw std::runtime_error("the module uses " + name + ", which the cores here do not have; compile it for a "
+                               "target of theirs");
+    }
+  }
+}
+
 // Keeps this process to some CPUs, before any thread is started.
 void Keep(const std::string& list) {
   cpu_set_t cpus;
@@ -89,10 +103,13 @@ Options Parse(int argc, char** argv) {
       std::fputs(kUsage, stdout);
       std::exit(0);
     }
-    const bool takes_value = name == "-k" || name == "--top-k" || name == "-n" || name == "--cpus";
+    const bool takes_value = name == "-k" || name == "--top-k" || name == "-n" || name == "--cpus" ||
+                             name == "--needs";
     if (takes_value && i + 1 == argc) BadUsage(name + " takes a value");
     if (name == "--json") {
       options.json = true;
+    } else if (name == "--needs") {
+      Require(argv[++i]);
     } else if (name == "--cpus") {
       Keep(argv[++i]);
     } else if (name == "-n") {
