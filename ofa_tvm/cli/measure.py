@@ -223,4 +223,5 @@ def _sentence(name: str, result: Measurement) -> str:
         f"{result.threads} thread{'s' if result.threads > 1 else ''}, {result.target}, {result.machine})"
         + ("" if result.cold_ms is None else f", {result.cold_ms:.4g} ms with cold caches")
         + (" - noisy: the machine was busy" if result.noisy else "")
+        + (f" - {slow}" if (slow := result.slow) else "")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -168,6 +168,15 @@ class Session:
         """What the device's kernel says of its processor and memory, by path."""
         contents = {name: str(self.call("ofa_tvm.device.read", f"/{name}")) for name in _MACHINE_FILES}
         return {name: text.rstrip("\0") for name, text in contents.items() if text}
+
+    def matching(self, patterns: Sequence[str]) -> dict[str, str]:
+        """First lines of the device's files whose paths, counted from the root, match one of the patterns."""
+        text = str(self.call("ofa_tvm.device.matching", "\n".join(patterns)))
+        return dict(line.split("\t", 1) for line in text.splitlines())
+
+    def pace_s(self) -> float:
+        """Seconds of work that takes the device's core as many cycles each time."""
+        return float(self.call("ofa_tvm.device.pace"))
 
     def close(self) -> None:
         """Let go of the device."""

@@ -188,6 +188,7 @@ def _write(
         drifted=drifted,
         machine=result.machine,
         **({"board": result.device} if result.device else {}),
+        **({} if result.conditions is None else {"conditions": result.conditions.to_json()}),
         date=result.date,
         n_classes=n_classes,
         versions=_versions(),

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, overload
 
 from ofa_tvm.devices import Fleet
 from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.conditions import Conditions
 from ofa_tvm.measurement.pinned_worker import pinned_worker
 from ofa_tvm.measurement.pinning import choose_cpus
 from ofa_tvm.measurement.protocol import Timing
@@ -212,7 +213,8 @@ class Measurer:
                 noisy=item["noisy"],
                 device=item.get("device", ""),
             )
-        timing = Timing(tuple(item["samples_ms"]), item["calls"], item["passes"])
+        found = Conditions.from_json(item["conditions"]) if "conditions" in item else None
+        timing = Timing(tuple(item["samples_ms"]), item["calls"], item["passes"], found)
         return Measurement.of(
             timing,
             self.target.name,

@@ -3,6 +3,8 @@
 A sample is the mean of as many calls as fill `sample_ms`, after one call that is not timed. In each round
 every subject gives one sample, in an order drawn anew, so that a slow phase of the machine hits all of them
 alike and ratios hold. A subject whose samples scatter is measured again, see `best_pass` for what is kept.
+Where a `Watch` is at hand, a reference kernel runs in each round, a machine that throttles is waited for, and
+what was timed while it did is timed again, or marked.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ofa_tvm.measurement.conditions import Conditions
+from ofa_tvm.measurement.watch import Watch
 
 NOISY = 0.03  # a pass whose MAD exceeds this share of its median is measured again
 PASSES = 3
@@ -25,11 +30,15 @@ Timer = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one subject, in milliseconds a call, in the order of their rounds."""
+    """Samples of one subject, in milliseconds a call, in the order of their rounds.
+
+    `conditions` are the machine's meanwhile; None where nothing is known of them and nothing was slow.
+    """
 
     samples_ms: tuple[float, ...]
     calls: int
     passes: int
+    conditions: Conditions | None = None
 
     @property
     def median_ms(self) -> float:
@@ -94,6 +103,7 @@ def interleave_timers(
     seconds: float = 5.0,
     seed: int = 0,
     alive: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
 ) -> list[Timing]:
     """Time several subjects in interleaved rounds.
 
@@ -111,6 +121,8 @@ def interleave_timers(
         Of the order within the rounds.
     alive
         Called after each sample.
+    watch
+        Of the machine: what was timed while it was throttled is timed again once it has cooled down.
 
     Returns
     -------
@@ -121,11 +133,17 @@ def interleave_timers(
     calls = [_calls(run, sample_ms, alive) for run in timers]
     passes: list[list[Timing]] = [[] for _ in timers]
     waiting = list(range(len(timers)))
+    if watch is not None:
+        watch.start()
     for attempt in range(1, PASSES + 1):
-        samples = _rounds(timers, calls, waiting, repeats, seconds, order, alive)
+        if watch is not None:
+            watch.begin(alive)
+        samples = _rounds(timers, calls, waiting, repeats, seconds, order, alive, watch)
+        found = None if watch is None else watch.end()
         for index in waiting:
-            passes[index].append(Timing(tuple(samples[index]), calls[index], attempt))
-        waiting = [index for index in waiting if _kept(passes[index]).noisy]
+            passes[index].append(Timing(tuple(samples[index]), calls[index], attempt, found))
+        hot = found is not None and found.throttled and watch is not None and not watch.hopeless
+        waiting = [index for index in waiting if hot or _kept(passes[index]).noisy]
         if not waiting:
             break
     return [_kept(of_subject) for of_subject in passes]
@@ -150,13 +168,17 @@ def _kept(passes: Sequence[Timing]) -> Timing:
 
 
 def requested_timings(
-    request: dict[str, Any], timers: Sequence[Timer], alive: Callable[[], None]
+    request: dict[str, Any],
+    timers: Sequence[Timer],
+    alive: Callable[[], None],
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """`interleave_timers` as a measuring process is asked for it and answers (JSON)."""
     settings = {name: request[name] for name in ("repeats", "sample_ms", "seconds", "seed")}
     return [
         {"samples_ms": timing.samples_ms, "calls": timing.calls, "passes": timing.passes}
-        for timing in interleave_timers(timers, **settings, alive=alive)
+        | ({} if timing.conditions is None else {"conditions": timing.conditions.to_json()})
+        for timing in interleave_timers(timers, **settings, alive=alive, watch=watch)
     ]
 
 
@@ -182,12 +204,15 @@ def _rounds(
     seconds: float,
     order: random.Random,
     alive: Callable[[], None],
+    watch: Watch | None,
 ) -> dict[int, list[float]]:
     samples: dict[int, list[float]] = {index: [] for index in which}
     spent = dict.fromkeys(which, 0.0)
     for _ in range(repeats):
         due = [index for index in which if len(samples[index]) < FEWEST or spent[index] < seconds]
         order.shuffle(due)
+        if watch is not None:
+            watch.tick()
         for index in due:
             run, count = timers[index], calls[index]
             spent[index] += run(1)  # brings its weights and code back into the caches

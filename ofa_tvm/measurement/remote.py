@@ -20,7 +20,9 @@ from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.conditions import PATTERNS
 from ofa_tvm.measurement.protocol import requested_timings
+from ofa_tvm.measurement.watch import Watch
 from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
 from ofa_tvm.reference import reference_session
 from ofa_tvm.runtime.module import LoadedModule, output_arrays
@@ -81,7 +83,12 @@ def _check(module: LoadedModule, arrays: list[Any], outputs: tuple[np.ndarray, .
 
 
 def _serve(
-    request: dict[str, Any], place: Place, threads: int, emulated: bool, events: EventPipe
+    request: dict[str, Any],
+    place: Place,
+    threads: int,
+    emulated: bool,
+    watches: _Watches,
+    events: EventPipe,
 ) -> dict[str, Any]:
     problem = ""
     for _ in range(_TRIES):
@@ -92,7 +99,7 @@ def _serve(
         require_kind(session, emulated)
         address = session.address
         try:
-            return _measure(request, session, threads, events)
+            return _measure(request, session, threads, watches, events)
         except _Wrong as wrong:
             problem = str(wrong)
         except UserError:
@@ -104,6 +111,7 @@ def _serve(
             gone = "took its device's session down, or the device is gone"
             problem = reason if disk_is_full(error) else gone
         finally:
+            watches.forget()
             session.close()
         events.send(event="note", message=f"device {address}: {problem}; trying once more")
     raise UserError(f"{problem} (twice)")
@@ -128,7 +136,33 @@ def _connect(place: Place, avoid: Collection[str], wait_s: float, events: EventP
         time.sleep(0.2)
 
 
-def _measure(request: dict[str, Any], session: Session, threads: int, events: EventPipe) -> dict[str, Any]:
+class _Watches:
+    """A watch of each device, which knows from session to session how fast that device can be."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._known: dict[str, Watch] = {}
+
+    def of(self, session: Session) -> Watch:
+        """The watch of a session's device; it asks this session from now on."""
+        self._known.setdefault(session.address, Watch(self._pace_s, self._files))
+        self._session = session
+        return self._known[session.address]
+
+    def forget(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+    def _pace_s(self) -> float:
+        return 0.0 if self._session is None else self._session.pace_s()
+
+    def _files(self) -> dict[str, str]:
+        return {} if self._session is None else self._session.matching(PATTERNS)
+
+
+def _measure(
+    request: dict[str, Any], session: Session, threads: int, watches: _Watches, events: EventPipe
+) -> dict[str, Any]:
     session.set_threads(threads)
     subjects: list[_Subject] = []
     results: list[dict[str, Any]] = []
@@ -142,7 +176,8 @@ def _measure(request: dict[str, Any], session: Session, threads: int, events: Ev
             subjects.append(subject)
     if subjects:
         events.send(event="timing")
-        results = requested_timings(request, [subject.timer for subject in subjects], events.beat)
+        timers = [subject.timer for subject in subjects]
+        results = requested_timings(request, timers, events.beat, watches.of(session))
     return {"timings": results, "device": session.address}
 
 
@@ -150,7 +185,8 @@ def main() -> None:
     """Serve until standard input closes; arguments: the place of devices, the threads, the kind of device."""
     use_runtime_only()
     place, threads, emulated = Place.parse(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "emulated"
-    answer_requests(lambda request, events: _serve(request, place, threads, emulated, events))
+    watches = _Watches()
+    answer_requests(lambda request, events: _serve(request, place, threads, emulated, watches, events))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_tvm.measurement.conditions import CONDITIONS_SCHEMA, Conditions
 from ofa_tvm.measurement.protocol import Timing
 from ofa_tvm.targets.target import Unit
 
@@ -33,6 +34,7 @@ MEASUREMENT_SCHEMA: dict[str, Any] = {
         "noisy": {"type": "boolean"},
         "unit": {"enum": ["ms", "Minstr"]},
         "instructions": {"type": ["integer", "null"]},
+        "conditions": CONDITIONS_SCHEMA,
     },
 }
 
@@ -61,6 +63,8 @@ class Measurement:
         The samples scattered even in the best of `passes` passes: compare with care.
     target, machine, date
         Target's name, processor's name, and UTC time in ISO format.
+    conditions
+        Heat, clock and pace of the machine meanwhile; None where nothing is known and nothing was slow.
     """
 
     median_ms: float | None
@@ -79,6 +83,7 @@ class Measurement:
     instructions: int | None = None
     cold_ms: float | None = None
     device: str = ""
+    conditions: Conditions | None = None
 
     @property
     def cost(self) -> float:
@@ -86,6 +91,11 @@ class Measurement:
         if self.median_ms is not None:
             return self.median_ms
         return (self.instructions or 0) / 1e6
+
+    @property
+    def slow(self) -> str:
+        """Why the machine was slower than it can be meanwhile, as a sentence's part; "" if it was not."""
+        return "" if self.conditions is None else self.conditions.sentence
 
     def percentile_ms(self, q: float) -> float:
         """Percentile `q` (0..100) of the samples; an emulated device has none."""
@@ -98,13 +108,20 @@ class Measurement:
         content["cpus"] = list(self.cpus)
         if not self.device:
             del content["device"]
+        if self.conditions is None:
+            del content["conditions"]
+        else:
+            content["conditions"] = self.conditions.to_json()
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Measurement:
         """Inverse of `to_json`, of what `MEASUREMENT_SCHEMA` allows; keys it does not know are ignored."""
         known = {item.name: content[item.name] for item in dataclasses.fields(cls) if item.name in content}
-        return cls(**known | {"samples_ms": tuple(content["samples_ms"]), "cpus": tuple(content["cpus"])})
+        known |= {"samples_ms": tuple(content["samples_ms"]), "cpus": tuple(content["cpus"])}
+        if known.get("conditions") is not None:
+            known["conditions"] = Conditions.from_json(content["conditions"])
+        return cls(**known)
 
     @classmethod
     def of(
@@ -134,6 +151,7 @@ class Measurement:
             date=_now(),
             cold_ms=cold_ms,
             device=device,
+            conditions=timing.conditions,
         )
 
     @classmethod

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.measurement.cold import CALLS, cache_emptier
+from ofa_tvm.measurement.conditions import system_files
 from ofa_tvm.measurement.pinning import pin
 from ofa_tvm.measurement.protocol import Timer, requested_timings, timer
+from ofa_tvm.measurement.watch import Watch, hashing_s
 from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
 from ofa_tvm.random_arrays import random_array
 from ofa_tvm.runtime import Runner, TensorSpec, load_module
@@ -92,7 +94,7 @@ def blaming(what: str) -> Iterator[None]:
         raise UserError(f"{what} failed: {reason}") from error
 
 
-def _serve(request: dict[str, Any], threads: int, events: EventPipe) -> dict[str, Any]:
+def _serve(request: dict[str, Any], threads: int, watch: Watch, events: EventPipe) -> dict[str, Any]:
     timers: list[Timer] = []
     for index, path in enumerate(request["paths"]):
         # The parent blames the file named last, should this process die.
@@ -105,7 +107,7 @@ def _serve(request: dict[str, Any], threads: int, events: EventPipe) -> dict[str
             timers[-1](1)  # a crash while it runs is then its own, too
     events.send(event="timing")
     with blaming(" or ".join(request["paths"])):
-        timings = requested_timings(request, timers, events.beat)
+        timings = requested_timings(request, timers, events.beat, watch)
         if request["cold"]:
             for timing, cold_ms in zip(timings, cold_times_ms(timers, events), strict=True):
                 timing["cold_ms"] = cold_ms
@@ -131,7 +133,8 @@ def main() -> None:
     use_runtime_only()
     import tvm.runtime.vm  # noqa: F401  (seconds on a busy machine, which are no module's silence)
 
-    answer_requests(lambda request, events: _serve(request, len(cpus), events))
+    watch = Watch(hashing_s, system_files, cpus=cpus)
+    answer_requests(lambda request, events: _serve(request, len(cpus), watch, events))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def _footer(shipped: Deployed | None) -> str:
         measured = (
             f"Latency: median of {how.repeats} samples on {how.machine}, {how.threads} "
             f"thread{'s' if how.threads != 1 else ''}, {how.date[:10]}. "
-        )
+        ) + (f"Meanwhile {how.slow}. " if how.slow else "")
     return f"{measured}Written by ofa-tvm {__version__}."
 
 

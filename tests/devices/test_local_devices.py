@@ -44,14 +44,29 @@ def test_a_board_is_measured_in_milliseconds(small: SmallModule, place: Place, t
     target = small.target.on_tracker(f"{place.host}:{place.port}", place.key)
     with pytest.raises(UserError, match="has no device of key here"):
         Measurer(target)
-    with local_device(place, tmp_path):
+    system = tmp_path / "system"
+    for name, text in (
+        ("thermal_zone0/type", "cpu-thermal"), ("thermal_zone0/temp", "61000"),
+        ("cooling_device0/type", "cpufreq-cpu0"), ("cooling_device0/cur_state", "0"),
+    ):  # fmt: skip
+        (system / "sys/class/thermal" / name).parent.mkdir(parents=True, exist_ok=True)
+        (system / "sys/class/thermal" / name).write_text(text + "\n")
+    with local_device(place, tmp_path, options=["--system", str(system)]):
         assert wait_until(lambda: devices(place) == 1, 20)
+        state = system / "sys/class/thermal/cooling_device0/cur_state"
+        cooled = threading.Thread(target=lambda: (time.sleep(1.5), state.write_text("0\n")))
         with Measurer(target) as measurer:
+            measurer.measure(small.so, repeats=5)  # the process is up
+            state.write_text("1\n")
+            cooled.start()
             remote = measurer.measure(small.so, repeats=5)
+        cooled.join()
         with Measurer(small.target) as measurer:
             local = measurer.measure(small.so, repeats=5)
     assert remote.unit == "ms" and remote.instructions is None and remote.median_ms
     assert 0.1 < remote.median_ms / local.cost < 10, "the same CPU"
+    assert remote.conditions is not None and remote.conditions.temperature_c == 61
+    assert remote.conditions.waited_s > 0 and not remote.conditions.throttled, "it is waited for, and cool"
     assert not list(tmp_path.glob("ofa-tvm-session-*")), "a session leaves no files"
 
 

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -379,7 +380,41 @@ void remove_dead_sessions(const std::string& parent) {
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
-void register_functions(const std::string& folder) {
+// Seconds of work that lasts as many cycles on any core: each step needs the one before it. Of a few, the fastest.
+double pace() {
+  double best = 1e9;
+  for (int i = 0; i < 3; ++i) {
+    auto before = std::chrono::steady_clock::now();
+    volatile uint64_t kept = 0;
+    uint64_t value = static_cast<uint64_t>(i) + 1;
+    for (int step = 0; step < 100000; ++step) value = value * 6364136223846793005u + 1442695040888963407u;
+    kept = value;
+    (void)kept;
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
+    best = std::min(best, took.count());
+  }
+  return best;
+}
+
+// Files of the system whose paths match one of the patterns (a line each), as "path<tab>first line" lines.
+std::string matching(const std::string& patterns, const std::string& system) {
+  std::istringstream lines(patterns);
+  std::ostringstream text;
+  for (std::string pattern; std::getline(lines, pattern);) {
+    glob_t found{};
+    if (!glob((system + "/" + pattern).c_str(), 0, nullptr, &found)) {
+      for (size_t i = 0; i < found.gl_pathc; ++i) {
+        std::ifstream file(found.gl_pathv[i]);
+        std::string line;
+        if (std::getline(file, line)) text << found.gl_pathv[i] + system.size() + 1 << '\t' << line << '\n';
+      }
+    }
+    globfree(&found);
+  }
+  return text.str();
+}
+
+void register_functions(const std::string& folder, const std::string& system) {
   auto path = [folder](const std::string& name) { return folder + "/" + name.substr(name.rfind('/') + 1); };
   auto set = [](const char* name, ffi::Function function) {
     ffi::Function::SetGlobal(name, function, true);
@@ -418,6 +453,10 @@ void register_functions(const std::string& folder) {
         return ffi::String(names.machine);
       }));
   set("ofa_tvm.device.features", ffi::Function::FromTyped([]() { return ffi::String(features()); }));
+  set("ofa_tvm.device.pace", ffi::Function::FromTyped([]() { return pace(); }));
+  set("ofa_tvm.device.matching", ffi::Function::FromTyped([system](ffi::String patterns) {
+        return ffi::String(matching(std::string(patterns), system));
+      }));
   set("ofa_tvm.device.emulated", ffi::Function::FromTyped([]() { return counter != nullptr; }));
   if (counter) {
     set("runtime.timer.cpu", ffi::Function::FromTyped([](DLDevice) {
@@ -464,7 +503,7 @@ void allow_all_cpus() {
     load_gpu_runtimes();
     if (chdir(folder.c_str())) refuse("cannot enter " + folder);
     allow_all_cpus();
-    register_functions(folder);
+    register_functions(folder, options.system);
     ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
   } catch (const std::exception& error) {
     fprintf(stderr, "session: %s\n", error.what());

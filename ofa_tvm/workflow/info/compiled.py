@@ -61,6 +61,8 @@ def describe_artefact(folder: Path) -> Description:
     notes += version_notes(manifest.versions, _ARTEFACT_AGAIN)
     if manifest.latency.how is not None and manifest.latency.how.noisy:
         notes.append("its latency was measured on a busy machine")
+    if manifest.latency.how is not None and manifest.latency.how.slow:
+        notes.append(f"while its latency was measured, {manifest.latency.how.slow}")
     if manifest.latency.how is not None and manifest.target.kind == "x86":
         notes += other_machine([manifest.latency.how.machine])
     facts = [
