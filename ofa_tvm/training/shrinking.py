@@ -9,6 +9,7 @@ from torch import nn
 
 from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.imagenet import N_CLASSES, imagenet_outputs
 from ofa_tvm.progress import SILENT, Progress, as_progress
 from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
@@ -119,25 +120,47 @@ class _Shrinking(TrainingLoop):
         state = without_ranges(state)
         classifier = [name for name in net.state_dict() if name.startswith("classifier.")]
         theirs = next((len(t) for name, t in state.items() if name.endswith(classifier[0])), net.n_classes)
-        if theirs != net.n_classes:
-            first = self.config.phases[0]
-            if (first.open or first.quantize) and self.config.distillation:
-                raise UsageError(
-                    f"{path} has {theirs} classes and {self.data.name} has {net.n_classes}: it cannot teach "
-                    f"phase {first.name}; begin with a phase that opens nothing, or set "
-                    "distillation=0"
-                )
-            self.progress.say(
-                f"{path} has {theirs} classes and {self.data.name} has {net.n_classes}: "
-                "a fresh classifier takes the place of its own"
-            )
+        if theirs == net.n_classes:
+            require_space(net, state, path)
+        else:
+            rows = self._rows_of_imagenet(theirs)
+            if rows is None:
+                self._take_fresh_classifier(path, theirs, net.n_classes)
             whole = build_supernet(self.space, theirs)
             require_space(whole, state, path)
             load_weights(whole, state, path)
-            state = {**whole.state_dict(), **{name: net.state_dict()[name] for name in classifier}}
-        else:
-            require_space(net, state, path)
+            state = whole.state_dict()
+            for name in classifier:
+                state[name] = net.state_dict()[name] if rows is None else state[name][list(rows)]
         load_weights(net, state, path)
+
+    def _rows_of_imagenet(self, theirs: int) -> tuple[int, ...] | None:
+        """The rows of a classifier of ImageNet's 1,000 classes that are of the data's, if these are some."""
+        if theirs != N_CLASSES:
+            return None
+        try:
+            rows = imagenet_outputs(self.data.labels)
+        except UserError:  # not all of them are
+            return None
+        if rows is not None:
+            self.progress.say(
+                f"{self.data.name} has {len(rows)} of ImageNet's 1,000 classes: their rows are kept"
+            )
+        return rows
+
+    def _take_fresh_classifier(self, path: Path, theirs: int, ours: int) -> None:
+        """Say that one takes the place of a checkpoint's, which cannot teach then."""
+        first = self.config.phases[0]
+        if (first.open or first.quantize) and self.config.distillation:
+            raise UsageError(
+                f"{path} has {theirs} classes and {self.data.name} has {ours}: it cannot teach "
+                f"phase {first.name}; begin with a phase that opens nothing, or set "
+                "distillation=0"
+            )
+        self.progress.say(
+            f"{path} has {theirs} classes and {self.data.name} has {ours}: "
+            "a fresh classifier takes the place of its own"
+        )
 
     def resolutions(self) -> tuple[int, ...]:
         return self.config.resolutions or self.space.resolutions

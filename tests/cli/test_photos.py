@@ -120,6 +120,15 @@ def test_a_part_of_imagenet_is_counted_among_the_thousand_outputs(
     assert answers["confusion"]["counts"] == [[0, 217, 2], [217, 217, 2], [701, 217, 2]]
     shown = ofa(tmp_path, *words, "--data", ids).out
     assert "n02102040 English Springer Spaniel" in shown and "33.33%" in shown
+    # Trained on, the part keeps what the weights know of it, which can teach.
+    train = ("train", "--data", ids, "--init", "thousand.pt", "--workers", 0, "--set", "phases=[{name: p, "
+             "open: {ks: 0}, epochs: 1, learning_rate: 1e-9}]", "--set", "calibration_images=4")  # fmt: skip
+    done = ofa(tmp_path, *train)
+    assert done.code == 0 and "three has 3 of ImageNet's 1,000 classes: their rows are kept" in done.err
+    own = build_supernet("ofa_digits", 3)
+    own.load_checkpoint(tmp_path / "training" / "supernet.pt")
+    assert own.classifier.linear.bias.tolist() == pytest.approx([0, 1e3, 0], abs=1e-3)
+    (tmp_path / "ofa-tvm.yaml").unlink()
     for i in range(6):
         picture(tmp_path / "mixed" / ("n99999999" if i % 2 else IDS[0]) / f"{i}.png", i)
     message = ofa(tmp_path, *words, "--data", tmp_path / "mixed").error(1)

@@ -40,7 +40,7 @@ STAND_INS = (
     (r"--latency \S+", "--latency 1ms"),
     (r" --(minutes|seconds|trials|repeats) \S+", ""),
     (r" -n \d+", ""),
-    (r"\.\./photos/cat/1\.jpg", "photo.jpg"),
+    (r"\.\./photos/$", "more_photos"),
     (r"images/\*\.png", "images"),
     (r"deploy-pi", "deploy2"),
     (r"^tune((?!.*--dry-run).*)", r"tune\1 --seconds 1 --trials 1"),
