@@ -97,7 +97,8 @@ def command(
     from ofa_tvm.latency.bench import SubnetBench
     from ofa_tvm.latency.collect import collect
     from ofa_tvm.spaces.archs_file import read_archs
-    from ofa_tvm.workflow.plan import Plan, Step, time_measurement
+    from ofa_tvm.workflow.plan import time_measurement
+    from ofa_tvm.workflow.steps import Plan, Step
 
     say_if_only_stored(console, settings.target)
     records = _records(console, settings, target)

@@ -163,7 +163,8 @@ def command(
         f"cache {cache}, {rank.processes} process{'es' * (rank.processes > 1)}, seed {console.seed}"
     )
     from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
-    from ofa_tvm.workflow.plan import Plan, Step, time_evaluation
+    from ofa_tvm.workflow.plan import time_evaluation
+    from ofa_tvm.workflow.steps import Plan, Step
 
     if dry_run:
         left = unevaluated(

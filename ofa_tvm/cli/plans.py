@@ -8,7 +8,7 @@ from ofa_tvm.cli.console import Console
 from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
-    from ofa_tvm.workflow.plan import Plan
+    from ofa_tvm.workflow.steps import Plan
 
 
 def say_plan(console: Console, plan: Plan, time_limit_s: float | None) -> None:

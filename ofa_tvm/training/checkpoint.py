@@ -23,6 +23,14 @@ class CheckpointFolder:
         """Oldest first."""
         return sorted(self.folder.glob("state-*.pt"))
 
+    def position(self) -> tuple[int, int]:
+        """Phase and step of the newest one, by its name; (0, 0) if there is none."""
+        for path in reversed(self.paths()):
+            numbers = path.stem.split("-")[1:]
+            if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+                return int(numbers[0]), int(numbers[1])
+        return 0, 0
+
     def save(self, phase: int, step: int, state: Mapping[str, Any]) -> Path:
         """Write a state atomically under its phase and step, then drop all but the last two up to there.
 

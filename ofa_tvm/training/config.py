@@ -17,6 +17,7 @@ PER_IMAGES = 64
 """Learning rates are stated per this many images a step and scale linearly with the batch."""
 
 
+LOGS: tuple[Literal["csv", "tensorboard"], ...] = ("csv", "tensorboard")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 _WHOLE = {"type": "integer"}
@@ -60,6 +61,7 @@ CONFIG_SCHEMA: dict[str, Any] = {
         "device": {"type": "string"},
         "threads": {"type": ["integer", "null"], "minimum": 1},
         "checkpoint_every_s": {"type": "number", "minimum": 0},
+        "log": {"type": "array", "items": {"enum": list(LOGS)}, "uniqueItems": True},
     },
 }
 """Of a training's YAML file: any part of the settings; the rest keep their defaults."""
@@ -138,6 +140,8 @@ class TrainingConfig:
         CPU threads of torch; None leaves its setting alone. Identical results need identical threads.
     checkpoint_every_s
         Seconds between checkpoints; every phase ends with one too.
+    log
+        What losses and accuracies are written as, besides `metrics.jsonl`: "csv", "tensorboard".
     """
 
     space: str
@@ -158,6 +162,7 @@ class TrainingConfig:
     device: str = "auto"
     threads: int | None = None
     checkpoint_every_s: float = 60.0
+    log: tuple[Literal["csv", "tensorboard"], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -244,6 +249,7 @@ class TrainingConfig:
         """Plain types, for YAML and JSON."""
         data = asdict(self)
         data["phases"] = [{**asdict(phase), "open": dict(phase.open)} for phase in self.phases]
+        data["log"] = list(self.log)
         data["resolutions"] = None if self.resolutions is None else list(self.resolutions)
         return data
 
@@ -267,6 +273,8 @@ class TrainingConfig:
             raise UsageError(f"training setting {'.'.join(map(str, path))}: {message}")
         if (resolutions := settings.get("resolutions")) is not None:
             settings["resolutions"] = tuple(resolutions)
+        if "log" in settings:
+            settings["log"] = tuple(settings["log"])
         try:
             return cls(phases=tuple(Phase(**phase) for phase in phases), **settings)
         except TypeError as error:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Progress, as_progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress, as_progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Network, Supernet
 from ofa_tvm.supernet.batchnorm import calibrate
@@ -30,6 +30,7 @@ def finetune(
     out_dir: str | Path,
     *,
     from_scratch: bool = False,
+    deadline: Deadline = NEVER,
     progress: Progress | bool = SILENT,
     seed: int = 0,
 ) -> TrainingResult:
@@ -46,6 +47,8 @@ def finetune(
         `finetune_config(space)`; its phases open nothing.
     from_scratch
         Begin with fresh weights: what the subnet reaches alone.
+    deadline, progress
+        As of `train`.
     out_dir
         Receives `subnet.pt`, `metrics.jsonl` and `checkpoints/`.
 
@@ -68,7 +71,13 @@ def finetune(
     if config.resolutions not in (None, (arch.r,)):
         raise UsageError(f"the subnet is trained at its own resolution {arch.r}; leave resolutions out")
     return run_training(
-        lambda s: _FineTuning(s, net, arch, from_scratch), config, data, out_dir, as_progress(progress), seed
+        lambda s: _FineTuning(s, net, arch, from_scratch),
+        config,
+        data,
+        out_dir,
+        as_progress(progress),
+        seed,
+        deadline,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ofa_tvm.errors import UserError
-from ofa_tvm.progress import Progress
+from ofa_tvm.progress import NEVER, Deadline, Progress
 from ofa_tvm.training.config import TrainingConfig
 from ofa_tvm.training.data import ImageData
 
@@ -26,10 +26,21 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the trained network lies, and how each phase ended."""
+    """Where the trained network lies, and how each phase ended.
+
+    Attributes
+    ----------
+    checkpoint
+        The network; of a training whose time was up, as it was then.
+    phases
+        Of such a training the last one is that in which it was.
+    steps_left
+        Of such a training; the same call goes on with them.
+    """
 
     checkpoint: Path
     phases: tuple[PhaseResult, ...]
+    steps_left: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class TrainingJob:
     rank: int
     world: int
     progress: Progress
+    deadline: Deadline = NEVER
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,25 +16,32 @@ import torch
 from torch import nn
 
 from ofa_tvm.errors import UsageError, UserError
-from ofa_tvm.progress import Progress
+from ofa_tvm.files import write_atomic
+from ofa_tvm.job import in_job
+from ofa_tvm.progress import NEVER, Deadline, Progress
 from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet.checkpoint import read_checkpoint
 from ofa_tvm.supernet.depthwise import weight_gradient
-from ofa_tvm.supernet.fake_quantization import MapQuantizer, load_ranges, set_dtype
+from ofa_tvm.supernet.fake_quantization import load_ranges, set_dtype
 from ofa_tvm.training.batches import Batches
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.config import PER_IMAGES, Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.decoders import dead_workers_explained
-from ofa_tvm.training.distributed import add_up_values, choose_device, process_group
+from ofa_tvm.training.distributed import add_up, add_up_values, choose_device, process_group
+from ofa_tvm.training.identity import identity
 from ofa_tvm.training.job import PhaseResult, TrainingJob, TrainingResult, only_one
+from ofa_tvm.training.loggers import loggers
 from ofa_tvm.training.memory import keep_freed_memory
 from ofa_tvm.training.metrics import Metrics
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
+from ofa_tvm.training.parts import SETTINGS, VALIDATE, settings_file, steps_task, training_parts
+from ofa_tvm.training.statistics import frozen_statistics
 from ofa_tvm.training.step import Forward, gradient_scaler, training_step
 from ofa_tvm.training.validation import accuracy
 
 Module = TypeVar("Module", bound=nn.Module)
+_STEPS_BY = 0.9  # of the time there is
 _STATE = ("identity", "phase", "step", "net", "optimiser", "scaler", "epoch_loss_sum", "results")
 
 
@@ -45,6 +52,7 @@ def run_training(
     out_dir: str | Path,
     progress: Progress,
     seed: int,
+    deadline: Deadline = NEVER,
 ) -> TrainingResult:
     """Run one training in its folder, alone or as one of torchrun's processes."""
     out = Path(out_dir)
@@ -60,7 +68,7 @@ def run_training(
         if config.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)
-        return make(TrainingJob(config, data, out, device, seed, rank, world, progress)).run()
+        return make(TrainingJob(config, data, out, device, seed, rank, world, progress, deadline)).run()
 
 
 class TrainingLoop(ABC):
@@ -89,24 +97,10 @@ class TrainingLoop(ABC):
                 "share equally; choose batch_size and micro_batch_size accordingly"
             )
         self.checkpoints = CheckpointFolder(self.out / "checkpoints")
-        self.metrics = Metrics(self.out / "metrics.jsonl", setting.rank == 0)
-        # What must be the same for a run to be continued; where it computes may differ.
-        settings = config.to_dict()
-        for free in ("device", "threads", "compile", "checkpoint_every_s"):
-            del settings[free]
-        for phase in settings["phases"]:
-            if not phase["quantize"]:
-                del phase["quantize"]  # trainings that began before there was such a setting go on
-        self.identity = json.dumps(
-            {
-                "config": settings,
-                "seed": self.seed,
-                "data": data.fingerprint,
-                "labels": list(data.labels),
-                **origin,
-            },
-            sort_keys=True,
-        )
+        steps = [phase.total_epochs * self.steps_per_epoch for phase in config.phases]
+        told = loggers(config.log, self.out, steps) if setting.rank == 0 else ()
+        self.metrics = Metrics(self.out / "metrics.jsonl", setting.rank == 0, told)
+        self.identity = identity(setting, origin)
         self.results: list[PhaseResult] = []
         self.net = self.build()
 
@@ -156,12 +150,30 @@ class TrainingLoop(ABC):
 
     def run(self) -> TrainingResult:
         first_phase, first_step, state = self._restore()
-        for index in range(first_phase, len(self.config.phases)):
-            self._run_phase(index, first_step if index == first_phase else 0, state)
-            state = None
+        if self.setting.rank == 0:
+            write_atomic(self.out / SETTINGS, settings_file(self.config, self.data, self.seed))
+        left = self.config.phases[first_phase:]
+        parts = [part for number, _ in enumerate(left, first_phase) for part in training_parts(self, number)]
+        with in_job(self.progress, "train", parts, self.setting.deadline) as job, closing(self.metrics):
+            self.progress = job
+            for index in range(first_phase, len(self.config.phases)):
+                with job.phase(self.config.phases[index].name):
+                    done = self._run_phase(index, first_step if index == first_phase else 0, state)
+                    if done is not None:
+                        return self._unfinished(index, done)
+                state = None
         if self.setting.rank == 0 and not self._has_result():
             self.save_network(self.result_path)
         return TrainingResult(self.result_path, tuple(self.results))
+
+    def _unfinished(self, index: int, done: int) -> TrainingResult:
+        """The network as it is when the time is up, with batch statistics of its own."""
+        steps = [phase.total_epochs * self.steps_per_epoch for phase in self.config.phases[index:]]
+        phase = self.config.phases[index]
+        found = PhaseResult(f"{phase.name}, step {done} of {steps[0]}", self._validate(phase))
+        if self.setting.rank == 0:
+            self.save_network(self.result_path)
+        return TrainingResult(self.result_path, (*self.results, found), sum(steps) - done)
 
     def _has_result(self) -> bool:
         """Whether the trained network is there, as it was written."""
@@ -237,7 +249,8 @@ class TrainingLoop(ABC):
 
     # -- one phase --------------------------------------------------------------------------------------
 
-    def _run_phase(self, index: int, first_step: int, state: dict[str, Any] | None) -> None:
+    def _run_phase(self, index: int, first_step: int, state: dict[str, Any] | None) -> int | None:
+        """All steps, or those for which there is time: how many are done then."""
         config, phase = self.config, self.config.phases[index]
         if phase.quantize:
             set_dtype(self.net, "int8")
@@ -261,9 +274,9 @@ class TrainingLoop(ABC):
         self.net.train()
         with (
             dead_workers_explained(),
-            _frozen_statistics(self.net),
+            frozen_statistics(self.net),
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
-            self.progress.task(f"train {phase.name}", total=steps) as bar,
+            self.progress.task(steps_task(phase), total=steps) as bar,
         ):
             bar.advance(first_step)
             for step in range(first_step, steps):
@@ -286,13 +299,24 @@ class TrainingLoop(ABC):
                 if done % self.steps_per_epoch == 0:
                     self._note_epoch(index, done, loss_sum, time.monotonic() - started)
                     loss_sum = 0.0
-                if done < steps and time.monotonic() - saved_at >= config.checkpoint_every_s:
+                over = done < steps and self._time_is_up()
+                if done < steps and (over or time.monotonic() - saved_at >= config.checkpoint_every_s):
                     self._save(index, done, optimiser, scaler, loss_sum)
                     saved_at = time.monotonic()
                 bar.advance(1, note=f"loss {loss:.3f}")
+                if over:
+                    return done
         if not self._is_finite():  # no loss follows that would say so
             raise self._diverged("the weights stopped being finite", phase, steps, steps)
         self._end_phase(index, steps)
+        return None
+
+    def _time_is_up(self) -> bool:
+        """The same in all processes: what one does they all do. Validation takes the rest of the time."""
+        if self.setting.deadline == NEVER:
+            return False
+        over = self.setting.deadline.within(0, _STEPS_BY).is_over
+        return bool(add_up(float(over), self.device)) if self.setting.world > 1 else over
 
     def _note_epoch(self, index: int, done: int, loss_sum: float, seconds: float) -> None:
         self.metrics.append(
@@ -331,6 +355,8 @@ class TrainingLoop(ABC):
             )
             if len(self.config.phases) > 1:
                 self.save_network(self.phase_path(phase))
+            if index + 1 == len(self.config.phases):
+                self.result_path.unlink(missing_ok=True)  # of an earlier run whose time was up
             self._save(index + 1, 0)
         if self.setting.world > 1:
             torch.distributed.barrier()
@@ -339,9 +365,11 @@ class TrainingLoop(ABC):
         """Processes take turns, so that none waits for another's whole validation."""
         chosen = self.validated(phase)
         found = np.zeros(len(chosen))
-        for position, arch in enumerate(chosen.values()):
-            if position % self.setting.world == self.setting.rank:
-                found[position] = accuracy(self.calibrated(arch), self.data, "val", arch.r)
+        with self.progress.task(VALIDATE, len(chosen)) as bar:
+            for position, arch in enumerate(chosen.values()):
+                if position % self.setting.world == self.setting.rank:
+                    found[position] = accuracy(self.calibrated(arch), self.data, "val", arch.r)
+                bar.advance(1)
         if self.setting.world > 1:
             found = add_up_values(found, self.device)
         return dict(zip(chosen, found.tolist(), strict=True))
@@ -349,22 +377,3 @@ class TrainingLoop(ABC):
     def phase_path(self, phase: Phase) -> Path:
         """The network as a phase left it."""
         return self.out / "phases" / f"{phase.name}.pt"
-
-
-@contextmanager
-def _frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Keep running statistics out of training: every subnet would mix its own into them.
-
-    Batches are normalised and quantised by their own; a subnet's are estimated when it is evaluated.
-    """
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | MapQuantizer)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if not isinstance(norm, MapQuantizer) and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.zero_()  # it counts forward passes, which processes share

@@ -10,7 +10,7 @@ from torch import nn
 from ofa_tvm import files
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.imagenet import N_CLASSES, imagenet_outputs
-from ofa_tvm.progress import SILENT, Progress, as_progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress, as_progress
 from ofa_tvm.spaces import Arch, Space, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
 from ofa_tvm.supernet.batchnorm import calibrate
@@ -32,6 +32,7 @@ def train(
     *,
     space: Space | None = None,
     init: str | Path | None = None,
+    deadline: Deadline = NEVER,
     progress: Progress | bool = SILENT,
     seed: int = 0,
 ) -> TrainingResult:
@@ -54,6 +55,10 @@ def train(
     init
         A trained supernet to start from, own or official. Its classifier is kept if it has the data's number
         of classes, else a fresh one is put in its place, and it cannot teach.
+    deadline
+        Once it is over, `supernet.pt` is the network as it is then; called again, the training goes on.
+    progress
+        Shows phases, steps and validations; True for bars in a terminal or a notebook.
     seed
         Of weights, order, augmentation and subnets.
 
@@ -74,6 +79,7 @@ def train(
         out_dir,
         as_progress(progress),
         seed,
+        deadline,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
 from ofa_tvm.job import Part
@@ -18,51 +17,12 @@ from ofa_tvm.targets import Target, Variant
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.workflow.learn import accuracy_sample
 from ofa_tvm.workflow.request import SearchRequest, TargetRequest, known_latency
+from ofa_tvm.workflow.steps import Plan, Step
 
 # Guesses until the first one is done, for one core.
 _MACS_PER_S = 1e10  # of a network in PyTorch
 _COMPILED_MACS_PER_S = 2e8  # of one that is compiled and measured
 _SEARCH_S, _SHIP_S = 2.0, 8.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """One kind of work.
-
-    Parameters
-    ----------
-    name
-        What is done, for people.
-    units
-        How often.
-    unit_s
-        Seconds of one, as timed; None where that was not timed.
-    """
-
-    name: str
-    units: int
-    unit_s: float | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        """Of all."""
-        return None if self.unit_s is None else self.units * self.unit_s
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Work in the order in which it is done; what is done already is not in it."""
-
-    steps: tuple[Step, ...]
-
-    @property
-    def seconds(self) -> float | None:
-        """Of all steps that were timed; None if none was."""
-        timed = [step.seconds for step in self.steps if step.seconds is not None]
-        return sum(timed) if timed else None
-
-    def __str__(self) -> str:
-        return ", ".join(f"{step.units} x {step.name}" for step in self.steps) or "nothing"
 
 
 def search_plan(requests: Sequence[SearchRequest], *, timed: bool = False) -> Plan:
