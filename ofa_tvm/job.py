@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from ofa_tvm.progress import NEVER, Deadline, Progress, Task
+from ofa_tvm.progress import NEVER, Deadline, Progress, Task, duration
 
 _AT_ONCE_S = 0.5  # units that a task has by then were known, and say nothing of the pace
+_ENOUGH_UNITS, _SLOW_S, _ESTIMATED_AFTER_S, _WORTH_SAYING_S = 5, 20.0, 3.0, 10.0
 _UNMEASURED = (0.5, 2.0)  # how far the pace of other parts changes a guess
 
 
@@ -90,6 +91,7 @@ class Job:
         self._took: dict[str, float] = {}
         self._moved = self._start
         self._shown = 0.0
+        self._estimated = False
 
     # -- what happens ------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class Job:
         usual = min(high, max(low, sum(known) / len(known)))
         left = sum(self._left(part, usual) for part in self._parts)
         left = max(0.0, left - min(self._clock() - self._moved, self._unit_s(usual)))
-        return min(left, max(0.0, self._deadline.end_s - time.monotonic()))
+        return min(left, self._deadline.left_s)
 
     @property
     def share(self) -> float:
@@ -157,6 +159,18 @@ class Job:
         """All, in their order."""
         names = dict.fromkeys([*(part.phase for part in self._parts), *self._began])
         return tuple(self._state(name) for name in names)
+
+    def first_estimate(self) -> str | None:
+        """A sentence on how long it takes and by what, the first time that there is enough to go by."""
+        enough = _ENOUGH_UNITS if self.seconds < _SLOW_S else 1
+        some = max(self._done.values(), default=0.0) >= enough and self.seconds >= _ESTIMATED_AFTER_S
+        if self._estimated or not some or (left := self.left_s) is None:
+            return None
+        self._estimated = True
+        if left < _WORTH_SAYING_S:
+            return None
+        timed = [f"{done:g} of {part.units:g} ({part.task})" for part, done in self._done.items() if done]
+        return f"{self.name}: about {duration(self.seconds + left)} in all, as timed on {' and '.join(timed)}"
 
     def _state(self, name: str) -> PhaseState:
         if name in self._took:
@@ -187,17 +201,24 @@ class Job:
 
 
 class _Timer:
-    """Counts one task's units for its part."""
+    """Counts one task's units for its part; the first ones, which warm up, only until others follow."""
 
     def __init__(self, job: Job, part: Part) -> None:
         self._job, self._part = job, part
         self._start = self._last = job.now()
+        self._first: tuple[float, float] | None = None
 
     def advance(self, amount: float) -> None:
         now = self._job.now()
         known = now - self._start < _AT_ONCE_S and amount > 1
-        self._job.count(self._part, amount, 0.0 if known else amount, 0.0 if known else now - self._last)
+        timed, seconds = (0.0, 0.0) if known else (amount, now - self._last)
         self._last = now
+        if self._first is None:
+            self._first = timed, seconds
+        elif timed and self._first[0]:
+            self._job.count(self._part, 0.0, -self._first[0], -self._first[1])
+            self._first = 0.0, 0.0
+        self._job.count(self._part, amount, timed, seconds)
 
 
 @runtime_checkable
@@ -218,7 +239,12 @@ class JobProgress:
         """A task of the progress beneath."""
         with self._shown.task(name, total) as task:
             timer = self._job.timed(name)
-            yield task if timer is None else _Counted(task, timer)
+            yield task if timer is None else _Counted(task, timer, self._tell)
+
+    def _tell(self) -> None:
+        """Once, as soon as there is something to go by: how long it takes, and by what."""
+        if (estimate := self._job.first_estimate()) is not None:
+            self.say(estimate)
 
     def say(self, message: str) -> None:
         """Print a line."""
@@ -244,12 +270,13 @@ class JobProgress:
 
 
 class _Counted:
-    def __init__(self, task: Task, timer: _Timer) -> None:
-        self._task, self._timer = task, timer
+    def __init__(self, task: Task, timer: _Timer, tell: Callable[[], None]) -> None:
+        self._task, self._timer, self._tell = task, timer, tell
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         self._task.advance(amount, note)
         self._timer.advance(amount)
+        self._tell()
 
 
 @contextmanager

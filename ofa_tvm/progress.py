@@ -54,6 +54,11 @@ class Deadline:
         """Whether the time is up."""
         return time.monotonic() >= self.end_s
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until then, 0 at least."""
+        return max(0.0, self.end_s - time.monotonic())
+
     def within(self, first: float, last: float) -> Deadline:
         """The part of the time between two shares (0..1) of it."""
         length = self.end_s - self.start_s

@@ -10,8 +10,8 @@ import pytest
 from once import Once
 
 if TYPE_CHECKING:
-    from ofa_tvm.workflow.quickstart import QuickstartSettings
     from ofa_tvm.workflow.quickstart_result import QuickstartResult
+    from ofa_tvm.workflow.quickstart_settings import QuickstartSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def tiny_settings() -> QuickstartSettings:
     """One epoch at two resolutions, and a handful of everything else."""
     from ofa_tvm.training.config import Phase
     from ofa_tvm.training.defaults import digits_config
-    from ofa_tvm.workflow.quickstart import QuickstartSettings
+    from ofa_tvm.workflow.quickstart_settings import QuickstartSettings
 
     training = digits_config().replace(
         phases=(Phase("full", {}, 1, 0, 5e-2),), resolutions=(32, 40), calibration_images=64, threads=1

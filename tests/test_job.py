@@ -42,9 +42,9 @@ def test_the_first_units_correct_what_was_guessed(clock: Clock) -> None:
             assert job.left_s == pytest.approx(45 + 25 + 8 + 30 - 2), "a part of the next one is done"
             clock.now = 25.0
             task.advance(1)
-            assert job.left_s == pytest.approx((8 + 5) * 12.5 + 8 + 30)
+            assert job.left_s == pytest.approx((8 + 5) * 20 + 8 + 30), "the first one warmed up"
         assert [phase.state for phase in job.phases] == ["now", "to come", "to come"]
-    assert job.left_s == pytest.approx(5 * 12.5 + 8 + 30), "a phase that ended early has nothing left"
+    assert job.left_s == pytest.approx(5 * 20 + 8 + 30), "a phase that ended early has nothing left"
     assert job.phases[0].seconds == 25.0
     before = job.share
     with progress.phase("search"), progress.task("evaluate again", 5) as task:

@@ -10,14 +10,21 @@ import click
 from ofa_tvm.cli.budgets import throughput
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of, say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.options import OUTPUT_PATH, batch_option, complete_target
+from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.errors import UsageError
+from ofa_tvm.progress import Deadline, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ofa_tvm.deploy import Artefact
     from ofa_tvm.measurement import Measurement
-    from ofa_tvm.targets import Target
+    from ofa_tvm.search.budget import Budget
+    from ofa_tvm.targets import DType, Target
     from ofa_tvm.workflow.quickstart_result import QuickstartResult
+    from ofa_tvm.workflow.quickstart_settings import QuickstartSettings
 
 
 @click.command(short_help="Train, tune, search and ship on handwritten digits, in a few minutes.")
@@ -42,6 +49,8 @@ if TYPE_CHECKING:
 )
 @dtype_or_auto_option
 @batch_option
+@time_limit_option
+@dry_run_option
 @common_options
 def command(
     console: Console,
@@ -52,12 +61,15 @@ def command(
     compile_only: bool,
     dtype: DTypeChoice,
     batch: int | None,
+    time_limit: float | None,
+    dry_run: bool,
 ) -> None:
     """Go the whole way on scikit-learn's handwritten digits and leave everything in one folder.
 
     A supernet is trained once by progressive shrinking; its kernels are tuned for this machine; accuracy and
     latency are learned from measured subnets; the search finds the most accurate subnet within the budget;
-    its module is measured, checked and written to OUT/deploy. Stopped in between, the same command goes on.
+    its module is measured, checked and written to OUT/deploy. Stopped in between, the same command goes on;
+    with --time-limit it ships the best so far, and goes on later without that.
     """
     from ofa_tvm.search.budget import parse_budget
     from ofa_tvm.targets import get_target
@@ -76,21 +88,35 @@ def command(
             raise UsageError("--compile-only measures nothing, so it takes no --latency")
         if len(formats) > 1:
             raise UsageError("--compile-only measures nothing, so it cannot choose a --dtype; name one")
-        _compile_only(console, out, target)
+        if dry_run:
+            raise UsageError("--dry-run is of a quickstart that measures; leave --compile-only out")
+        _compile_only(console, out, target, time_limit)
         return
-    console.say(
-        f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
-        f"thread{'s' if target.threads > 1 else ''}, {' or '.join(formats)}, batch {target.batch}, "
-        f"budget {budget or 'of the median subnet'}, "
-        f"seed {console.seed}, folder {out}"
-    )
+    from ofa_tvm.workflow.quickstart_settings import QuickstartSettings
+
+    settings = QuickstartSettings()
+    _say_settings(console, out, target, formats, budget, settings, time_limit)
     for one in formats:
         say_if_only_stored(console, target.with_dtype(one))
+    if dry_run:
+        from ofa_tvm.workflow.quickstart_plan import quickstart_plan
+
+        targets = [target.with_dtype(one) for one in formats]
+        plan = quickstart_plan(out, targets, budget=budget, seed=console.seed, progress=console.progress)
+        show_plan(console, plan)
+        return
     from ofa_tvm.workflow.quickstart import quickstart
     from ofa_tvm.workflow.quickstart_result import summary
 
     result = quickstart(
-        out, target, budget=budget, dtypes=formats, seed=console.seed, progress=console.progress
+        out,
+        target,
+        budget=budget,
+        dtypes=formats,
+        settings=settings,
+        seed=console.seed,
+        deadline=Deadline.after(time_limit),
+        progress=console.progress,
     )
     from ofa_tvm.report.collect import collect
     from ofa_tvm.report.page import write_report
@@ -110,13 +136,47 @@ def command(
     console.result({**summary(result), "report": str(page), "retiming": again})
 
 
-def _compile_only(console: Console, out: Path, target: Target) -> None:
+def _say_settings(
+    console: Console,
+    out: Path,
+    target: Target,
+    formats: Sequence[DType],
+    budget: Budget | None,
+    settings: QuickstartSettings,
+    time_limit: float | None,
+) -> None:
+    """Three lines; all settings are in a file of the folder."""
+    training = settings.training
+    epochs = sum(phase.total_epochs for phase in training.phases)
+    limit = "" if time_limit is None else f"; ends after about {duration(time_limit)}"
+    console.say(
+        f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
+        f"thread{'s' if target.threads > 1 else ''}, {' or '.join(formats)}, batch {target.batch}, "
+        f"budget {budget or 'of the median subnet'}"
+    )
+    console.say(
+        f"to do: train {epochs} epochs in {len(training.phases)} phases, tune {settings.trials} trials a kernel "
+        f"for {duration(settings.tuning_seconds)} at most, evaluate {settings.accuracy_samples} and measure "
+        f"{settings.latency_samples} subnets, search {settings.rounds} rounds of {settings.candidates} "
+        f"candidates, ship, compare{limit}"
+    )
+    console.say(f"seed {console.seed}, folder {out}; all settings: {out / 'settings.yaml'}")
+    console.detail(settings.to_yaml(console.seed).rstrip())
+
+
+def _compile_only(console: Console, out: Path, target: Target, time_limit: float | None) -> None:
     from ofa_tvm.targets import Variant
     from ofa_tvm.workflow.compile_only import compile_only
 
     console.say(f"space ofa_digits, data digits, target {target.name} ({target.summary}), folder {out}")
     options = Variant.of(target).options()
-    artefact = compile_only(out, target, seed=console.seed, progress=console.progress)
+    artefact = compile_only(
+        out,
+        target,
+        seed=console.seed,
+        deadline=Deadline.after(time_limit),
+        progress=console.progress,
+    )
     console.print(
         f"{artefact.folder}: the median subnet, compiled for {target.name} and not measured",
         f"{artefact.module_path.name}: {_product(artefact)}",
@@ -213,6 +273,7 @@ def _show(console: Console, out: Path, target: Target, result: QuickstartResult)
         f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels "
         "tuned",
         *untuned(result, target, out),
+        *untrained(result, out),
         "seconds: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.stages.items())
         + f"; in all {sum(result.stages.values()):.0f}",
@@ -221,6 +282,16 @@ def _show(console: Console, out: Path, target: Target, result: QuickstartResult)
         f"     (a file's name says which digit it is; of these {len(result.images)} the network gets "
         f"{result.images_right} right, this one {'too' if result.images_right else 'not'})",
     )
+
+
+def untrained(result: QuickstartResult, out: Path) -> list[str]:
+    """That the time was up before the training was done, and how to go on."""
+    if not result.steps_left:
+        return []
+    return [
+        f"the time was up with {result.steps_left} steps of training left, on which accuracy depends; to go "
+        f"on with them and all that follows: ofa-tvm quickstart -o {out}"
+    ]
 
 
 def untuned(result: QuickstartResult, target: Target, out: Path) -> list[str]:

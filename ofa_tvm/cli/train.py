@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofa_tvm.cli.console import Console, common_options
+from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.networks import (
     Images,
     checkpoint_option,
@@ -22,17 +23,18 @@ from ofa_tvm.cli.networks import (
     save_project,
 )
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, space_option
-from ofa_tvm.cli.presets import chosen_space, preset_option, say_classes, sized_for
+from ofa_tvm.cli.presets import chosen_space, preset_option, sized_for
+from ofa_tvm.cli.training import Extent, announce, plain_result, show_result, show_training_plan
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT
+from ofa_tvm.progress import SILENT, Deadline
 
 if TYPE_CHECKING:
     from ofa_tvm.spaces import Arch, Space
-    from ofa_tvm.training import ImageData, TrainingConfig, TrainingResult
+    from ofa_tvm.training import ImageData, TrainingConfig
     from ofa_tvm.workflow.project import Project
 
 
-_SHOWN, _SEARCHED = 10, 5
+_SEARCHED = 5
 
 
 @click.command(short_help="Train a supernet by progressive shrinking, or one subnet further.")
@@ -71,7 +73,13 @@ _SHOWN, _SEARCHED = 10, 5
     "--finetune", metavar="ARCH", help="Train this subnet of --checkpoint further: min, median, max or JSON."
 )
 @click.option("--epochs", type=click.Choice(["25", "75"]), help="Of --finetune; 25 unless given.")
+@click.option(
+    "--log", "logs", type=click.Choice(["csv", "tensorboard"]), multiple=True,
+    help="Losses and accuracies for other programs, beside metrics.jsonl; repeatable.",
+)  # fmt: skip
 @checkpoint_option
+@time_limit_option
+@dry_run_option
 @common_options
 def command(
     console: Console,
@@ -86,13 +94,17 @@ def command(
     init: Path | None,
     finetune: str | None,
     epochs: str | None,
+    logs: tuple[str, ...],
     checkpoint: Path | None,
+    time_limit: float | None,
+    dry_run: bool,
 ) -> None:
     """Train a supernet on your images with the paper's phases: full net, kernel size, depth, width.
 
     Stopped in whatever way, the same command goes on where it was, and ends with the same weights. On several
-    GPUs, or CPU processes: torchrun --nproc_per_node N --no-python ofa-tvm train ... The settings that a run
-    uses are printed first; they can be saved, edited and given back as --config.
+    GPUs, or CPU processes: torchrun --nproc_per_node N --no-python ofa-tvm train ... All settings of a run
+    are in its folder as settings.yaml; they can be edited and given back as --config. With --time-limit the
+    network is as it was by then.
     """
     rank = int(os.environ.get("RANK", "0"))
     if rank:  # one process talks
@@ -139,14 +151,17 @@ def command(
     settings = settings.with_settings(assignments)
     if settings.space != found.name:
         raise UsageError(f"name the space by --space {settings.space}, not by --set")
+    if logs:
+        settings = settings.replace(log=tuple(dict.fromkeys((*settings.log, *logs))))
+    extent = Extent(rank, Deadline.after(time_limit), time_limit, dry_run)
     if finetune is None:
-        _shrink(console, rank, settings, found, data, images, project, out, init)
+        _shrink(console, extent, settings, found, data, images, project, out, init)
     else:
         arch = parse_arch(finetune, found)
         weights = checkpoint or project.weights("float32")
         if weights is None:
             raise UsageError("--finetune needs the trained supernet: give --checkpoint")
-        _finetune(console, rank, settings, found, data, out, arch, weights)
+        _finetune(console, extent, settings, found, data, out, arch, weights)
 
 
 def _given(config: Path | None) -> dict[str, Any]:
@@ -193,7 +208,7 @@ def _announce(console: Console, settings: TrainingConfig, data: ImageData, title
 
 def _shrink(
     console: Console,
-    rank: int,
+    extent: Extent,
     settings: TrainingConfig,
     space: Space,
     data: ImageData,
@@ -206,9 +221,20 @@ def _shrink(
 
     folder = out / "training"
     start = f", starting from {init}" if init is not None else ""
-    _announce(console, settings, data, f"training {space.name}{start}", folder)
-    result = train(settings, data, folder, init=init, progress=console.progress, seed=console.seed)
-    if rank:
+    announce(console, settings, data, f"training {space.name}{start}", folder, extent)
+    if extent.dry_run:
+        show_training_plan(console, extent, settings, space, data, folder)
+        return
+    result = train(
+        settings,
+        data,
+        folder,
+        init=init,
+        deadline=extent.deadline,
+        progress=console.progress,
+        seed=console.seed,
+    )
+    if extent.rank:
         return
     source = images.source
     if source is None and project.data is not None:
@@ -224,11 +250,11 @@ def _shrink(
         images.policy(project),
         sides or settings.resolutions or (),
     )
-    _show(console, result)
+    show_result(console, result)
     console.print(f"{result.checkpoint}; {file} tells the other verbs")
-    if settings.phases[-1].quantize and init is not None:
+    if settings.phases[-1].quantize and not result.steps_left and init is not None:
         _tell_project(console, init, result.checkpoint)
-    console.result({**_plain(result), "project": str(file)})
+    console.result({**plain_result(result), "project": str(file)})
 
 
 def _tell_project(console: Console, init: Path, quantized: Path) -> None:
@@ -248,7 +274,7 @@ def _tell_project(console: Console, init: Path, quantized: Path) -> None:
 
 def _finetune(
     console: Console,
-    rank: int,
+    extent: Extent,
     settings: TrainingConfig,
     space: Space,
     data: ImageData,
@@ -261,27 +287,23 @@ def _finetune(
     net = load_supernet(space, checkpoint)
     data = images_for(console, checkpoint, net.n_classes, data)
     folder = out / f"finetune-{hashlib.sha256(arch.to_json().encode()).hexdigest()[:8]}"
-    _announce(console, settings, data, f"fine-tuning {arch.to_json()} of {checkpoint}", folder)
-    result = finetune(net, arch, settings, data, folder, progress=console.progress, seed=console.seed)
-    if rank:
+    announce(console, settings, data, f"fine-tuning {arch.to_json()} of {checkpoint}", folder, extent)
+    if extent.dry_run:
+        show_training_plan(console, extent, settings, space, data, folder, arch)
         return
-    _show(console, result)
+    result = finetune(
+        net,
+        arch,
+        settings,
+        data,
+        folder,
+        deadline=extent.deadline,
+        progress=console.progress,
+        seed=console.seed,
+    )
+    if extent.rank:
+        return
+    show_result(console, result)
     dtype = " --dtype int8" if settings.phases[-1].quantize else ""
     console.print(f"{result.checkpoint}; to export it: ofa-tvm export {result.checkpoint}{dtype} -o m.onnx")
-    console.result({**_plain(result), "arch": arch.to_dict()})
-
-
-def _show(console: Console, result: TrainingResult) -> None:
-    console.table(
-        ["phase", "subnet", "validation accuracy"],
-        [
-            [phase.name, subnet, f"{accuracy:.2%}"]
-            for phase in result.phases
-            for subnet, accuracy in phase.accuracies.items()
-        ],
-    )
-
-
-def _plain(result: TrainingResult) -> dict[str, Any]:
-    phases = [{"name": phase.name, "accuracies": phase.accuracies} for phase in result.phases]
-    return {"checkpoint": str(result.checkpoint), "phases": phases}
+    console.result({**plain_result(result), "arch": arch.to_dict()})

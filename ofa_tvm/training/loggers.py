@@ -53,6 +53,7 @@ def loggers(names: Sequence[str], folder: Path, phase_steps: Sequence[int]) -> l
         "csv": lambda: CsvLogger(folder),
         "tensorboard": lambda: TensorBoardLogger(folder, phase_steps),
     }
+
     return [makers[name]() for name in names]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ofa_tvm.job import Part
+from ofa_tvm.training import sampling
 from ofa_tvm.yamlfile import write_yaml
 
 if TYPE_CHECKING:
@@ -41,17 +43,62 @@ def settings_file(config: TrainingConfig, data: ImageData, seed: int) -> str:
 class Trains(Protocol):
     """What of a training loop tells how much work it is."""
 
-    config: TrainingConfig
-    data: ImageData
-    space: Space
-    batch_size: int
-    steps_per_epoch: int
+    @property
+    def config(self) -> TrainingConfig: ...
+
+    @property
+    def data(self) -> ImageData: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
 
     def resolutions(self) -> tuple[int, ...]: ...
 
     def subnets(self, index: int, step: int, resolution: int) -> list[Arch]: ...
 
     def validated(self, phase: Phase) -> dict[str, Arch]: ...
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The same of a supernet's training that has not begun."""
+
+    config: TrainingConfig
+    data: ImageData
+    space: Space
+
+    @property
+    def batch_size(self) -> int:
+        return min(self.config.batch_size, self.data.size("train"))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.data.size("train") // self.batch_size
+
+    def resolutions(self) -> tuple[int, ...]:
+        return self.config.resolutions or self.space.resolutions
+
+    def subnets(self, index: int, step: int, resolution: int) -> list[Arch]:
+        return sampling.step_subnets(self.space, self.config.phases[index], index, 0, step, resolution)
+
+    def validated(self, phase: Phase) -> dict[str, Arch]:
+        return validated_subnets(self.space, phase, self.resolutions())
+
+
+def validated_subnets(space: Space, phase: Phase, resolutions: Sequence[int]) -> dict[str, Arch]:
+    """What is validated at the end of a supernet's phase: its corners at the smallest and largest input."""
+    ends = sorted({min(resolutions), max(resolutions)})
+    return {
+        f"{label} @{resolution}": arch.replace(r=resolution)
+        for label, arch in sampling.corner_subnets(space, phase).items()
+        for resolution in ends
+    }
 
 
 def training_parts(loop: Trains, index: int) -> list[Part]:

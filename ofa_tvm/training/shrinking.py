@@ -22,6 +22,7 @@ from ofa_tvm.training.config import Phase, TrainingConfig
 from ofa_tvm.training.data import ImageData
 from ofa_tvm.training.job import TrainingJob, TrainingResult
 from ofa_tvm.training.loop import TrainingLoop, run_training
+from ofa_tvm.training.parts import validated_subnets
 from ofa_tvm.training.validation import calibrated_subnet, calibration_batches
 
 
@@ -206,12 +207,7 @@ class _Shrinking(TrainingLoop):
         return self._teacher
 
     def validated(self, phase: Phase) -> dict[str, Arch]:
-        ends = sorted({min(self.resolutions()), max(self.resolutions())})
-        return {
-            f"{label} @{resolution}": arch.replace(r=resolution)
-            for label, arch in sampling.corner_subnets(self.space, phase).items()
-            for resolution in ends
-        }
+        return validated_subnets(self.space, phase, self.resolutions())
 
     def calibrated(self, arch: Arch) -> nn.Module:
         return calibrated_subnet(self.net, arch, self.data, self.config.calibration_images, self.seed)

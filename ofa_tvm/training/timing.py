@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from ofa_tvm.training.optimiser import build_optimiser
 from ofa_tvm.training.sampling import step_subnets
 from ofa_tvm.training.step import training_step
 
-_STEPS, _ENOUGH_S = 3, 5.0  # the first one warms up, unless it took that long
+_STEPS, _ENOUGH_S, _LONG_S = 3, 1.0, 30.0  # the first one warms up, unless it takes that long
 
 
 def time_steps(
@@ -30,6 +30,7 @@ def time_steps(
     space: Space,
     data: ImageData,
     *,
+    phases: Collection[str],
     arch: Arch | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -40,6 +41,8 @@ def time_steps(
 
     Parameters
     ----------
+    phases
+        Which ones.
     arch
         The one subnet that is trained; None for a supernet.
     """
@@ -50,8 +53,10 @@ def time_steps(
     net = _placed(supernet if arch is None else supernet.extract(arch), config, device)
     teacher = _placed(supernet.extract(space.max_arch()), config, device).requires_grad_(False)
     seconds = {}
-    with progress.task("time a step of each phase", len(config.phases)) as bar:
+    with progress.task("time a step of each phase", len(phases)) as bar:
         for index, phase in enumerate(config.phases):
+            if phase.name not in phases:
+                continue
             if phase.quantize:
                 set_dtype(net, "int8")
             taught = teacher if index and config.distillation else None
@@ -93,6 +98,6 @@ def _step_s(
         images = batches.of_step(pixels, step)
         training_step(net, optimiser, images, draw(step, batches.resolution(step)), config, teacher)
         best = min(best, time.monotonic() - start)
-        if best > _ENOUGH_S:
+        if best > (_ENOUGH_S if step else _LONG_S):
             break
     return best * math.ceil(batch / micro)

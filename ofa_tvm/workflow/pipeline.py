@@ -45,6 +45,7 @@ class _Run:
 
     request: SearchRequest
     targets: Sequence[TargetBudget]
+    accuracy: AccuracyModel
     found: VerifiedResult
 
     @property
@@ -62,7 +63,9 @@ class _Run:
             for t, done in zip(self.targets, shipped, strict=True)
         )
         beaten = (run.outcome([None] * len(run.targets), seconds, ()) for run in others)
-        return SearchOutcome(self.request, self.found, tuple(targets), seconds, tuple(beaten))
+        return SearchOutcome(
+            self.request, self.found, tuple(targets), self.accuracy, seconds, tuple(beaten)
+        )
 
 
 def run_search(
@@ -183,7 +186,7 @@ def _search(
         ]
     with stage("search under the budget"):
         searched = deadline.within(0, _SEARCHED_BY)
-        return _Run(request, targets, _find(request, targets, accuracy, searched, progress))
+        return _Run(request, targets, accuracy, _find(request, targets, accuracy, searched, progress))
 
 
 def _bench(

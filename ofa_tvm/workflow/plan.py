@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ofa_tvm.accuracy.evaluate import evaluate_subnets, unevaluated
 from ofa_tvm.job import Part
@@ -11,7 +12,7 @@ from ofa_tvm.latency.bench import CANDIDATES, SubnetBench
 from ofa_tvm.latency.dataset import read_table
 from ofa_tvm.logs import KernelTable, find_records
 from ofa_tvm.search.evolution import Evolution
-from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target, Variant
 from ofa_tvm.training.data import ImageData
@@ -71,23 +72,50 @@ def search_parts(requests: Sequence[SearchRequest]) -> list[Part]:
 
 
 def _parts(request: SearchRequest) -> list[Part]:
-    space, sides = request.net.space, request.learned_resolutions
-    macs = space.macs(space.median_arch(sides[-1]))
-    images = request.calibration_images + (0 if request.data is None else request.data.size("val"))
-    evaluate_s, measure_s = 0.05 + macs * images / _MACS_PER_S, 0.3 + macs / _COMPILED_MACS_PER_S
-    searched = request.rounds * request.candidates
-    measured = sum(_to_measure(request, one) for one in request.targets)
-    learned = len(_accuracy_sample(request)) if _to_evaluate(request) else 0  # tasks count known ones, too
-    ships = sum(one.artefact is not None for one in request.targets)
-    phase = "search under the budget"
-    return [
-        Part("learn accuracy", "evaluate subnets", learned, evaluate_s, "evaluate"),
-        Part("measure and learn latency", "measuring subnets", measured, measure_s, "measure"),
-        Part(phase, "search", request.rounds * Evolution().generations, _SEARCH_S / Evolution().generations),
-        Part(phase, CANDIDATES, searched * len(request.targets), measure_s, "measure"),
-        Part(phase, "evaluate subnets", searched if request.data is not None else 0, evaluate_s, "evaluate"),
-        *([Part("ship and check", "build and check what ships", ships, _SHIP_S)] if ships else []),
-    ]
+    return SearchWork(
+        request.net.space,
+        request.learned_resolutions,
+        learned=len(_accuracy_sample(request)) if _to_evaluate(request) else 0,  # tasks count known ones, too
+        measured=sum(_to_measure(request, one) for one in request.targets),
+        searched=request.rounds * request.candidates,
+        rounds=request.rounds,
+        images=request.calibration_images + (0 if request.data is None else request.data.size("val")),
+        evaluates=request.data is not None,
+        targets=len(request.targets),
+        ships=sum(one.artefact is not None for one in request.targets),
+    ).parts()
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """How many subnets a search learns from, measures, searches for and ships."""
+
+    space: Space
+    resolutions: Sequence[int]
+    learned: int
+    measured: int
+    searched: int
+    rounds: int
+    images: int
+    evaluates: bool = True
+    targets: int = 1
+    ships: int = 1
+
+    def parts(self) -> list[Part]:
+        """As parts of a job, with guesses of their time."""
+        macs = self.space.macs(self.space.median_arch(self.resolutions[-1]))
+        evaluate_s, measure_s = 0.05 + macs * self.images / _MACS_PER_S, 0.3 + macs / _COMPILED_MACS_PER_S
+        generations, phase = Evolution().generations, "search under the budget"
+        candidates = self.searched * self.targets
+        checked = self.searched if self.evaluates else 0
+        return [
+            Part("learn accuracy", "evaluate subnets", self.learned, evaluate_s, "evaluate"),
+            Part("measure and learn latency", "measuring subnets", self.measured, measure_s, "measure"),
+            Part(phase, "search", self.rounds * generations, _SEARCH_S / generations),
+            Part(phase, CANDIDATES, candidates, measure_s, "measure"),
+            Part(phase, "evaluate subnets", checked, evaluate_s, "evaluate"),
+            *([Part("ship and check", "build and check what ships", self.ships, _SHIP_S)] * bool(self.ships)),
+        ]
 
 
 def _accuracy_sample(request: SearchRequest) -> list[Arch]:

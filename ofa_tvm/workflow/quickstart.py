@@ -7,76 +7,44 @@ training, the evaluations, the tuning log and the latency table go on where an i
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import write_atomic
+from ofa_tvm.job import JobProgress, in_job
+from ofa_tvm.latency.regression import LatencyRegressor
 from ofa_tvm.logs import find_records
 from ofa_tvm.number_formats import Arithmetic, arithmetic
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress, as_progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
-from ofa_tvm.targets import DType, Target, Variant
-from ofa_tvm.training.config import TrainingConfig
+from ofa_tvm.targets import DType, Target
+from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.data import ImageData, digits
-from ofa_tvm.training.defaults import digits_config, with_phases
+from ofa_tvm.training.defaults import with_phases
 from ofa_tvm.training.shrinking import train
 from ofa_tvm.tuning import TuningResult
 from ofa_tvm.workflow.comparison import Subject, compare
 from ofa_tvm.workflow.loop import tune_space
-from ofa_tvm.workflow.models import load_latency
 from ofa_tvm.workflow.pipeline import run_search
 from ofa_tvm.workflow.predictors import require_unit
 from ofa_tvm.workflow.project import Project
 from ofa_tvm.workflow.quickstart_result import QuickstartResult, summary
+from ofa_tvm.workflow.quickstart_settings import SPACE, QuickstartSettings, quickstart_parts
 from ofa_tvm.workflow.request import SearchOutcome, SearchRequest, TargetRequest
 from ofa_tvm.workflow.ship import Shipped
 from ofa_tvm.workflow.stages import Stages
 from ofa_tvm.workflow.store import Store
 
-SPACE = "ofa_digits"
-
-
-@dataclass(frozen=True)
-class QuickstartSettings:
-    """How much work each stage does; the defaults fit five minutes on two cores.
-
-    Parameters
-    ----------
-    training
-        Phases of progressive shrinking.
-    accuracy_samples, latency_samples
-        Subnets whose accuracy and latency are measured to fit the predictors.
-    trials
-        Of each kernel of the space.
-    tuning_seconds
-        Wall-clock limit of the tuning; kernels that are left over use their template's first choice.
-    candidates, rounds
-        Subnets measured in each round of the search, and its rounds at the most.
-    images
-        Test scans written as PNG files.
-    """
-
-    training: TrainingConfig = field(default_factory=digits_config)
-    accuracy_samples: int = 80
-    latency_samples: int = 40
-    trials: int = 6
-    tuning_seconds: float = 120.0
-    candidates: int = 4
-    rounds: int = 3
-    images: int = 10
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Those that the supernet is trained at, smallest first; all later stages keep to them."""
-        return tuple(sorted(self.training.resolutions or get_space(SPACE).default_resolutions))
+# Of the time there is: the training's end; of what is left then the tuning's share, and then the search's.
+_TRAINED_BY, _TUNED, _SEARCHED, _LEAST_TUNING_S = 0.5, 0.4, 0.85, 5.0
 
 
 def quickstart(
@@ -87,7 +55,8 @@ def quickstart(
     dtypes: Sequence[DType] = (),
     settings: QuickstartSettings | None = None,
     seed: int = 0,
-    progress: Progress = SILENT,
+    deadline: Deadline = NEVER,
+    progress: Progress | bool = SILENT,
 ) -> QuickstartResult:
     """Train, tune, predict, search and ship on scikit-learn's digits.
 
@@ -105,8 +74,10 @@ def quickstart(
         Extent of the stages.
     seed
         Of weights, order, sampling and search.
+    deadline
+        By when about to have shipped the best so far: half of the time is the training's at most.
     progress
-        Told of everything that takes long.
+        Told of everything that takes long; True for bars in a terminal or a notebook.
 
     Raises
     ------
@@ -119,19 +90,36 @@ def quickstart(
     if budget is not None:
         require_unit(budget, target)
     store = Store(out)
-    stages = Stages(store.stages, progress)
     targets = [target.with_dtype(dtype) for dtype in dtypes or (target.dtype,)]
-    nets, data = trained_on_digits(
-        store, settings, stages, seed, progress, {arithmetic(one.dtype) for one in targets}
-    )
+    parts = quickstart_parts(settings, store, len(targets))
+    with in_job(as_progress(progress), "quickstart", parts, deadline) as job:
+        return _all_stages(store, targets, budget, settings, seed, deadline, job)
+
+
+def _all_stages(
+    store: Store,
+    targets: Sequence[Target],
+    budget: Budget | None,
+    settings: QuickstartSettings,
+    seed: int,
+    deadline: Deadline,
+    job: JobProgress,
+) -> QuickstartResult:
+    stages = Stages(store.stages, job)
+    needed = {arithmetic(one.dtype) for one in targets}
+    trained_by = deadline.within(0, _TRAINED_BY)
+    trained = trained_on_digits(store, settings, stages, seed, trained_by, job, needed)
+    nets, data = trained.nets, trained.data
     with stages.stage("tune the space's kernels"):
+        most_s = max(_LEAST_TUNING_S, min(settings.tuning_seconds, _TUNED * deadline.left_s / len(targets)))
         tuned = {
-            one.dtype: _tuned(nets[arithmetic(one.dtype)], one, store, settings, seed, progress)
+            one.dtype: _tuned(nets[arithmetic(one.dtype)], one, store, settings, most_s, seed, job)
             for one in targets
         }
     outcome = run_search(
-        *(_request(settings, store, nets, data, one, budget, seed) for one in targets),
-        progress=progress,
+        *(search_request(settings, store, nets, data, one, budget, seed) for one in targets),
+        deadline=NEVER if deadline == NEVER else Deadline.after(_SEARCHED * deadline.left_s),
+        progress=job,
         stage=stages.stage,
     )
     (done,) = outcome.targets
@@ -159,11 +147,21 @@ def quickstart(
         compared.rows,
         done.shipped,
         stages.seconds,
-        _quality(store, outcome, tuning),
-        None if tuning.complete else settings.tuning_seconds,
+        _quality(outcome, tuning),
+        None if tuning.complete else most_s,
+        trained.steps_left,
     )
     write_atomic(store.summary, json.dumps(summary(result), indent=1))
     return result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The supernets by what they compute in, their images, and steps for which there was no time."""
+
+    nets: Mapping[Arithmetic, Supernet]
+    data: ImageData
+    steps_left: int
 
 
 def trained_on_digits(
@@ -171,10 +169,11 @@ def trained_on_digits(
     settings: QuickstartSettings,
     stages: Stages,
     seed: int,
+    deadline: Deadline,
     progress: Progress,
     needed: Collection[Arithmetic],
-) -> tuple[dict[Arithmetic, Supernet], ImageData]:
-    """The supernets by what they compute in, trained now or by an earlier run; the project file is written.
+) -> Trained:
+    """The supernets, trained now or by an earlier run; the project file is written.
 
     Raises
     ------
@@ -184,7 +183,12 @@ def trained_on_digits(
     data, config = digits(), settings.training
     nets: dict[Arithmetic, Supernet] = {}
     with stages.stage("train the supernet"):
-        trained = train(config, data, store.training, progress=progress, seed=seed).checkpoint
+        write_atomic(store.settings, settings.to_yaml(seed))
+        begun = CheckpointFolder(store.training / "checkpoints").position()[0]
+        if begun < len(config.phases):  # what was trained for int8 came of a training that goes on now
+            shutil.rmtree(store.int8_training, ignore_errors=True)
+        first = train(config, data, store.training, deadline=deadline, progress=progress, seed=seed)
+        trained, steps_left = first.checkpoint, first.steps_left
         nets["float32"] = _loaded(trained, data)
         project = Project(
             store.folder,
@@ -196,14 +200,20 @@ def trained_on_digits(
             calibration_images=config.calibration_images,
         )
         if "int8" in needed:
-            again = with_phases(config, ["quantize"])
-            quantized = train(
-                again, data, store.int8_training, init=trained, progress=progress, seed=seed
-            ).checkpoint
-            nets["int8"] = _loaded(quantized, data)
-            project = replace(project, int8_checkpoint=quantized.relative_to(store.folder))
+            again = train(
+                with_phases(config, ["quantize"]),
+                data,
+                store.int8_training,
+                init=trained,
+                deadline=deadline,
+                progress=progress,
+                seed=seed,
+            )
+            steps_left += again.steps_left
+            nets["int8"] = _loaded(again.checkpoint, data)
+            project = replace(project, int8_checkpoint=again.checkpoint.relative_to(store.folder))
         project.save()
-    return nets, data
+    return Trained(nets, data, steps_left)
 
 
 def _loaded(checkpoint: Path, data: ImageData) -> Supernet:
@@ -213,7 +223,13 @@ def _loaded(checkpoint: Path, data: ImageData) -> Supernet:
 
 
 def _tuned(
-    net: Supernet, target: Target, store: Store, settings: QuickstartSettings, seed: int, progress: Progress
+    net: Supernet,
+    target: Target,
+    store: Store,
+    settings: QuickstartSettings,
+    most_s: float,
+    seed: int,
+    progress: Progress,
 ) -> TuningResult:
     """The kernels of the space, tuned as far as the time allows."""
     tuned = tune_space(
@@ -223,19 +239,19 @@ def _tuned(
         n_classes=net.n_classes,
         resolutions=settings.resolutions,
         trials=settings.trials,
-        seconds=settings.tuning_seconds,
+        seconds=most_s,
         seed=seed,
         progress=progress,
     )
     if not tuned.tuned:
         raise UserError(
-            f"not one kernel was timed in {settings.tuning_seconds:.0f} s of tuning: too little time for "
+            f"not one kernel was timed in {most_s:.0f} s of tuning: too little time for "
             "this device, or for what else runs on it; the same command goes on from here"
         )
     return tuned
 
 
-def _request(
+def search_request(
     settings: QuickstartSettings,
     store: Store,
     nets: Mapping[Arithmetic, Supernet],
@@ -263,10 +279,10 @@ def _subjects(outcome: SearchOutcome, store: Store, settings: QuickstartSettings
     """The ends of the space, what was chosen, and what was best in each other number format."""
 
     def subject(one: SearchOutcome, arch: Arch, shipped: Shipped | None = None) -> Subject:
-        target, net = one.targets[0].target, one.request.net
-        latency = load_latency(store.latency_model(Variant.of(target)), net.space)
+        done, net = one.targets[0], one.request.net
+        records = find_records(done.target, [store.logs])
         module = None if shipped is None else shipped.artefact
-        return Subject(arch, net, target, find_records(target, [store.logs]), latency, module)
+        return Subject(arch, net, done.target, records, done.latency.model, module)
 
     space, sides = outcome.request.net.space, settings.resolutions
     return {
@@ -277,13 +293,14 @@ def _subjects(outcome: SearchOutcome, store: Store, settings: QuickstartSettings
     }
 
 
-def _quality(store: Store, outcome: SearchOutcome, tuned: TuningResult) -> dict[str, float]:
-    (done,), dtype = outcome.targets, outcome.dtype
-    accuracy = AccuracyPredictor.load(store.accuracy_model(arithmetic(dtype)))
-    latency = load_latency(store.latency_model(Variant.of(done.target)), outcome.request.net.space)
+def _quality(outcome: SearchOutcome, tuned: TuningResult) -> dict[str, float]:
+    (done,) = outcome.targets
+    accuracy, latency = outcome.accuracy.left_out, done.latency.model
+    if accuracy is None or not isinstance(latency, LatencyRegressor):
+        raise RuntimeError("the quickstart learns its models")
     return {
-        "accuracy_spearman": accuracy.validation_["spearman"],
-        "accuracy_rmse_points": 100 * accuracy.validation_["rmse"],
+        "accuracy_spearman": accuracy.errors["spearman"],
+        "accuracy_rmse_points": 100 * accuracy.errors["rmse"],
         "latency_spearman": latency.validation_["spearman"],
         "latency_mape": latency.validation_["mape"],
         "kernels": tuned.kernels,

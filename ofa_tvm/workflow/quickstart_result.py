@@ -38,6 +38,8 @@ class QuickstartResult:
         Rank correlation and error of the two predictors on subnets left out, and the tuning's extent.
     tuning_limit_s
         The time after which the tuning was ended before it had done all it was to do; None if it had.
+    steps_left
+        Of the training, for which there was no time.
     """
 
     artefact: Path
@@ -50,6 +52,7 @@ class QuickstartResult:
     stages: dict[str, float]
     quality: dict[str, float]
     tuning_limit_s: float | None = None
+    steps_left: int = 0
 
 
 def summary(result: QuickstartResult) -> dict[str, Any]:
@@ -84,5 +87,6 @@ def summary(result: QuickstartResult) -> dict[str, Any]:
         },
         "quality": result.quality,
         "tuning_limit_s": result.tuning_limit_s,
+        "training_steps_left": result.steps_left,
         "seconds": {name: round(seconds, 2) for name, seconds in result.stages.items()},
     }

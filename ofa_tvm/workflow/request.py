@@ -169,6 +169,8 @@ class SearchOutcome:
         All that was measured; the candidates' `costs` are in the order of `targets`.
     targets
         In the order of the request.
+    accuracy
+        What it predicted accuracies by, before it measured candidates.
     seconds
         That it took, the others included.
     others
@@ -178,6 +180,7 @@ class SearchOutcome:
     request: SearchRequest
     found: VerifiedResult
     targets: tuple[TargetOutcome, ...]
+    accuracy: AccuracyModel
     seconds: float
     others: tuple[SearchOutcome, ...] = ()
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ofa_tvm.files import write_atomic
+from ofa_tvm.job import JobProgress
 from ofa_tvm.jsonfile import parse_json
-from ofa_tvm.progress import Progress
 
 
 class Stages:
@@ -20,18 +20,18 @@ class Stages:
     ----------
     path
         The file; what it holds counts, too.
-    progress
-        Told of each stage.
+    job
+        What each stage is a phase of.
     """
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self._path, self._progress = path, progress
+    def __init__(self, path: Path, job: JobProgress) -> None:
+        self._path, self._job = path, job
         self.seconds: dict[str, float] = {}
         if path.is_file():
             try:
                 self.seconds = {k: float(v) for k, v in parse_json(path.read_bytes()).items()}
             except (ValueError, AttributeError, TypeError):
-                progress.say(f"{path} is damaged; times are counted anew")
+                job.say(f"{path} is damaged; times are counted anew")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,12 +42,12 @@ class Stages:
         UserError
             If the file cannot be written.
         """
-        self._progress.say(f"* {name}")
         # Before the stage: the file also says whose folder this is, should the first one be killed.
         self._save(name, 0.0)
         start = time.monotonic()
         try:
-            yield
+            with self._job.phase(name):
+                yield
         finally:
             self._save(name, time.monotonic() - start)
 

@@ -91,6 +91,11 @@ class Store:
         return self.folder / "stages.json"
 
     @property
+    def settings(self) -> Path:
+        """All settings of the quickstart."""
+        return self.folder / "settings.yaml"
+
+    @property
     def summary(self) -> Path:
         """What the quickstart found."""
         return self.folder / "quickstart.json"

@@ -94,9 +94,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     (folder / "quick.yaml").write_text(QUICK)
     done = ofa("train", "--data", "digits", "--config", "quick.yaml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    # What the run does is said before it is done.
-    assert done.stderr.index("learning_rate: 0.05") < done.stderr.index("train full:")
-    assert "1197 train, 300 val, 300 test; 10 classes" in done.stderr
+    # What the run does is said before it is done, in three lines.
+    first, second, third, *rest = done.stderr.splitlines()
+    assert first.startswith("training ofa_digits on digits (1197 train, 300 val, 300 test; 10 classes)")
+    assert second == "to do: 4 steps of 400 images in 2 epochs (full 2, all 2)"
+    assert "learning rate 0.05" in third and third.endswith("training/settings.yaml")
+    assert [line.split(":")[0] for line in rest] == ["full", "all"]
     return folder, json.loads(done.stdout)
 
 
@@ -126,6 +129,27 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
     assert (folder / "training" / "supernet.pt").stat().st_mtime_ns == before
     message = error(ofa(*command, "--set", "momentum=0.5", cwd=folder), 2)
     assert "holds a training with other settings" in message
+
+
+def test_a_dry_run_times_a_step_of_each_phase_and_a_time_limit_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    command = ("train", "--data", "digits", "--config", "quick.yaml", "--json")
+
+    def plan() -> list[tuple[str, int]]:
+        done = ofa(*command, "--dry-run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert all(step["unit_seconds"] > 0 for step in answer["steps"])
+        return [(step["name"], step["units"]) for step in answer["steps"]]
+
+    steps = [("step of phase full", 2), ("step of phase all", 2), ("validate a subnet", 9)]
+    assert plan() == steps
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.yaml"], "nothing is kept"
+    done = ofa(*command, "--time-limit", "0.1s", "-v", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps_left"] == 3 and "ends after about 0 s" in done.stderr
+    assert "label_smoothing: 0.1" in done.stderr, "--verbose prints all settings"
+    assert plan() == [(steps[0][0], 1), *steps[1:]]
 
 
 @pytest.mark.slow

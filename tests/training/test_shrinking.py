@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -15,15 +16,18 @@ import tiny
 import torch
 
 from ofa_tvm.errors import UsageError, UserError
+from ofa_tvm.progress import Deadline
 from ofa_tvm.spaces import get_space
 from ofa_tvm.supernet import build_supernet, dtype_of
 from ofa_tvm.supernet.depthwise import weight_gradient
-from ofa_tvm.training import Phase, TrainingResult, digits, train
+from ofa_tvm.training import Phase, TrainingConfig, TrainingResult, digits, train
 from ofa_tvm.training.checkpoint import CheckpointFolder
+from ofa_tvm.training.config import CONFIG_SCHEMA
 from ofa_tvm.training.job import only_one
 from ofa_tvm.training.loss import distillation_loss, label_loss, shrinking_loss
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
 from ofa_tvm.training.step import MicroBatch, gradient_scaler, training_step
+from ofa_tvm.yamlfile import read_yaml
 
 TINY = Path(tiny.__file__)
 
@@ -80,6 +84,47 @@ def test_a_killed_training_continues_as_if_unbroken(
     assert same(result.checkpoint, unbroken[0] / "supernet.pt")
     assert result.phases == unbroken[1].phases
     assert records(tmp_path) == records(unbroken[0])
+
+
+def test_a_training_out_of_time_is_usable_and_goes_on_as_if_unbroken(
+    tmp_path: Path, unbroken: tuple[Path, TrainingResult]
+) -> None:
+    config, data = tiny.CONFIG.replace(log=("csv",)), tiny.tiny_digits()
+    for step in (1, 2):
+        stopped = train(config, data, tmp_path, deadline=Deadline.after(0.0))
+        assert stopped.steps_left == 21 - step and stopped.phases[-1].name == f"full, step {step} of 9"
+        assert 0 <= stopped.phases[-1].accuracies["max @32"] <= 1
+        build_supernet("ofa_digits", n_classes=10).load_checkpoint(stopped.checkpoint)
+    result = train(config, data, tmp_path)
+    assert same(result.checkpoint, unbroken[0] / "supernet.pt")
+    assert result == TrainingResult(tmp_path / "supernet.pt", unbroken[1].phases)
+    assert records(tmp_path) == records(unbroken[0])
+    epochs = list(csv.DictReader((tmp_path / "epochs.csv").read_text().splitlines()))
+    lines = [r for r in records(tmp_path) if "loss" in r]
+    assert [(e["phase"], int(e["epoch"]), float(e["loss"])) for e in epochs] == [
+        (r["phase"], r["epoch"], r["loss"]) for r in lines
+    ]
+    accuracies = list(csv.DictReader((tmp_path / "accuracies.csv").read_text().splitlines()))
+    assert [(a["phase"], a["subnet"], float(a["accuracy"])) for a in accuracies] == [
+        (phase.name, *pair) for phase in result.phases for pair in phase.accuracies.items()
+    ]
+    used = TrainingConfig.from_dict(read_yaml(tmp_path / "settings.yaml", CONFIG_SCHEMA))
+    assert used == config, "the file of settings is one for --config"
+
+
+def test_tensorboard_shows_the_losses(tmp_path: Path) -> None:
+    config = tiny.CONFIG.replace(phases=(Phase("full", {}, 1),), log=("tensorboard",))
+    try:
+        train(config, tiny.tiny_digits(), tmp_path)
+    except UserError as error:
+        assert "pip install tensorboard" in str(error) and not (tmp_path / "checkpoints").exists()
+        pytest.skip(f"without its library all there is to see is: {error}")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (loss,) = events.Scalars("loss")
+    assert loss.step == 3 and loss.value == pytest.approx(records(tmp_path)[0]["loss"])
+    assert [one.step for one in events.Scalars("accuracy/max @32")] == [3]
 
 
 @pytest.fixture(scope="module")
