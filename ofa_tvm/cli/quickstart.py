@@ -155,10 +155,10 @@ def _say_settings(
         f"budget {budget or 'of the median subnet'}"
     )
     console.say(
-        f"to do: train {epochs} epochs in {len(training.phases)} phases, tune {settings.trials} trials a kernel "
-        f"for {duration(settings.tuning_seconds)} at most, evaluate {settings.accuracy_samples} and measure "
-        f"{settings.latency_samples} subnets, search {settings.rounds} rounds of {settings.candidates} "
-        f"candidates, ship, compare{limit}"
+        f"to do: train {epochs} epochs in {len(training.phases)} phases, tune {settings.trials} trials a "
+        f"kernel for {duration(settings.tuning_seconds)} at most, evaluate {settings.accuracy_samples} "
+        f"subnets, measure {settings.latency_samples}, search {settings.rounds} rounds of "
+        f"{settings.candidates} candidates, ship, compare{limit}"
     )
     console.say(f"seed {console.seed}, folder {out}; all settings: {out / 'settings.yaml'}")
     console.detail(settings.to_yaml(console.seed).rstrip())
