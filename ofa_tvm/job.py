@@ -144,7 +144,7 @@ class Job:
         usual = min(high, max(low, sum(known) / len(known)))
         left = sum(self._left(part, usual) for part in self._parts)
         left = max(0.0, left - min(self._clock() - self._moved, self._unit_s(usual)))
-        return min(left, self._deadline.left_s)
+        return min(left, self._deadline.left_s or left)  # what goes on after it takes as long as it does
 
     @property
     def share(self) -> float:

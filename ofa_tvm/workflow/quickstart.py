@@ -111,7 +111,8 @@ def _all_stages(
     trained = trained_on_digits(store, settings, stages, seed, trained_by, job, needed)
     nets, data = trained.nets, trained.data
     with stages.stage("tune the space's kernels"):
-        most_s = max(_LEAST_TUNING_S, min(settings.tuning_seconds, _TUNED * deadline.left_s / len(targets)))
+        share_s = max(_LEAST_TUNING_S, _TUNED * deadline.left_s / len(targets))
+        most_s = min(settings.tuning_seconds, share_s)
         tuned = {
             one.dtype: _tuned(nets[arithmetic(one.dtype)], one, store, settings, most_s, seed, job)
             for one in targets

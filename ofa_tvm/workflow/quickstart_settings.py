@@ -18,7 +18,7 @@ from ofa_tvm.yamlfile import write_yaml
 SPACE = "ofa_digits"
 
 # Guesses until they are timed.
-_KERNELS, _KERNEL_S, _COMPARE_S = 242, 0.35, 10.0
+_ENUMERATED, _ENUMERATE_S, _KERNELS, _KERNEL_S, _COMPARE_S = 27, 0.3, 242, 0.35, 10.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def quickstart_parts(settings: QuickstartSettings, store: Store, formats: int) -
     return [
         *(part for part in trained if part.task != VALIDATE),
         *(replace(one, units=sum(part.units for part in validations)) for one in validations[:1]),
+        Part("tune the space's kernels", "enumerating kernels", formats * _ENUMERATED, _ENUMERATE_S),
         Part("tune the space's kernels", "tuning kernels", formats * _KERNELS, _KERNEL_S, most_s=tuning_s),
         *searched.parts(),
         Part("compare", "compare", 1, _COMPARE_S),

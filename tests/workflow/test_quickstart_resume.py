@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import yaml
 from demo_project import DemoProject, tiny_settings
 
 import ofa_tvm
 from ofa_tvm.cli.main import invoke
 from ofa_tvm.deploy import Artefact
+from ofa_tvm.progress import Deadline
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.training.data import digits
 from ofa_tvm.workflow.quickstart import quickstart
+from ofa_tvm.workflow.quickstart_plan import quickstart_plan
 
 TESTS = Path(__file__).resolve().parents[1]
 _SCRIPT = f"""
@@ -38,7 +41,7 @@ quickstart(Path(sys.argv[1]), get_target("x86"), settings=tiny_settings())
 
 @pytest.mark.slow
 def test_nothing_is_lost_by_a_kill(demo: DemoProject, tmp_path: Path) -> None:
-    """Killed while it tunes; the same call then keeps every trial and every epoch of before."""
+    """Killed while it tunes; the same call, out of time, keeps all trials and epochs of before, and ships."""
     out = tmp_path / "demo"
     out.mkdir()
     process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(out)], start_new_session=True)
@@ -53,12 +56,34 @@ def test_nothing_is_lost_by_a_kill(demo: DemoProject, tmp_path: Path) -> None:
     metrics = (out / "training" / "metrics.jsonl").read_text()
     assert before and metrics and not (out / "deploy").exists()
 
-    result = quickstart(out, ofa_tvm.get_target("x86"), settings=tiny_settings())
+    deadline = Deadline.after(1.0)
+    result = quickstart(out, ofa_tvm.get_target("x86"), settings=tiny_settings(), deadline=deadline)
     (file,) = out.glob("tuning_logs/*/tuning.jsonl")
     assert file.read_text().splitlines()[: len(before)] == before
     assert (out / "training" / "metrics.jsonl").read_text() == metrics, "the training was repeated"
     latency = Artefact.open(result.artefact).manifest.latency
     assert latency.measured <= latency.budget
+    assert not list(out.glob("latency-*.model")), "a model of a few subnets is not kept"
+    assert yaml.safe_load((out / "settings.yaml").read_text())["training"]["resolutions"] == [32, 40]
+
+
+@pytest.mark.slow
+def test_a_dry_run_times_one_of_each_and_keeps_nothing(demo: DemoProject, tmp_path: Path) -> None:
+    out, target, settings = tmp_path / "new", ofa_tvm.get_target("x86"), tiny_settings()
+    steps = {step.name: step for step in quickstart_plan(out, [target], settings=settings).steps}
+    untimed = ["build and check what ships", "compare with other runtimes"]
+    assert [name for name, step in steps.items() if step.seconds is None] == untimed
+    units = {name: step.units for name, step in steps.items()}
+    assert units.pop("tuning trial for x86") > 100
+    assert units == {
+        "step of phase full": 1197 // 64,
+        "validate a subnet": 2,
+        "evaluate a subnet": 4 + 4,
+        "measure a subnet on x86": 6,
+        "measure a candidate": 2,
+        **dict.fromkeys(untimed, 1),
+    }
+    assert not out.exists()
 
 
 def test_a_run_killed_in_its_first_stage_goes_on_in_the_same_folder(
