@@ -104,10 +104,10 @@ space: ofa_digits
 $ ofa-tvm run a b --top 3
 to tune the rest: ofa-tvm nothing
 ```
-or `ofa-tvm run x -q`, `ofa-tvm run`, `ofa-tvm targets`
+or `ofa-tvm run x -y`, `ofa-tvm run`, `ofa-tvm targets`
 """
     said = [wrong(each) for each in commands(text)]
-    hints = ["--trails", "no tnue", None, "MODEL", "float17", "my-phone", "25", "--top", "-q", None, None]
+    hints = ["--trails", "no tnue", None, "MODEL", "float17", "my-phone", "25", "--top", "-y", None, None]
     for one, hint in zip(said, hints, strict=True):
         assert (hint in one) if hint and one else one == hint
 
