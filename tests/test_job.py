@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ofa_tvm.bars import RichProgress
 from ofa_tvm.job import Job, JobProgress, Part, in_job
-from ofa_tvm.progress import SILENT, Deadline
+from ofa_tvm.progress import SILENT, Deadline, as_progress
 
 PARTS = (
     Part("learn", "evaluate", 10, 1.0),
@@ -79,3 +80,8 @@ def test_a_job_within_a_job_is_a_part_of_it() -> None:
             task.advance(1)
         assert isinstance(inner, JobProgress)
         assert [phase.name for phase in outer._job.phases] == ["one"]
+
+
+def test_what_people_give_as_progress() -> None:
+    assert isinstance(as_progress(True), RichProgress) and as_progress(False) is SILENT
+    assert as_progress(SILENT) is SILENT

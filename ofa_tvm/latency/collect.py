@@ -75,6 +75,11 @@ def _of_each(resolutions: Sequence[int], sample: list[Arch]) -> list[Arch]:
     return sample
 
 
+def _each_resolution_first(archs: Sequence[Arch]) -> list[Arch]:
+    """A model of few of them knows every resolution."""
+    return list(dict.fromkeys([*{arch.r: arch for arch in archs}.values(), *archs]))
+
+
 def first_guess(space: Space, target: Target) -> Function:
     """Latencies in no particular unit: by the target's hardware where it is known, else by MACs."""
     from ofa_tvm.latency.generalized import shipped_model
@@ -122,7 +127,7 @@ def collect(
     spread
         Draw subnets evenly over their predicted latency instead.
     deadline
-        Once it is over no group of subnets is begun if the table has four rows.
+        Once it is over no group of subnets is begun if the table has four rows, and one of each resolution.
     progress
         Told of every subnet.
 
@@ -156,10 +161,11 @@ def collect(
 
             # Small enough that each board has two at least, and that none is long without work at the end.
             size = min(_GROUP, -(-len(waiting) // (2 * bench.boards))) if bench.boards else _GROUP
+            least = max(_LEAST, len({arch.r for arch in sample}))
             if deadline != NEVER:
-                size = min(size, _LEAST)
+                size, waiting = min(size, _LEAST), _each_resolution_first(waiting)
             starts = takewhile(
-                lambda _: not deadline.is_over or len(writer.measured) < _LEAST,
+                lambda _: not deadline.is_over or len(writer.measured) < least,
                 range(0, len(waiting), size or 1),
             )
             groups = (waiting[start : start + size] for start in starts)

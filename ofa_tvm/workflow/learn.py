@@ -71,7 +71,7 @@ def learn_accuracy(
     calibration_images, seed
         Of the batch-norm statistics; the seed also draws the subnets.
     deadline
-        Once it is over no subnet is begun if there are four; a predictor of fewer than asked for is not kept.
+        Once it is over no subnet is begun if there are four, and both ends of each resolution; a predictor of fewer than asked for is not kept.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def learn_accuracy(
         progress=progress,
     )
     if deadline != NEVER:
-        evaluated(archs[:_LEAST])
+        evaluated(archs[: max(_LEAST, 2 * len(resolutions))])  # they begin with each resolution's ends
     accuracies = evaluated(archs, deadline=deadline)
     done = np.isfinite(accuracies)
     archs, accuracies = list(compress(archs, done)), accuracies[done]

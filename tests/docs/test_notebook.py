@@ -28,6 +28,28 @@ def test_it_is_short_and_its_outputs_are_stored(notebook: nbformat.NotebookNode)
     assert not any(output.output_type == "error" for cell in code(notebook) for output in cell.outputs)
 
 
+PROGRESS = """
+import warnings, time
+warnings.simplefilter("error")  # rich warns where it cannot draw
+from ofa_tvm.progress import as_progress
+with as_progress(True).task("work", 2) as task:
+    task.advance()
+    time.sleep(0.3)
+    task.advance()
+"""
+
+
+def test_progress_shows_in_a_notebook() -> None:
+    """As bars with ipywidgets, without them as a line; either way the line stays."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PROGRESS)])
+    NotebookClient(book, timeout=60).execute()
+    said = "".join(
+        output.get("text", "") + output.get("data", {}).get("text/plain", "")
+        for output in book.cells[0].outputs
+    )
+    assert "work: 0." in said
+
+
 @pytest.mark.slow
 def test_the_whole_loop_runs(
     notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
