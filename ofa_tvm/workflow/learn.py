@@ -71,7 +71,8 @@ def learn_accuracy(
     calibration_images, seed
         Of the batch-norm statistics; the seed also draws the subnets.
     deadline
-        Once it is over no subnet is begun if there are four, and both ends of each resolution; a predictor of fewer than asked for is not kept.
+        Once it is over no subnet is begun if there are four, and both ends of each resolution; a predictor of
+        fewer than asked for is not kept.
 
     Raises
     ------
