@@ -135,7 +135,9 @@ class Job:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left, by what was timed so far; None as long as nothing was."""
+        """Seconds left, by what was timed so far; None as long as nothing was, and where time is up."""
+        if self._deadline.is_over:
+            return None
         paces = [self._pace(kind) for kind in tuple(self._guessed)]
         known = [pace for pace in paces if pace is not None]
         if not known:
@@ -144,7 +146,7 @@ class Job:
         usual = min(high, max(low, sum(known) / len(known)))
         left = sum(self._left(part, usual) for part in self._parts)
         left = max(0.0, left - min(self._clock() - self._moved, self._unit_s(usual)))
-        return min(left, self._deadline.left_s or left)  # what goes on after it takes as long as it does
+        return min(left, self._deadline.left_s)
 
     @property
     def share(self) -> float:
