@@ -178,34 +178,6 @@ def _of_digits(images: Images, project: Project) -> str | None:
     return "ofa_digits" if images.source == "digits" and project.data is None else None
 
 
-def _announce(console: Console, settings: TrainingConfig, data: ImageData, title: str, out: Path) -> None:
-    """Everything that decides the result, before work starts."""
-    from ofa_tvm.training.distributed import choose_device
-    from ofa_tvm.training.presets import all_steps, misfit
-    from ofa_tvm.yamlfile import write_yaml
-
-    for problem in getattr(data, "skipped", ()):
-        console.say(f"skipped: {problem}")
-    if converted := getattr(data, "converted", ()):
-        more = f" and {len(converted) - _SHOWN} more" if len(converted) > _SHOWN else ""
-        console.say(f"read as RGB: {', '.join(converted[:_SHOWN])}{more}")
-    sizes = ", ".join(f"{data.size(split)} {split}" for split in ("train", "val", "test"))
-    batch = min(settings.batch_size, data.size("train"))
-    epochs = sum(phase.total_epochs for phase in settings.phases)
-    steps = all_steps(settings, data.size("train"))
-    device = choose_device(settings.device)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    say_classes(console, data)
-    console.say(
-        f"{title} on {data.name} ({sizes}; {data.n_classes} classes), device {device}, "
-        f"{processes} process{'es' if processes > 1 else ''}, {steps} steps of {batch} images "
-        f"in {epochs} epoch{'s' if epochs > 1 else ''}, seed {console.seed}, into {out}"
-    )
-    console.say(write_yaml(settings.to_dict()).rstrip())
-    if problem := misfit(settings, data.size("train")):
-        console.say(f"warning: {problem}")
-
-
 def _shrink(
     console: Console,
     extent: Extent,

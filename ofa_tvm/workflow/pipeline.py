@@ -63,9 +63,7 @@ class _Run:
             for t, done in zip(self.targets, shipped, strict=True)
         )
         beaten = (run.outcome([None] * len(run.targets), seconds, ()) for run in others)
-        return SearchOutcome(
-            self.request, self.found, tuple(targets), self.accuracy, seconds, tuple(beaten)
-        )
+        return SearchOutcome(self.request, self.found, tuple(targets), self.accuracy, seconds, tuple(beaten))
 
 
 def run_search(

@@ -25,7 +25,7 @@ from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress, as_progress
 from ofa_tvm.search.budget import Budget
 from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.supernet import Supernet, build_supernet
-from ofa_tvm.targets import DType, Target
+from ofa_tvm.targets import DType, Target, Variant
 from ofa_tvm.training.checkpoint import CheckpointFolder
 from ofa_tvm.training.data import ImageData, digits
 from ofa_tvm.training.defaults import with_phases
