@@ -100,7 +100,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     assert first.startswith("training ofa_digits on digits (1197 train, 300 val, 300 test; 10 classes)")
     assert second == "to do: 4 steps of 400 images in 2 epochs (full 2, all 2)"
     assert "learning rate 0.05" in third and third.endswith("training/settings.yaml")
-    assert [line.split(":")[0] for line in rest] == ["full", "all"]
+    assert [line.split(":")[0] for line in rest] == ["warning", "full", "all"]
     return folder, json.loads(done.stdout)
 
 
