@@ -45,9 +45,21 @@ def command() -> None:
 @click.option("--tracker", metavar="HOST:PORT", help=f"By default the variable {TRACKER}, else none.")
 @click.option("--key", help="Name of this kind of device on the tracker, such as cortex-a72.")
 @click.option("--gpu", type=click.Choice(["opencl", "cuda"]), help="Offer this machine's GPU as well.")
+@click.option(
+    "--cpus",
+    default="big",
+    show_default=True,
+    help="Where cores differ, those to keep to: big, little, all, or numbers (4-7).",
+)
 @common_options
 def serve_command(
-    console: Console, host: str, port: int, tracker: str | None, key: str | None, gpu: str | None
+    console: Console,
+    host: str,
+    port: int,
+    tracker: str | None,
+    key: str | None,
+    gpu: str | None,
+    cpus: str,
 ) -> None:
     """Make this machine a device, one session at a time, until it is interrupted.
 
@@ -64,7 +76,7 @@ def serve_command(
     if host not in _LOOPBACK:
         console.say(_WARNING.format(host=host, port=port))
     runtime = device_runtime(platform.machine(), kind=gpu or "llvm", progress=console.progress)
-    arguments = ["--host", host, "--port", str(port), "--key", key or "device"]
+    arguments = ["--host", host, "--port", str(port), "--key", key or "device", "--cpus", cpus]
     if tracker is not None:
         arguments += ["--tracker", tracker]
     sys.stdout.flush()

@@ -87,15 +87,13 @@ class Session:
         self.address = f"{host}:{port}"
         self._numbers = itertools.count()
 
-        def connect() -> tuple[Any, str, bool, str]:
+        def connect() -> tuple[Any, str, bool, frozenset[str] | None]:
             rpc = tvm.rpc.connect(host, port, match, session_timeout=limit_s)
-            ask = lambda name: rpc.get_function(f"ofa_tvm.device.{name}")()  # noqa: E731
-            arch = str(ask("arch"))
-            return rpc, arch, bool(ask("emulated")), str(ask("features")) if arch == "aarch64" else ""
+            arch, emulated = (rpc.get_function(f"ofa_tvm.device.{name}")() for name in ("arch", "emulated"))
+            return rpc, str(arch), bool(emulated), _features(rpc) if arch == "aarch64" else None
 
         try:
-            self._rpc, self.arch, self.emulated, features = _within(CONNECT_LIMIT_S, connect)
-            self.features = frozenset(features.split())
+            self._rpc, self.arch, self.emulated, self._features = _within(CONNECT_LIMIT_S, connect)
             self.cpu = self._rpc.cpu()
         except Exception as error:  # tvm raises RuntimeError and kinds of its own
             raise SessionLost(f"device {self.address} does not answer") from error
@@ -121,8 +119,8 @@ class Session:
 
     def lacking(self, features: Collection[str]) -> str:
         """Which of LLVM's features the cores of an AArch64 device do not have, for people; "" if none."""
-        told = TOLD & set(features) if self.arch == "aarch64" else frozenset()
-        return ", ".join(sorted(told - self.features))
+        known = self._features
+        return "" if known is None else ", ".join(sorted(TOLD & set(features) - known))
 
     def device(self, kind: str) -> Any:
         """The device's CPU ("llvm") or first GPU ("opencl", "cuda").
@@ -182,6 +180,14 @@ class Session:
         """Let go of the device."""
         self.cpu = self._rpc = None
         gc.collect()  # what lies in reference cycles keeps the session open, too
+
+
+def _features(rpc: Any) -> frozenset[str] | None:
+    """LLVM's names of what the device's cores have; None if its server is too old to say."""
+    try:
+        return frozenset(str(rpc.get_function("ofa_tvm.device.features")()).split())
+    except AttributeError:  # as TVM tells of a function that is not there
+        return None
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -6,6 +6,7 @@ No phone is here: `cable.py` stands in for adb; the folder, the server and the c
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from once import Once
 from verbs import without_torch
 
 from ofa_tvm.devices import Place
-from ofa_tvm.devices.adb import Phone, find_phone
+from ofa_tvm.devices.adb import Phone, find_phone, typed_commands
 from ofa_tvm.devices.native import cxx_of
 from ofa_tvm.devices.self_contained import write_self_contained
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
@@ -95,6 +96,25 @@ def test_a_full_phone_and_one_that_is_unplugged(phone: Path) -> None:
     with pytest.raises(UserError, match=r"the phone is gone \(device 'PHONE1' not found\); plug it in again"):
         found.check("aarch64", MB)
     assert not found.present
+
+
+def test_without_adb_the_page_and_the_verb_say_the_same_commands() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/targets-android.md").read_text()
+    assert "\n".join(typed_commands(Path("phone"))) in page
+
+
+@pytest.mark.slow
+def test_a_folder_is_pushed(phone: Path, tmp_path: Path) -> None:
+    bundle = ["device", "bundle", "--target", "x86", "--self-contained", "-o", "p", "--push"]
+    (phone / "free_kib").write_text("4000")
+    assert "make room there" in without_torch(tmp_path, *bundle).error(1)
+    assert not (phone / "phone/ofa-tvm").exists() or not [*(phone / "phone/ofa-tvm").iterdir()]
+    (phone / "free_kib").write_text("40000")
+    done = without_torch(tmp_path, *bundle, "--json")
+    said = json.loads(done.out)
+    assert said["pushed"] and said["serial"] == "PHONE1" and said["bytes"] < 20e6
+    pushed = {file.name: file.read_bytes() for file in (phone / "phone/ofa-tvm").rglob("*") if file.is_file()}
+    assert pushed == {file.name: file.read_bytes() for file in (tmp_path / "p").rglob("*") if file.is_file()}
 
 
 def test_a_phones_gpu_is_said_to_be_out_of_reach(tmp_path: Path) -> None:

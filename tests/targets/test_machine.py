@@ -196,6 +196,26 @@ def test_arm_boards(tmp_path: Path, part: str, flags: str, cpu: str, features: t
     assert over_rpc.unit == "ms" and over_rpc.run.where == "rpc"
 
 
+@pytest.mark.parametrize(
+    ("part", "flags", "cpu", "mattr"),
+    [
+        ("0x802", "asimd fphp asimdhp", "cortex-a75", ["-dotprod"]),
+        ("0x802", "asimd fphp asimdhp asimddp", "cortex-a75", None),
+        ("0x800", "asimd", "cortex-a73", None),
+    ],
+)
+def test_a_phones_big_cores_are_described(
+    part: str, flags: str, cpu: str, mattr: list[str] | None, tmp_path: Path
+) -> None:
+    """Qualcomm's cores by Arm's that they are made from; sdot only where the phone has it."""
+    (tmp_path / "proc").mkdir()
+    core = "processor\t: {}\nFeatures\t: {}\nCPU implementer\t: 0x51\nCPU part\t: {}\n\n"
+    (tmp_path / "proc/cpuinfo").write_text(core.format(0, flags, "0x801") + core.format(4, flags, part))
+    target = probe_arm(detect_machine(tmp_path, "aarch64"))
+    assert target.mcpu == cpu and target.tvm.get("mattr") == mattr
+    target.tvm_target()
+
+
 def test_an_unknown_arm_core_is_said(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x7ff\n")
