@@ -20,9 +20,8 @@ from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
-from ofa_tvm.measurement.conditions import PATTERNS
+from ofa_tvm.measurement.device_watch import DeviceWatches
 from ofa_tvm.measurement.protocol import requested_timings
-from ofa_tvm.measurement.watch import Watch
 from ofa_tvm.process import EventPipe, answer_requests, use_runtime_only
 from ofa_tvm.reference import reference_session
 from ofa_tvm.runtime.module import LoadedModule, output_arrays
@@ -87,7 +86,7 @@ def _serve(
     place: Place,
     threads: int,
     emulated: bool,
-    watches: _Watches,
+    watches: DeviceWatches,
     events: EventPipe,
 ) -> dict[str, Any]:
     problem = ""
@@ -136,32 +135,8 @@ def _connect(place: Place, avoid: Collection[str], wait_s: float, events: EventP
         time.sleep(0.2)
 
 
-class _Watches:
-    """A watch of each device, which knows from session to session how fast that device can be."""
-
-    def __init__(self) -> None:
-        self._session: Session | None = None
-        self._known: dict[str, Watch] = {}
-
-    def of(self, session: Session) -> Watch:
-        """The watch of a session's device; it asks this session from now on."""
-        self._known.setdefault(session.address, Watch(self._pace_s, self._files))
-        self._session = session
-        return self._known[session.address]
-
-    def forget(self) -> None:
-        """Let go of the session."""
-        self._session = None
-
-    def _pace_s(self) -> float:
-        return 0.0 if self._session is None else self._session.pace_s()
-
-    def _files(self) -> dict[str, str]:
-        return {} if self._session is None else self._session.matching(PATTERNS)
-
-
 def _measure(
-    request: dict[str, Any], session: Session, threads: int, watches: _Watches, events: EventPipe
+    request: dict[str, Any], session: Session, threads: int, watches: DeviceWatches, events: EventPipe
 ) -> dict[str, Any]:
     session.set_threads(threads)
     subjects: list[_Subject] = []
@@ -185,7 +160,7 @@ def main() -> None:
     """Serve until standard input closes; arguments: the place of devices, the threads, the kind of device."""
     use_runtime_only()
     place, threads, emulated = Place.parse(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "emulated"
-    watches = _Watches()
+    watches = DeviceWatches()
     answer_requests(lambda request, events: _serve(request, place, threads, emulated, watches, events))
 
 

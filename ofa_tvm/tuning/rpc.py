@@ -20,6 +20,7 @@ from ofa_tvm.devices.place import Place
 from ofa_tvm.devices.session import Session, SessionLost, disk_is_full, open_session, require_kind
 from ofa_tvm.devices.tracker import TrackerUnreachable
 from ofa_tvm.errors import UserError
+from ofa_tvm.measurement.device_watch import DeviceWatches
 from ofa_tvm.targets.tvm_target import cpu_features
 from ofa_tvm.temporaries import scratch_folder
 from ofa_tvm.tuning.messages import DeviceRequest
@@ -36,6 +37,7 @@ from ofa_tvm.tuning.runner import (
 _PAUSE_S = 5.0
 _LONG_S = 60.0  # a wait that is told of
 _SESSION_LIMIT_S = 900.0
+_WHILE_COOL = 3  # tries to time a schedule while the device is not throttled
 
 
 class RpcRunner(Runner):
@@ -57,6 +59,8 @@ class RpcRunner(Runner):
         Called while nothing else happens, so that waiting is not taken for hanging.
     note
         Told of devices that misbehave.
+    watches
+        Of the devices: one that throttles is waited for.
     """
 
     tries = TRIES_ON_DEVICES
@@ -70,11 +74,13 @@ class RpcRunner(Runner):
         best_s: float,
         alive: Callable[[], None],
         note: Callable[[str], None],
+        watches: DeviceWatches | None = None,
     ) -> None:
         self._arrays = random_arguments(mod["main"])
         super().__init__(target, best_s, _on_this_machine(mod, self._arrays))
         self._place, self._wanted = Place.parse(device.place), device
         self._alive, self._note = alive, note
+        self._watches = watches or DeviceWatches()
         self._session: Session | None = None
         self._device: Any = None
         self._tensors: list[Any] = []
@@ -111,9 +117,29 @@ class RpcRunner(Runner):
         if self._wanted.emulated:
             return [once_s]
         calls = max(1, round(SAMPLE_S / max(once_s, 1e-7)))
-        samples = [self._seconds(program, calls) for _ in range(count)]
+        samples = self._while_cool(lambda: [self._seconds(program, calls) for _ in range(count)])
         if time.monotonic() - self._loaded_s > _SESSION_LIMIT_S:
             raise SessionLost("the trial outlasted its session")
+        return samples
+
+    def _while_cool(self, sample: Callable[[], list[float]]) -> list[float]:
+        """Samples of a device that was not throttled meanwhile, unless it stays so, which is noted once."""
+        session = self._connected()
+        watch = self._watches.of(session)
+        watch.start()
+        samples: list[float] = []
+        for _ in range(_WHILE_COOL):
+            known = watch.hopeless
+            watch.begin(self._alive)
+            if watch.hopeless and not known:
+                self._note(
+                    f"device {session.address} stays throttled although it was waited for: kernels are timed "
+                    "all the same and seem slower than they are; cool it, and mend that by `tune --retime`"
+                )
+            samples = sample()
+            found = watch.end()
+            if found is None or not found.throttled or watch.hopeless:
+                break
         return samples
 
     def results(self) -> list[Array]:
@@ -141,6 +167,7 @@ class RpcRunner(Runner):
         """Give the device back."""
         self._tensors, self._device = [], None
         if self._session is not None:
+            self._watches.forget()
             self._session.close()
             self._session = None
 

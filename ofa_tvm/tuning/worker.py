@@ -28,6 +28,7 @@ from ofa_tvm.compiler.nvrtc import compiling_cuda, on_cuda  # noqa: E402
 from ofa_tvm.compiler.tilings import Tiling  # noqa: E402
 from ofa_tvm.compiler.traces import scheduled_by_trace  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
+from ofa_tvm.measurement.device_watch import DeviceWatches  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
 from ofa_tvm.process import EventPipe, requests  # noqa: E402
 from ofa_tvm.tuning.gpu import GpuRunner  # noqa: E402
@@ -66,7 +67,13 @@ def _fitting(mod: tvm.IRModule, trace: Any) -> Schedule | None:
         return None
 
 
-def _runner(job: Job, request: TuningRequest, events: EventPipe, report: Callable[[Report], None]) -> Runner:
+def _runner(
+    job: Job,
+    request: TuningRequest,
+    watches: DeviceWatches,
+    events: EventPipe,
+    report: Callable[[Report], None],
+) -> Runner:
     if request.device is not None:
         return RpcRunner(
             job.mod,
@@ -75,6 +82,7 @@ def _runner(job: Job, request: TuningRequest, events: EventPipe, report: Callabl
             job.best_s,
             alive=events.beat,
             note=lambda message: report(Note(message)),
+            watches=watches,
         )
     if not on_cpu(job.target):
         return GpuRunner(job.mod, job.target, job.best_s)
@@ -85,13 +93,13 @@ def _building(target: tvm.target.Target) -> AbstractContextManager[object]:
     return compiling_cuda(str(target.attrs["arch"])) if on_cuda(target) else nullcontext()
 
 
-def _answer(request: TuningRequest, events: EventPipe) -> None:
+def _answer(request: TuningRequest, watches: DeviceWatches, events: EventPipe) -> None:
     def report(one: Report) -> None:
         events.send(**to_event(one))
 
     job = _job(request)
     try:
-        with _building(job.target), _runner(job, request, events, report) as runner:
+        with _building(job.target), _runner(job, request, watches, events, report) as runner:
             trials = Trials(runner, report, job.tried)
             if request.again:
                 trials.again([sch for sch, _ in job.known])
@@ -112,9 +120,10 @@ def main() -> None:
         pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
     load_cpu_intrinsics()
     gc.disable()  # a collection in the middle of a sample would count as the kernel's time
+    watches = DeviceWatches()
     for request in requests():
         gc.collect()
-        _answer(TuningRequest.from_json(request), events)
+        _answer(TuningRequest.from_json(request), watches, events)
 
 
 if __name__ == "__main__":

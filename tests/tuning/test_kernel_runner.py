@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +21,7 @@ from tvm.s_tir import Schedule
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.devices import Place
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
+from ofa_tvm.measurement.device_watch import DeviceWatches
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning.gpu import GpuRunner
 from ofa_tvm.tuning.local import LocalRunner
@@ -121,6 +124,39 @@ def test_known_schedules_are_timed_again_and_a_broken_one_is_said(make: Make) ->
     tried = [report for report in reports if isinstance(report, Tried)]
     assert sorted(bool(report.times_us) for report in tried) == [False, True]
     assert all(report.counts for report in tried)
+
+
+def test_a_device_that_throttles_is_waited_for_and_one_that_stays_hot_is_noted_once(tmp_path: Path) -> None:
+    state = tmp_path / "system/sys/class/thermal/cooling_device0/cur_state"
+    state.parent.mkdir(parents=True)
+    state.with_name("type").write_text("thermal-cpufreq-0\n")
+    state.write_text("1\n")
+    board, mod = get_target("x86"), scaled(4096)
+    notes: list[str] = []
+    with TrackerProcess() as tracker:
+        place = Place(tracker.host, tracker.port, "here")
+        with local_device(place, tmp_path, options=["--system", str(tmp_path / "system")]):
+            assert wait_until(lambda: devices(place) == 1, 20)
+            wanted = DeviceRequest(str(place), board.link.find(), emulated=False, wait_s=20.0)
+            watches = DeviceWatches(wait_s=2.5)
+            cooled = threading.Thread(target=lambda: (time.sleep(1.0), state.write_text("0\n")))
+            beats: list[float] = []
+
+            def alive() -> None:
+                beats.append(time.monotonic())
+                if len(beats) == 1:
+                    cooled.start()
+
+            with RpcRunner(
+                mod, board.tvm_target(), wanted, float("inf"), alive, notes.append, watches
+            ) as runner:
+                assert len(runner.run(schedule(mod, runner.target)).seconds) == SAMPLES
+                cooled.join()
+                assert not notes and state.read_text() == "0\n" and len(beats) >= 2
+                state.write_text("2\n")
+                for _ in range(3):
+                    assert len(runner.run(schedule(mod, runner.target)).seconds) == SAMPLES
+    assert len(notes) == 1 and "stays throttled" in notes[0] and "--retime" in notes[0]
 
 
 def test_what_goes_to_and_from_workers_survives_json() -> None:
