@@ -33,6 +33,8 @@ class BareRuntime:
         TVM's, and what classifies pictures with them (None for GPUs, whose modules it cannot call).
     system
         glibc, its loader first; empty where the device is to have them.
+    cpus
+        The cores that the program keeps to unless told otherwise: those that the module was measured on.
     refused
         What runs the program where a filter of system calls would end it.
     """
@@ -42,6 +44,7 @@ class BareRuntime:
     program: Path | None = None
     system: tuple[Path, ...] = ()
     refused: Path | None = None
+    cpus: str = "big"
 
     def write(self, folder: Path, module: str) -> None:
         """Write the files into an artefact's folder, whose module has a name."""
@@ -57,6 +60,7 @@ class BareRuntime:
             "REFUSED": REFUSED,
             "MODULE": module,
             "NEEDS": " ".join(sorted(used_features(folder / module))),
+            "CPUS": self.cpus,
             "ARCH": self.arch,
         }
         write_atomic(folder / SCRIPT, run_script(values))
@@ -89,16 +93,16 @@ def bare_runtime(target: Target, *, progress: Progress = SILENT) -> BareRuntime:
     libraries = tuple(runtime_libraries(arch, kind, progress=progress))
     if kind != "llvm":
         return BareRuntime(arch, libraries)
-    cxx = cxx_of(target.link.find())
+    cxx, cpus = cxx_of(target.link.find()), target.run.cpus or "big"
     program = runner_program(arch, cxx, libraries, progress=progress)
     if arch not in _SELF_CONTAINED:
-        return BareRuntime(arch, libraries, program)
+        return BareRuntime(arch, libraries, program, cpus=cpus)
     try:
         system = tuple(needed_libraries(arch, cxx, [program, *libraries]))
     except UserError as error:
         progress.say(f"the artefact will need glibc and libstdc++ on the device: {error}")
-        return BareRuntime(arch, libraries, program)
+        return BareRuntime(arch, libraries, program, cpus=cpus)
     refused = cache_dir() / "devices" / f"{REFUSED}-{arch}"
     if not refused.is_file():
         build_refused(cxx, refused)
-    return BareRuntime(arch, libraries, program, system, refused)
+    return BareRuntime(arch, libraries, program, system, refused, cpus)

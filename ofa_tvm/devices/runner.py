@@ -73,7 +73,7 @@ def run_script(values: dict[str, str]) -> str:
 
 
 def _digest(command: Sequence[str], libraries: Sequence[Path]) -> str:
-    files = [*_SOURCES.glob("*.*"), *(FOLDER / "third_party").glob("*.h"), FOLDER / "device" / "features.h"]
+    files = [*_SOURCES.glob("*.*"), *(FOLDER / "third_party").glob("*.h"), *(FOLDER / "device").glob("*.h")]
     content = b"".join(file.read_bytes() for file in sorted(files))
     text = "\n".join([*command, *_FLAGS, *(f"{file.name} {file.stat().st_size}" for file in libraries)])
     return hashlib.sha256(text.encode() + content).hexdigest()[:16]

@@ -1,6 +1,5 @@
 // The program that an artefact ships with (--with-runtime): pictures in, classes out. It needs the TVM runtime and
 // nothing else: neither Python nor libraries of pictures.
-#include <sched.h>
 #include <tvm/ffi/error.h>
 
 #include <algorithm>
@@ -9,11 +8,12 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
-#include <stdexcept>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../device/cores.h"
 #include "../device/features.h"
 #include "network.h"
 #include "picture.h"
@@ -21,16 +21,16 @@
 namespace {
 
 constexpr char kUsage[] =
-    "usage: classify MODEL.SO [-k CLASSES] [-n CALLS] [--cpus LIST] [--json] PICTURE...\n\n"
+    "usage: classify MODEL.SO [-k CLASSES] [-n CALLS] [--cpus WHICH] [--json] PICTURE...\n\n"
     "Prints the likeliest classes of each picture and their probabilities. Pictures are JPEG, PNG or binary PPM\n"
     "files, or .npy files of float32 network input.\n\n"
     "  -k, --top-k N   classes to print (default 5)\n"
     "  -n N            times so many calls of the network a picture\n"
-    "  --cpus LIST     the CPUs to run on, as 4-7 or 0,2\n"
+    "  --cpus WHICH    the cores to run on: big (the fastest kind), little, all, or numbers as 4-7 or 0,2\n"
     "  --json          one JSON object on standard output, all else on standard error\n";
 
 struct Options {
-  std::string model;
+  std::string model, cpus = "all";
   std::vector<std::string> files;
   size_t top = 5;
   int calls = 0;
@@ -69,31 +69,6 @@ void Require(const std::string& needed) {
   }
 }
 
-// Keeps this process to some CPUs, before any thread is started.
-void Keep(const std::string& list) {
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  for (size_t at = 0; at <= list.size();) {
-    const size_t comma = std::min(list.find(',', at), list.size());
-    const std::string part = list.substr(at, comma - at);
-    int first = 0, last = 0, read = 0;
-    const bool range = std::sscanf(part.c_str(), "%d-%d%n", &first, &last, &read) == 2;
-    if (!range) {
-      read = 0;
-      std::sscanf(part.c_str(), "%d%n", &first, &read);
-      last = first;
-    }
-    if (part.empty() || read != static_cast<int>(part.size()) || first < 0 || last < first || last >= CPU_SETSIZE) {
-      BadUsage("--cpus takes a list such as 4-7 or 0,2, not " + list);
-    }
-    for (int cpu = first; cpu <= last; ++cpu) CPU_SET(cpu, &cpus);
-    at = comma + 1;
-  }
-  if (sched_setaffinity(0, sizeof cpus, &cpus) != 0) {
-    throw std::runtime_error("this process may not run on CPUs " + list);
-  }
-}
-
 Options Parse(int argc, char** argv) {
   Options options;
   std::vector<std::string> plain;
@@ -111,7 +86,11 @@ Options Parse(int argc, char** argv) {
     } else if (name == "--needs") {
       Require(argv[++i]);
     } else if (name == "--cpus") {
-      Keep(argv[++i]);
+      options.cpus = argv[++i];
+      const bool kind = options.cpus == "big" || options.cpus == "little" || options.cpus == "all";
+      if (!kind && listed(options.cpus).empty()) {
+        BadUsage("--cpus takes big, little, all or a list such as 4-7 or 0,2, not " + options.cpus);
+      }
     } else if (name == "-n") {
       options.calls = Number(name, argv[++i]);
     } else if (takes_value) {
@@ -193,6 +172,7 @@ void PrintJson(const Options& options, const std::vector<Result>& results, size_
 
 int Run(int argc, char** argv) {
   const Options options = Parse(argc, argv);
+  keep_to(options.cpus, "");  // before any thread is started
   const ofa_tvm::Network network(options.model);
   std::vector<Result> results;
   size_t failed = 0;

@@ -15,9 +15,9 @@ refused=$here/runtime/@REFUSED@
 chmod 755 "$program" "$loader" "$refused" 2>/dev/null # what copied the folder may have dropped this
 if [ -f "$loader" ]; then
   unset LD_PRELOAD LD_LIBRARY_PATH # those are for this system's own C library
-  set -- "$loader" --inhibit-cache --library-path "$here/runtime" "$program" --needs "@NEEDS@" "$here/@MODULE@" "$@"
+  set -- "$loader" --inhibit-cache --library-path "$here/runtime" "$program" --needs "@NEEDS@" --cpus @CPUS@ "$here/@MODULE@" "$@"
 else
-  set -- "$program" --needs "@NEEDS@" "$here/@MODULE@" "$@"
+  set -- "$program" --needs "@NEEDS@" --cpus @CPUS@ "$here/@MODULE@" "$@"
 fi
 $OFA_TVM_EMULATOR "$@"
 status=$?
