@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -14,17 +13,18 @@ from local_device import devices, local_device
 from small_module import write_small_onnx
 
 import ofa_tvm
-from ofa_tvm.devices import Place
+from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.devices import Fleet, Place, TrackerUnreachable
 from ofa_tvm.devices.features import used_features
 from ofa_tvm.devices.session import open_session
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
 from ofa_tvm.errors import UserError
-from ofa_tvm.measurement import Measurer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
 from test_campaign import kernels
 
-from ofa_tvm.tuning import tune_kernels
+from ofa_tvm.tuning.messages import DeviceRequest
+from ofa_tvm.tuning.rpc import RpcRunner
 
 INSTRUCTIONS = {
     "dotprod": """
@@ -68,15 +68,27 @@ def test_code_for_newer_cores_is_refused_in_a_sentence(tmp_path: Path) -> None:
     onnx = write_small_onnx(tmp_path / "m.onnx")
     so = ofa_tvm.compile(onnx, newer.with_dtype("float16"), tmp_path / "m.so").path
     assert used_features(so) == {"fullfp16"}
-    with Measurer(older) as measurer, pytest.raises(UserError, match=r"m\.so uses fullfp16, which the cores"):
-        measurer.measure(so)
-    mixed = dataclasses.replace(newer, run=older.run)
-    (softmax,) = (kernel for kernel in kernels(newer) if kernel.name.startswith("softmax"))
-    with pytest.raises(UserError, match="do not have dotprod, fullfp16, which the target is for"):
-        tune_kernels([softmax], mixed, tmp_path / "logs", trials=1)
+    with Fleet(older, devices=1) as fleet:
+        with (
+            open_session(fleet.place) as session,
+            pytest.raises(UserError, match=r"m\.so uses fullfp16, which"),
+        ):
+            session.load(so)
+        (softmax,) = (kernel for kernel in kernels(newer) if kernel.name.startswith("softmax"))
+        request = DeviceRequest(str(fleet.place), newer.link.find(), emulated=True, wait_s=30.0)
+        with RpcRunner(softmax.mod, newer.tvm_target(), request, 1.0, alive=_pass, note=_pass) as runner:
+            first = next(templates_of(newer.tvm_target()).ranked(softmax.mod))
+            with pytest.raises(
+                TrackerUnreachable, match="do not have dotprod, fullfp16, which the target is"
+            ):
+                runner.run(first)
 
 
-@pytest.mark.parametrize(("cpus", "kept"), [("big", {1}), ("little", {0}), ("all", {0, 1}), ("0,900", {0})])
+def _pass(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("cpus", "kept"), [("big", {1}), ("little", {0}), ("0,900", {0})])
 def test_a_session_keeps_to_the_cores_that_are_asked_for(
     cpus: str, kept: set[int], tmp_path: Path, all_cpus: set[int]
 ) -> None:
