@@ -95,6 +95,8 @@ class Record:
         Why it failed, else "".
     instructions
         Guest instructions of one call on an emulated device, which has no time; else None.
+    throttled
+        Whether the device was too hot to run as fast as it can while this was timed.
     """
 
     kernel: str
@@ -103,6 +105,7 @@ class Record:
     times_us: tuple[float, ...]
     error: str = ""
     instructions: int | None = None
+    throttled: bool = False
 
     @property
     def name(self) -> str:
@@ -132,6 +135,8 @@ class Record:
             del content["error"]
         if self.instructions is None:
             del content["instructions"]
+        if not self.throttled:
+            del content["throttled"]
         body = json.dumps(content, separators=(",", ":"))[:-1]
         return body + _seal(body)
 
@@ -164,6 +169,7 @@ class Record:
             times_us=tuple(float(t) for t in times),
             error=content.get("error", ""),
             instructions=count,
+            throttled=content.get("throttled") is True,
         )
 
 

@@ -78,4 +78,7 @@ class Ledger:
         if tried.times_us and self._emulated:  # an instruction came as 1 ns
             instructions = round(1e3 * tried.times_us[0])
             return Record(kernel.key, kernel.signature, tried.trace, (), instructions=instructions)
-        return Record(kernel.key, kernel.signature, tried.trace, tuple(tried.times_us), tried.error)
+        times_us = tuple(tried.times_us)
+        return Record(
+            kernel.key, kernel.signature, tried.trace, times_us, tried.error, throttled=tried.throttled
+        )

@@ -103,12 +103,15 @@ class Tried:
         Why it failed, else "".
     counts
         Whether it is a trial of its own, not the second timing of one.
+    throttled
+        Whether the device was too hot to run as fast as it can.
     """
 
     trace: Any
     times_us: Sequence[float]
     error: str = ""
     counts: bool = True
+    throttled: bool = False
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class RpcRunner(Runner):
         TrackerUnreachable
             If there is no device to be had.
         """
-        session = self._connected()
+        session, self.throttled = self._connected(), False
         module = session.load(library)
         self._loaded_s = time.monotonic()
         return module
@@ -138,6 +138,7 @@ class RpcRunner(Runner):
                 )
             samples = sample()
             found = watch.end()
+            self.throttled = found is not None and found.throttled
             if found is None or not found.throttled or watch.hopeless:
                 break
         return samples

@@ -105,6 +105,8 @@ class Runner(ABC):
         How often a schedule runs before it is blamed for what a device may have done, see `fault_of_device`.
     takes_turns
         Whether several schedules can be timed in turns, see `in_turns`.
+    throttled
+        Whether the device was too hot for its best while the last schedule was timed.
     """
 
     tries: ClassVar[int] = 1
@@ -115,6 +117,7 @@ class Runner(ABC):
     ) -> None:
         self.target, self.best_s = target, best_s
         self._expected = expected
+        self.throttled = False
 
     def __enter__(self) -> Self:
         return self

@@ -97,7 +97,8 @@ class Trials:
             self._timed(trace, seconds, counts=counts)
 
     def _timed(self, trace: Any, seconds: Sequence[float], *, counts: bool = True) -> None:
-        self._report(Tried(trace, [value * 1e6 for value in seconds], counts=counts))
+        times_us = [value * 1e6 for value in seconds]
+        self._report(Tried(trace, times_us, counts=counts, throttled=self._runner.throttled))
 
     def _failed(self, trace: Any, error: Exception) -> None:
         self._report(Tried(trace, [], reason(error)[:_LONGEST_REASON]))

@@ -91,11 +91,13 @@ signatures = st.builds(
     trace=json_values,
     times=st.lists(st.floats(0.001, 1e6)),
     error=st.text(),
+    throttled=st.booleans(),
 )
 def test_records_survive_the_round_trip(
-    kernel: str, signature: Signature, trace: object, times: list[float], error: str
+    kernel: str, signature: Signature, trace: object, times: list[float], error: str, throttled: bool
 ) -> None:
-    made = Record(kernel, signature, trace, tuple(round(t, 4) for t in times), error)
+    samples = tuple(round(t, 4) for t in times)
+    made = Record(kernel, signature, trace, samples, error, throttled=throttled)
     line = made.to_line()
     assert "\n" not in line
     assert Record.from_line(line) == made

@@ -152,10 +152,14 @@ def test_a_device_that_throttles_is_waited_for_and_one_that_stays_hot_is_noted_o
             ) as runner:
                 assert len(runner.run(schedule(mod, runner.target)).seconds) == SAMPLES
                 cooled.join()
-                assert not notes and state.read_text() == "0\n" and len(beats) >= 2
+                assert not runner.throttled and not notes and state.read_text() == "0\n" and len(beats) >= 2
                 state.write_text("2\n")
                 for _ in range(3):
                     assert len(runner.run(schedule(mod, runner.target)).seconds) == SAMPLES
+                    assert runner.throttled
+                reports: list[Report] = []
+                Trials(runner, reports.append, [])(schedule(mod, runner.target))
+                assert isinstance(reports[-1], Tried) and reports[-1].throttled
     assert len(notes) == 1 and "stays throttled" in notes[0] and "--retime" in notes[0]
 
 
@@ -169,7 +173,7 @@ def test_what_goes_to_and_from_workers_survives_json() -> None:
         assert json.dumps(again.to_json()) == json.dumps(request.to_json())
     for report in (
         Trying([1]),
-        Tried([1], [2.0], counts=False),
+        Tried([1], [2.0], counts=False, throttled=True),
         Tried([1], [], "no"),
         Note("n"),
         GaveUp("e", True),
