@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa_tvm.deploy.manifest import CandidateEntry
 from ofa_tvm.report.content import Deployed
-from ofa_tvm.report.units import cost_scale
+from ofa_tvm.report.units import cost_scale, rough
 from ofa_tvm.search.budget import budget_above
 
 _ROOM = 1.03
@@ -109,10 +109,10 @@ def _first(shipped: Deployed, chosen: CandidateEntry, budget: float | None) -> s
         text += f" of {scale * budget:.4g} {name}"
     text += (
         f", noise margin included: this one took {scale * chosen.measured:.4g} {name} and has a margin of "
-        f"{scale * chosen.noise:.2g}"
+        f"{rough(scale * chosen.noise)}"
     )
     if budget is not None:
-        text += f", which leaves {scale * (budget - chosen.measured - chosen.noise):.2g} {name}"
+        text += f", which leaves {rough(scale * (budget - chosen.measured - chosen.noise))} {name}"
     rank = sum(c.within and c.predicted_accuracy > chosen.predicted_accuracy for c in shipped.candidates)
     place = "the highest" if not rank else f"number {rank + 1}"
     text += (
@@ -154,9 +154,9 @@ def _too_slow(
     more = 100 * (over.predicted_accuracy - chosen.predicted_accuracy)
     took = f"{scale * over.measured:.4g} {name}"
     if over.measured > budget:
-        why = f"it took {took}, {scale * (over.measured - budget):.2g} {name} more than the budget"
+        why = f"it took {took}, {rough(scale * (over.measured - budget))} {name} more than the budget"
     elif over.measured + over.noise > budget:
-        why = f"with its noise margin of {scale * over.noise:.2g}, its {took} may exceed the budget"
+        why = f"with its noise margin of {rough(scale * over.noise)}, its {took} may exceed the budget"
     else:
         why = f"it took {took} here, but too much on another target"
     return f"One that is predicted {more:.2f} points more accurate was left: {why}."

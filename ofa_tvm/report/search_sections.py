@@ -6,7 +6,7 @@ from ofa_tvm.report import figures
 from ofa_tvm.report.choice import Flat, beyond, faster, flat_from, least_difference, reasons, saturation
 from ofa_tvm.report.content import Content, Deployed, Measured
 from ofa_tvm.report.section import Section
-from ofa_tvm.report.units import cost_noun, cost_scale
+from ofa_tvm.report.units import cost_noun, cost_scale, rough
 
 
 def trade_off(content: Content, measured: Measured) -> Section:
@@ -75,7 +75,7 @@ def choice(content: Content, shipped: Deployed) -> Section:
             "earlier" if c.round == 0 else str(c.round),
             f"{scale * c.predicted:.4g}",
             f"{scale * c.measured:.4g}",
-            f"{scale * c.noise:.2g}",
+            rough(scale * c.noise),
             f"{100 * c.predicted_accuracy:.2f}",
             "-" if c.validation_accuracy is None else f"{100 * c.validation_accuracy:.2f}",
             ("shipped" if c.arch == shipped.arch else "yes") if c.within else "no",

@@ -18,6 +18,11 @@ def millions(count: float) -> str:
     return f"{count / 1e6:.3g} M"
 
 
+def rough(value: float) -> str:
+    """Two digits that count, and no exponent."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def figure(value: float) -> str:
     """Four digits, and all before the point."""
     return f"{value:.0f}" if value >= 1e3 else f"{value:.4g}"
