@@ -87,7 +87,8 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
                 write_sealed(path, code)
             except UserError as error:
                 remark = "going on without the cache of kernels; OFA_TVM_CACHE names another folder for it"
-                warnings.warn(f"{error}: {remark}", NotCached, stacklevel=2)
+                said = str(error).replace(str(path), str(folder))  # once, not for each kernel
+                warnings.warn(f"{said}: {remark}", NotCached, stacklevel=2)
                 return code
         return path
 

@@ -86,6 +86,6 @@ def search_resolutions(
         if side not in known:
             raise UsageError(
                 f"the latency model or the accuracy predictor does not know resolution {side}; "
-                f"both know {', '.join(map(str, known))}"
+                f"both know {', '.join(map(str, known))}, of which --resolutions chooses"
             )
     return tuple(asked or known)
