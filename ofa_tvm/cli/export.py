@@ -80,7 +80,7 @@ def command(
     from ofa_tvm.export import check_onnx, export_onnx
     from ofa_tvm.supernet import dtype_of
 
-    project = chosen_project(space)
+    project = chosen_project(space, checkpoint)
     calibration = calibration_images or project.calibration_images
     data = images.load(project, console.progress)
     weights = checkpoint or project.weights(dtype)

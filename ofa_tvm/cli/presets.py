@@ -24,6 +24,7 @@ preset_option = click.option(
 )
 _UNEQUAL = 10  # times as many images in one class as in another
 _FEW = 20  # training images of a class
+_FEW_TO_JUDGE = 100  # images: a share of one half has a standard error of 5 points
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def sized_for(
 
 
 def say_classes(console: Console, data: ImageData) -> None:
-    """That some classes have few images to learn from, or far fewer than others."""
+    """That some classes have few images to learn from, or far fewer than others, or few are to judge by."""
     import numpy as np
 
     counts = np.bincount(data.targets("train"), minlength=data.n_classes)
@@ -113,4 +114,10 @@ def say_classes(console: Console, data: ImageData) -> None:
         console.say(
             f"classes differ in size: {data.labels[most]} has {counts[most]} training images, "
             f"{data.labels[least]} {counts[least]}; judge by the mean of classes that evaluate shows"
+        )
+    judged = min(data.size("val"), data.size("test"))
+    if judged < _FEW_TO_JUDGE:
+        console.say(
+            f"{data.size('val')} validation and {data.size('test')} test images: accuracies are uncertain by "
+            f"some {50 / judged**0.5:.0f} points"
         )

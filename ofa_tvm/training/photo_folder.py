@@ -28,6 +28,7 @@ from ofa_tvm.training.photos import IMAGENET_MEAN, IMAGENET_STD, Photo, PhotoAug
 from ofa_tvm.trees import files_below, is_hidden
 
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_CAMERAS = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf")
 _LINKS = 8  # in a chain, at most
 
 
@@ -79,14 +80,15 @@ def image_folder(
     photos, problems, converted = _sound(photos, check, workers, progress)
     if problems and bad == "refuse":
         raise UserError(
-            f"{source} holds {len(problems)} files that cannot be used: {'; '.join(problems[:5])}"
-            f"{' ...' if len(problems) > 5 else ''} (remove them, or choose to skip bad images)"
+            f"{source} holds {len(problems)} file{'s' if len(problems) > 1 else ''} that cannot be used: "
+            f"{'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''} (remove them, or "
+            "skip bad images: --bad-images skip)"
         )
     labels, by_split, empty = _split_tree(source, photos, folders, seed)
     if empty and bad == "refuse":
         raise UserError(
             f"{source} has folders of classes without a picture: {', '.join(empty[:5])}"
-            f"{' ...' if len(empty) > 5 else ''} (add some or remove them, or choose to skip bad images)"
+            f"{' ...' if len(empty) > 5 else ''} (add some, remove them, or skip bad images: --bad-images skip)"
         )
     problems += [f"the folder {name} holds no picture, and is no class" for name in empty]
     return PhotoData(
@@ -191,7 +193,7 @@ def _examined(
 
     def examined(photo: Photo) -> tuple[str, str]:
         if not photo.name.lower().endswith(SUFFIXES):
-            return f"{photo.name} is not an image by its name", ""
+            return f"{photo.name} {_why_not(photo.name)}", ""
         if check:
             try:
                 return "", photo.check()
@@ -209,6 +211,13 @@ def _examined(
                 remarks[photo.name] = remark
             bar.advance(1)
     return remarks
+
+
+def _why_not(name: str) -> str:
+    """What is said of a file that is no picture by its name."""
+    if name.lower().endswith(_CAMERAS):
+        return "is of a kind that cannot be read; save it as JPEG or PNG"
+    return "is not an image by its name"
 
 
 def _fingerprint(photos: Sequence[Photo]) -> str:
@@ -254,7 +263,7 @@ def _split_tree(
     if not parts or any(len(p) < depth + 2 for p in parts):
         raise UserError(
             f"{source} is no tree of class/picture or train/class/picture files"
-            + ("" if parts else ": it holds no images")
+            + (": pictures lie in it without a folder for their class" if parts else ": it holds no images")
         )
     labels = sorted({p[depth] for p in parts})
     places = [f[: depth + 1] for f in inside if len(f) > depth and (not has_splits or f[0] in known)]

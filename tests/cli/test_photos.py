@@ -59,6 +59,7 @@ def test_what_suits_the_photos_is_chosen_and_said(trained: tuple[Path, str]) -> 
     assert "6 steps of 8 images in 1 epoch" in said
     assert "fewer than 20 training images: garden tool (4); expect little of them" in said
     assert "classes differ in size: Löwe has 50 training images, garden tool 4" in said
+    assert "6 validation and 7 test images: accuracies are uncertain by some 20 points" in said
     assert "warning" not in said
     project = yaml.safe_load((folder / "ofa-tvm.yaml").read_text())
     assert (project["space"], project["resolutions"]) == ("ofa_mbv3_w0.5", [64, 80, 96])
