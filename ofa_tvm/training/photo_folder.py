@@ -88,7 +88,7 @@ def image_folder(
     if empty and bad == "refuse":
         raise UserError(
             f"{source} has folders of classes without a picture: {', '.join(empty[:5])}"
-            f"{' ...' if len(empty) > 5 else ''} (add some, remove them, or skip bad images: --bad-images skip)"
+            f"{' ...' if len(empty) > 5 else ''} (add some, remove them, or use --bad-images skip)"
         )
     problems += [f"the folder {name} holds no picture, and is no class" for name in empty]
     return PhotoData(
