@@ -167,8 +167,8 @@ def test_a_training_without_a_compiler_says_so_and_goes_on(
         result = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path / "out", progress=progress)
     finally:
         weight_gradient.cache_clear()
-    (said,) = progress.said
-    assert "needs a C++ compiler" in said and "apt-get install g++" in said
+    (said,) = (line for line in progress.said if "needs a C++ compiler" in line)
+    assert "apt-get install g++" in said
     assert records(tmp_path / "out")[0]["loss"] == pytest.approx(records(unbroken[0])[0]["loss"], rel=1e-4)
     assert not same(result.checkpoint, unbroken[0] / "supernet.pt")  # else it was not another way
 
