@@ -167,10 +167,12 @@ class TrainingLoop(ABC):
         return TrainingResult(self.result_path, tuple(self.results))
 
     def _unfinished(self, index: int, done: int) -> TrainingResult:
-        """The network as it is when the time is up, with batch statistics of its own."""
+        """The network as it is when the time is up, and what its smallest and largest subnets answer."""
         steps = [phase.total_epochs * self.steps_per_epoch for phase in self.config.phases[index:]]
         phase = self.config.phases[index]
-        found = PhaseResult(f"{phase.name}, step {done} of {steps[0]}", self._validate(phase))
+        every = list(self.validated(phase).items())
+        ends = self._validate({**dict(every[:1]), **dict(every[-1:])})
+        found = PhaseResult(f"{phase.name}, step {done} of {steps[0]}", ends)
         if self.setting.rank == 0:
             self.save_network(self.result_path)
         return TrainingResult(self.result_path, (*self.results, found), sum(steps) - done)
@@ -347,7 +349,7 @@ class TrainingLoop(ABC):
 
     def _end_phase(self, index: int, steps: int) -> None:
         phase = self.config.phases[index]
-        result = PhaseResult(phase.name, self._validate(phase))
+        result = PhaseResult(phase.name, self._validate(self.validated(phase)))
         self.results.append(result)
         if self.setting.rank == 0:
             self.metrics.append(
@@ -361,9 +363,8 @@ class TrainingLoop(ABC):
         if self.setting.world > 1:
             torch.distributed.barrier()
 
-    def _validate(self, phase: Phase) -> dict[str, float]:
+    def _validate(self, chosen: Mapping[str, Arch]) -> dict[str, float]:
         """Processes take turns, so that none waits for another's whole validation."""
-        chosen = self.validated(phase)
         found = np.zeros(len(chosen))
         with self.progress.task(VALIDATE, len(chosen)) as bar:
             for position, arch in enumerate(chosen.values()):
