@@ -80,6 +80,7 @@ def serve_command(
     if tracker is not None:
         arguments += ["--tracker", tracker]
     sys.stdout.flush()
+    console.wait_for_others()
     os.execv(runtime / SERVER, [str(runtime / SERVER), *arguments])
 
 
@@ -101,6 +102,7 @@ def tracker_command(console: Console, host: str, port: int) -> None:
     console.say(f"tracker at {host}:{port}; for other commands: export {TRACKER}=HOST:{port}")
     console.result({"host": host, "port": port})
     sys.stdout.flush()
+    console.wait_for_others()
     serve_tracker(listener)
 
 

@@ -58,6 +58,7 @@ def attach_command(console: Console, serial: str | None, tracker_port: int, port
     from ofa_tvm.devices.adb import find_phone
 
     phone = find_phone(serial)
+    console.wait_for_others()
     try:
         while True:
             start = time.monotonic()
