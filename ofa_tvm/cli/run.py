@@ -22,6 +22,7 @@ from ofa_tvm.files import require_file
 from ofa_tvm.imagenet import is_wordnet_id, shown_label
 from ofa_tvm.images import open_image
 from ofa_tvm.process import use_runtime_only
+from ofa_tvm.progress import SILENT
 from ofa_tvm.targets import Target, get_target
 
 
@@ -51,7 +52,8 @@ def command(console: Console, deploy: Path, images: tuple[Path, ...], top_k: int
     files = pictures(images)
     answered: list[Answer] = []
     skipped: list[str] = []
-    with console.progress.task("classify", total=len(files)) as bar:
+    progress = console.progress if len(files) > 1 else SILENT
+    with progress.task("classify", total=len(files)) as bar:
         for picture in files:
             try:
                 answered += _answers(picture, classifier, top_k)

@@ -155,7 +155,7 @@ def test_targets(tmp_path: Path) -> None:
     )
     mine.write_text(mine.read_text().replace("kind: x86", "kind: vax"))
     assert "line 2: kind: 'vax' is not one of" in plain_error(ofa("targets", "show", mine), 1)
-    assert "unknown target 'cortex-a73'" in plain_error(ofa("targets", "show", "cortex-a73"), 2)
+    assert "unknown target 'cortex-a99'" in plain_error(ofa("targets", "show", "cortex-a99"), 2)
 
 
 def test_run_prints_class_and_probability(deploy: Path, pictures: Path) -> None:

@@ -41,7 +41,8 @@ def test_a_tuned_models_kernels_have_time_shares(folder: Path) -> None:
     assert {kernel["schedule"] for kernel in compiled["kernels"]} == {"tuned"}
     assert sum(kernel["share"] for kernel in compiled["kernels"]) == pytest.approx(1.0)
     again = json.loads(without_torch(folder, "tune", "small.onnx", "--trials", 1, "--dry-run", "--json").out)
-    assert again["logged"] == 4 and again["trials_left"] == 0 and again["timed"]
+    assert again["logged"] == 4 and again["trials_left"] == 0
+    assert not again["timed"], "so few trials say little of the pace"
 
 
 @pytest.mark.slow

@@ -269,6 +269,7 @@ def test_the_folder_classifies_photos_without_python(small: SmallModule, tmp_pat
     assert not (again.folder / "run.sh").exists() and not (again.folder / "runtime").exists()
 
 
+@pytest.mark.usefixtures("all_cpus")
 def test_a_module_for_two_threads_and_three_pictures_runs_so(small: SmallModule, tmp_path: Path) -> None:
     import onnx
 
