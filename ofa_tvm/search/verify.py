@@ -200,7 +200,7 @@ def search_verified(
     if not pool.ranked:
         raise _nothing_within(limits, pool, done)
     models = tuple(target.model for target in targets)
-    return VerifiedResult(tuple(pool.ranked), tuple(pool.record), done, models, pool)
+    return VerifiedResult(pool, done, models)
 
 
 def _nothing_within(limits: Sequence[MeasuredLimit], pool: Pool, rounds: int) -> UserError:

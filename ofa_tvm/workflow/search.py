@@ -220,7 +220,7 @@ def _ready_for_all(
             budget=target.budget,
             predicted=chosen.costs[i].predicted,
             predicted_accuracy=min(chosen.accuracy, 1.0),
-            search=search_entry(found, i, chosen.arch),
+            search=search_entry(found, i),
             calibration_images=calibration_images,
             seed=seed,
         )
@@ -231,15 +231,12 @@ def _ready_for_all(
     return ready
 
 
-def search_entry(found: VerifiedResult, target: int, shipped: Arch) -> SearchEntry:
+def search_entry(found: VerifiedResult, target: int) -> SearchEntry:
     """What a verified search predicted and measured on one of its targets, for the manifest.
 
     Candidates in order; of the subnets that were measured before the search, those whose accuracy it
-    measured, and what ships.
+    measured, what ships among them.
     """
-    earlier = [
-        c for c in found.ranked if c.round == 0 and (c.measured_accuracy is not None or c.arch == shipped)
-    ]
     return SearchEntry(
         found.rounds,
         tuple(
@@ -253,6 +250,6 @@ def search_entry(found: VerifiedResult, target: int, shipped: Arch) -> SearchEnt
                 c.costs[target].noise,
                 c.within,
             )
-            for c in (*earlier, *found.record)
+            for c in (*found.earlier, *found.record)
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,18 +68,25 @@ def test_a_budget_needs_the_targets_unit() -> None:
         require_unit(Budget(25.0, "Minstr"), get_target("x86"))
 
 
-def test_what_ships_is_among_the_candidates_of_its_record() -> None:
-    """Also where it was measured before the search, and the search's choice failed its last measurement."""
-    space = get_space("ofa_digits")
+def test_a_subnet_that_failed_its_last_measurement_stays_on_record_with_it() -> None:
+    """Also where it was measured before the search, as what ships in its place may have been."""
     rng = np.random.default_rng(0)
-    best, other, fallback, new = (
-        Candidate(space.sample(rng), 0.99 - 0.01 * i, (Cost(1.0, 1.0, 0.02),), round=int(i == 3),
+    best, fallback, other, new = (
+        Candidate(SPACE.sample(rng), 0.99 - 0.01 * i, (Cost(1.0, 1.0, 0.02),), round=int(i == 3),
                   within=True, measured_accuracy=[0.98, None, None, 0.0][i]) for i in range(4)
     )  # fmt: skip
-    ranked = (best, other, fallback, new)
-    found = VerifiedResult(ranked, (new,), 1, (), Pool(space, accuracy_predictor((32,)), None, ranked))
-    recorded = [c.arch for c in search_entry(found, 0, fallback.arch).candidates]
-    assert recorded == [best.arch, fallback.arch, new.arch]
+
+    accuracies = {c.arch: c.accuracy for c in (best, fallback, other, new)}
+
+    def check(archs: Sequence[Arch]) -> tuple[np.ndarray, Function]:
+        return np.full(len(archs), 0.97), lambda genes: np.array([accuracies[a] for a in SPACE.decode(genes)])
+
+    pool = Pool(SPACE, accuracy_predictor((32,)), check, [best, fallback, other, new])
+    found = VerifiedResult(pool, 1, ()).measured_again([Cost(1.0, 1.3, 0.02)], [1.2])
+    assert found.winner.arch == fallback.arch and found.winner.measured_accuracy == 0.97
+    recorded = search_entry(found, 0).candidates
+    assert [c.arch for c in recorded] == [best.arch, fallback.arch, new.arch]
+    assert [(c.measured, c.within) for c in recorded] == [(1.3, False), (1.0, True), (1.0, True)]
 
 
 @pytest.mark.slow
