@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ofa_tvm.cli.console import Console
 from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.cli.presets import say_classes
+from ofa_tvm.errors import counted
 from ofa_tvm.progress import Deadline, duration
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def announce(
         more = f" and {len(converted) - _SHOWN} more" if len(converted) > _SHOWN else ""
         console.say(f"read as RGB: {', '.join(converted[:_SHOWN])}{more}")
     sizes = ", ".join(f"{data.size(split)} {split}" for split in ("train", "val", "test"))
-    batch = min(settings.batch_size, data.size("train"))
-    epoch, epochs = data.size("train") // batch, sum(phase.total_epochs for phase in settings.phases)
+    images, epochs = data.size("train"), settings.total_epochs
+    epoch = settings.steps_per_epoch(images)
     phases = ", ".join(f"{phase.name} {phase.total_epochs * epoch}" for phase in settings.phases)
     limit = "" if extent.time_limit_s is None else f"; ends after about {duration(extent.time_limit_s)}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -54,8 +55,8 @@ def announce(
         f"{title} on {data.name} ({sizes}; {data.n_classes} classes), seed {console.seed}, into {out}"
     )
     console.say(
-        f"to do: {epochs * epoch} steps of {batch} images in {epochs} epoch{'s' if epochs > 1 else ''} "
-        f"({phases}){limit}"
+        f"to do: {counted(epochs * epoch, 'step')} of {settings.batch(images)} images in "
+        f"{counted(epochs, 'epoch')} ({phases}){limit}"
     )
     console.say(
         f"device {choose_device(settings.device)}, {processes} process{'es' if processes > 1 else ''}, "
@@ -63,7 +64,7 @@ def announce(
         f"{out / SETTINGS}"
     )
     console.detail(write_yaml(settings.to_dict()).rstrip())
-    if problem := misfit(settings, data.size("train")):
+    if problem := misfit(settings, images):
         console.say(f"warning: {problem}")
 
 

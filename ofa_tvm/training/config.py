@@ -199,6 +199,27 @@ class TrainingConfig:
         """A copy with some settings changed."""
         return replace(self, **changes)
 
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(phase.total_epochs for phase in self.phases)
+
+    def batch(self, images: int) -> int:
+        """Images of one step, where there are so many to train on."""
+        return min(self.batch_size, images)
+
+    def micro_batch(self, images: int) -> int:
+        """Images that are in memory at once."""
+        return min(self.micro_batch_size or self.batch_size, self.batch(images))
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps of an epoch; images that fill no batch are left out."""
+        return images // self.batch(images)
+
+    def total_steps(self, images: int) -> int:
+        """Steps of all phases."""
+        return self.total_epochs * self.steps_per_epoch(images)
+
     def with_epochs(self, scale: float) -> TrainingConfig:
         """A copy whose phases are `scale` times as long; each keeps one epoch at least.
 

@@ -87,10 +87,9 @@ class TrainingLoop(ABC):
         self.setting, self.config, self.data, self.space = setting, config, data, space
         self.out, self.device, self.seed = setting.out, setting.device, setting.seed
         self.progress = setting.progress
-        self.batch_size = min(config.batch_size, data.size("train"))
-        self.steps_per_epoch = data.size("train") // self.batch_size
-        micro = min(config.micro_batch_size or self.batch_size, self.batch_size)
-        self.micro_batches = -(-self.batch_size // micro)
+        images = data.size("train")
+        self.batch_size, self.steps_per_epoch = config.batch(images), config.steps_per_epoch(images)
+        self.micro_batches = -(-self.batch_size // config.micro_batch(images))
         if self.micro_batches % setting.world:
             raise UsageError(
                 f"a batch has {self.micro_batches} micro-batches, which {setting.world} processes cannot "

@@ -75,11 +75,11 @@ class Sketch:
 
     @property
     def batch_size(self) -> int:
-        return min(self.config.batch_size, self.data.size("train"))
+        return self.config.batch(self.data.size("train"))
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.data.size("train") // self.batch_size
+        return self.config.steps_per_epoch(self.data.size("train"))
 
     def resolutions(self) -> tuple[int, ...]:
         return self.config.resolutions or self.space.resolutions

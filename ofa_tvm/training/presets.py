@@ -73,16 +73,6 @@ def typical_side(data: ImageData) -> int:
     return round(statistics.median(min(data.image_size("train", i)) for i in np.unique(chosen).tolist()))
 
 
-def steps_an_epoch(config: TrainingConfig, images: int) -> int:
-    """Training steps in an epoch; images that fill no batch are left out."""
-    return images // min(config.batch_size, images)
-
-
-def all_steps(config: TrainingConfig, images: int) -> int:
-    """Steps of all phases."""
-    return sum(phase.total_epochs for phase in config.phases) * steps_an_epoch(config, images)
-
-
 def fitting_batch(images: int) -> int:
     """Images a step: a power of two with some 64 steps an epoch, from 8 (16 from 128 images on) to 2,048."""
     least = 8 if images < 128 else 16
@@ -112,10 +102,9 @@ def fitted(
     if images < 1:
         raise UsageError("there are no images to train on")
     settings = config.replace(batch_size=batch_size or fitting_batch(images))
-    epochs = sum(phase.total_epochs for phase in config.phases)
-    papers = epochs * (_IMAGENET_IMAGES // _IMAGENET_BATCH)
+    papers = config.total_epochs * (_IMAGENET_IMAGES // _IMAGENET_BATCH)
     steps = max(_LEAST_STEPS, papers * images / _IMAGENET_IMAGES) * (_TRAINED if trained else 1)
-    scale = min(1.0, steps / all_steps(settings, images))
+    scale = min(1.0, steps / settings.total_steps(images))
     return settings if scale > 0.99 else settings.with_epochs(scale)
 
 
@@ -131,18 +120,18 @@ def shareable(config: TrainingConfig, processes: int) -> TrainingConfig:
 
 def misfit(config: TrainingConfig, images: int, *, trained: bool = False) -> str | None:
     """What is wrong with batch or length for so many images, and what to type instead; None if they fit."""
-    per_epoch, steps = steps_an_epoch(config, images), all_steps(config, images)
+    per_epoch, steps = config.steps_per_epoch(images), config.total_steps(images)
     batch = fitting_batch(images)
-    epochs = sum(phase.total_epochs for phase in config.phases)
-    if per_epoch < _FEW_AN_EPOCH and batch * 2 <= min(config.batch_size, images):
+    epochs = config.total_epochs
+    if per_epoch < _FEW_AN_EPOCH and batch * 2 <= config.batch(images):
         plural = "s" if per_epoch > 1 else ""
         return (
-            f"{images} images make {per_epoch} step{plural} an epoch of {min(config.batch_size, images)} "
+            f"{images} images make {per_epoch} step{plural} an epoch of {config.batch(images)} "
             f"images, {steps} steps in {epochs} epochs: too few updates for their cost; with --set "
             f"batch_size={batch} they are {images // batch} an epoch"
         )
     proposed = fitted(config, images, batch_size=config.batch_size, trained=trained)
-    most = all_steps(proposed, images)
+    most = proposed.total_steps(images)
     if steps >= _TOO_LONG * most:
         return (
             f"{epochs} epochs of {per_epoch} steps are {steps} steps, {steps / most:.0f} times what "

@@ -87,8 +87,7 @@ def _step_s(
     draw: Callable[[int, int], list[Arch]],
 ) -> float:
     config, data = job.config, job.data
-    batch = min(config.batch_size, data.size("train"))
-    micro = min(config.micro_batch_size or batch, batch)
+    batch, micro = config.batch(data.size("train")), config.micro_batch(data.size("train"))
     batches = Batches(job, index, micro, 1, tuple(sides))
     pixels = batches.pixels(0, _STEPS)
     optimiser = build_optimiser(net, config.momentum, config.weight_decay)

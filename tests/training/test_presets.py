@@ -9,13 +9,11 @@ from ofa_tvm.training import digits
 from ofa_tvm.training.defaults import paper_config
 from ofa_tvm.training.presets import (
     PRESETS,
-    all_steps,
     fitted,
     fitting_preset,
     misfit,
     preset_of,
     shareable,
-    steps_an_epoch,
     typical_side,
 )
 
@@ -48,8 +46,8 @@ def test_any_number_of_images_makes_a_sane_training(images: int) -> None:
     epochs = sum(phase.total_epochs for phase in sized.phases)
     assert epochs <= 605 and misfit(sized, images) is None
     if images >= 100:
-        assert steps_an_epoch(sized, images) >= 8 and all_steps(sized, images) >= 3800
-    assert all_steps(fitted(PAPER, images, trained=True), images) <= all_steps(sized, images)
+        assert sized.steps_per_epoch(images) >= 8 and sized.total_steps(images) >= 3800
+    assert fitted(PAPER, images, trained=True).total_steps(images) <= sized.total_steps(images)
 
 
 def test_imagenet_is_trained_as_in_the_paper() -> None:
