@@ -113,18 +113,24 @@ def test_a_training_out_of_time_is_usable_and_goes_on_as_if_unbroken(
 
 
 def test_tensorboard_shows_the_losses(tmp_path: Path) -> None:
-    config = tiny.CONFIG.replace(phases=(Phase("full", {}, 1),), log=("tensorboard",))
-    try:
-        train(config, tiny.tiny_digits(), tmp_path)
-    except UserError as error:
-        assert "pip install tensorboard" in str(error) and not (tmp_path / "checkpoints").exists()
-        pytest.skip(f"without its library all there is to see is: {error}")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    config = tiny.CONFIG.replace(phases=(Phase("full", {}, 1),), log=("tensorboard",))
+    train(config, tiny.tiny_digits(), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (loss,) = events.Scalars("loss")
     assert loss.step == 3 and loss.value == pytest.approx(records(tmp_path)[0]["loss"])
     assert [one.step for one in events.Scalars("accuracy/max @32")] == [3]
+
+
+def test_without_tensorboards_library_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    config = tiny.CONFIG.replace(log=("tensorboard",))
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train(config, tiny.tiny_digits(), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +173,9 @@ def test_a_training_without_a_compiler_says_so_and_goes_on(
         result = train(tiny.CONFIG, tiny.tiny_digits(), tmp_path / "out", progress=progress)
     finally:
         weight_gradient.cache_clear()
-    (said,) = (line for line in progress.said if "needs a C++ compiler" in line)
-    assert "apt-get install g++" in said
+    said, *phases = progress.said
+    assert "needs a C++ compiler" in said and "apt-get install g++" in said
+    assert [line.partition(":")[0] for line in phases] == ["full", "all", "quantize"], "nothing else is wrong"
     assert records(tmp_path / "out")[0]["loss"] == pytest.approx(records(unbroken[0])[0]["loss"], rel=1e-4)
     assert not same(result.checkpoint, unbroken[0] / "supernet.pt")  # else it was not another way
 
