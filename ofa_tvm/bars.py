@@ -25,12 +25,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from ofa_tvm.job import Job, State
+from ofa_tvm.job import AT_ONCE_S, Job, State
 from ofa_tvm.progress import Task, duration
 
 _LINE_EVERY_S = 10.0
 _SILENT_S = 1.0  # in a terminal, until a verb without any bar shows that it is at work
-_AT_ONCE_S = 0.5  # what is done by then was known, and says nothing of the pace
 
 
 class RichProgress:
@@ -297,7 +296,7 @@ class _PlainTask:
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         self._done += amount
         self._note = note or self._note
-        if time.monotonic() - self._start < _AT_ONCE_S:
+        if time.monotonic() - self._start < AT_ONCE_S:
             self._known = self._done
 
     def state(self, *, alone: bool = True) -> str:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from ofa_tvm.progress import NEVER, Deadline, Progress, Task, duration
 
-_AT_ONCE_S = 0.5  # units that a task has by then were known, and say nothing of the pace
+AT_ONCE_S = 0.5  # units that a task has by then were known, and say nothing of the pace
 _ENOUGH_UNITS, _SLOW_S, _ESTIMATED_AFTER_S, _WORTH_SAYING_S = 5, 20.0, 3.0, 10.0
 _UNMEASURED = (0.5, 2.0)  # how far the pace of other parts changes a guess
 
@@ -212,7 +212,7 @@ class _Timer:
 
     def advance(self, amount: float) -> None:
         now = self._job.now()
-        known = now - self._start < _AT_ONCE_S and amount > 1
+        known = now - self._start < AT_ONCE_S and amount > 1
         timed, seconds = (0.0, 0.0) if known else (amount, now - self._last)
         self._last = now
         if self._first is None:

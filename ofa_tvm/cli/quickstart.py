@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ofa_tvm.cli.budgets import throughput
 from ofa_tvm.cli.competing import DTypeChoice, dtype_or_auto_option, formats_of, say_if_only_stored
 from ofa_tvm.cli.console import Console, common_options
 from ofa_tvm.cli.durations import dry_run_option, time_limit_option
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ofa_tvm.deploy import Artefact
-    from ofa_tvm.measurement import Measurement
     from ofa_tvm.search.budget import Budget
     from ofa_tvm.targets import DType, Target
-    from ofa_tvm.workflow.quickstart_result import QuickstartResult
     from ofa_tvm.workflow.quickstart_settings import QuickstartSettings
 
 
@@ -118,12 +115,13 @@ def command(
         deadline=Deadline.after(time_limit),
         progress=console.progress,
     )
+    from ofa_tvm.cli.quickstarted import show
     from ofa_tvm.report.collect import collect
     from ofa_tvm.report.page import write_report
     from ofa_tvm.workflow.project import find_project
 
     page = write_report(collect(find_project(out), progress=console.progress), out / "report")[0]
-    _show(console, out, target, result)
+    show(console, out, target, result)
     console.print(f"report: {page}")
     from ofa_tvm.cli.retiming import show_retiming
     from ofa_tvm.targets import Variant
@@ -147,7 +145,6 @@ def _say_settings(
 ) -> None:
     """Three lines; all settings are in a file of the folder."""
     training = settings.training
-    epochs = sum(phase.total_epochs for phase in training.phases)
     limit = "" if time_limit is None else f"; ends after about {duration(time_limit)}"
     console.say(
         f"space ofa_digits, data digits, target {target.name} ({target.summary}), {target.threads} "
@@ -155,10 +152,10 @@ def _say_settings(
         f"budget {budget or 'of the median subnet'}"
     )
     console.say(
-        f"to do: train {epochs} epochs in {len(training.phases)} phases, tune {settings.trials} trials a "
-        f"kernel for {duration(settings.tuning_seconds)} at most, evaluate {settings.accuracy_samples} "
-        f"subnets, measure {settings.latency_samples}, search {settings.rounds} rounds of "
-        f"{settings.candidates} candidates, ship, compare{limit}"
+        f"to do: train {training.total_epochs} epochs in {len(training.phases)} phases, tune "
+        f"{settings.trials} trials a kernel for {duration(settings.tuning_seconds)} at most, evaluate "
+        f"{settings.accuracy_samples} subnets, measure {settings.latency_samples}, search {settings.rounds} "
+        f"rounds of {settings.candidates} candidates, ship, compare{limit}"
     )
     console.say(f"seed {console.seed}, folder {out}; all settings: {out / 'settings.yaml'}")
     console.detail(settings.to_yaml(console.seed).rstrip())
@@ -218,91 +215,3 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"{out} is a file; name a folder with -o")
     if out.is_dir() and any(out.iterdir()) and not Store(out).stages.exists():
         raise UsageError(f"{out} is not empty and not a quickstart's folder; name another one with -o")
-
-
-def _spread(measurement: Measurement) -> str:
-    return "emulated" if measurement.mad_ms is None else f"MAD {measurement.mad_ms:.4f}"
-
-
-def _show(console: Console, out: Path, target: Target, result: QuickstartResult) -> None:
-    from ofa_tvm.cli.verified import accuracy_change
-
-    unit = result.budget.unit
-    others = result.rows[0].onnxruntime is not None
-    several = len({row.dtype for row in result.rows}) > 1
-    console.table(
-        [
-            "subnet",
-            *(("dtype",) if several else ()),
-            "M MACs",
-            "test accuracy",
-            f"predicted {unit}",
-            f"measured {unit}",
-            *(("ONNX Runtime", "PyTorch") if others else ()),
-        ],
-        [
-            [
-                row.name,
-                *((row.dtype,) if several else ()),
-                f"{row.macs / 1e6:.2f}",
-                "-" if row.accuracy is None else f"{row.accuracy:.2%}",
-                "-" if row.predicted is None else f"{row.predicted:.4f}",
-                f"{row.measured:.4f}",
-                *(
-                    f"{other / row.measured:.2f}x its time"
-                    for other in (row.onnxruntime, row.pytorch)
-                    if other is not None
-                ),
-            ]
-            for row in result.rows
-        ],
-        title="accuracy on the test scans through the compiled module; "
-        + ("one image, " if target.batch == 1 else f"calls of {target.batch} images, ")
-        + ("medians of shared rounds" if unit == "ms" else "instructions counted by the emulator, not times"),
-    )
-    shipped, quality = result.shipped, result.quality
-    console.print(
-        "",
-        f"budget {result.budget}; shipped {out / 'deploy'} in {result.dtype}: measured "
-        f"{shipped.measurement.cost:.4f} {unit} ({_spread(shipped.measurement)})"
-        f"{throughput(shipped.measurement.cost, target)}, test accuracy "
-        f"{shipped.accuracy:.2%}{accuracy_change(shipped)}, largest difference to ONNX Runtime "
-        f"{shipped.difference.max_rel:.1e}",
-        f"predictors on subnets left out: accuracy within {quality['accuracy_rmse_points']:.2f} points (rank "
-        f"correlation {quality['accuracy_spearman']:.3f}), latency within {quality['latency_mape']:.1%} "
-        f"({quality['latency_spearman']:.3f}); {quality['kernels_tuned']} of {quality['kernels']} kernels "
-        "tuned",
-        *untuned(result, target, out),
-        *untrained(result, out),
-        "seconds: "
-        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.stages.items())
-        + f"; in all {sum(result.stages.values()):.0f}",
-        "",
-        f"try: ofa-tvm run {out / 'deploy'} {result.images[0]}",
-        f"     (a file's name says which digit it is; of these {len(result.images)} the network gets "
-        f"{result.images_right} right, this one {'too' if result.images_right else 'not'})",
-    )
-
-
-def untrained(result: QuickstartResult, out: Path) -> list[str]:
-    """That the time was up before the training was done, and how to go on."""
-    if not result.steps_left:
-        return []
-    return [
-        f"the time was up with {result.steps_left} steps of training left, on which accuracy depends; to go "
-        f"on with them and all that follows: ofa-tvm quickstart -o {out}"
-    ]
-
-
-def untuned(result: QuickstartResult, target: Target, out: Path) -> list[str]:
-    """That the time limit left kernels untuned, what that means, and how to go on."""
-    left = int(result.quality["kernels"] - result.quality["kernels_tuned"])
-    if result.tuning_limit_s is None or not left:
-        return []
-    from ofa_tvm.targets import Variant
-
-    options = Variant.of(target.with_dtype(result.dtype)).options()
-    return [
-        f"the time limit of {result.tuning_limit_s:.0f} s left {left} kernels untuned, which use their "
-        f"template's first choice; to tune them: ofa-tvm tune {options} (in {out})"
-    ]

@@ -151,10 +151,10 @@ def command(
     """Search the space for the most accurate subnet whose latency is within the budget.
 
     What the search proposes is compiled, and its latency measured on the target and its accuracy on the
-    validation images; both predictors learn from that and the search is repeated. What is shipped with -o has
-    a measured latency within the budget. Space, checkpoint, images, accuracy predictor and tuning logs come
-    from the nearest ofa-tvm.yaml; the latency model is the project's, else it is learned from the tuning log
-    and some measurements. With --no-verify the hardware in the target's descriptor gives a first estimate.
+    validation images; both predictors learn from that and the search is repeated. What -o ships was measured
+    within the budget. Space, checkpoint, images, accuracy predictor and logs come from the nearest
+    ofa-tvm.yaml; the latency model is the project's, else learned from the log and some measurements. With
+    --no-verify the hardware in the target's descriptor gives a first estimate.
     """
     from ofa_tvm.targets import get_target
     from ofa_tvm.workflow.predictors import require_unit
@@ -270,10 +270,8 @@ def _show_range(
     from ofa_tvm.cli.predicted import PredictorQuery
 
     nothing = [None] * len(alternatives)
-    questions = PredictorQuery.each(
-        console, alternatives, [], nothing, models, limits=limits, needs_latency=True
-    )
-    show_range(console, questions)
+    asked = PredictorQuery.each(console, alternatives, [], nothing, models, limits=limits, needs_latency=True)
+    show_range(console, asked)
 
 
 def _require_project(settings: Settings) -> None:
@@ -290,12 +288,12 @@ def _require_project(settings: Settings) -> None:
 def _say_settings(
     console: Console, alternatives: Sequence[Sequence[Settings]], budgets: Sequence[Budget]
 ) -> None:
-    every_target = alternatives[0]
-    wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, every_target, strict=False))
+    first, *others = alternatives[0]
+    wanted = ", ".join(f"{b} on {s.target.name}" for b, s in zip(budgets, [first, *others], strict=False))
+    formats = " or ".join(each[0].target.dtype for each in alternatives)
     console.say(
-        f"budget {wanted or 'none'}, {every_target[0].describe()}, "
-        f"{' or '.join(each[0].target.dtype for each in alternatives)}, "
-        f"checkpoint {every_target[0].checkpoint or 'none'}, seed {console.seed}"
+        f"budget {wanted or 'none'}, {first.describe()}, {formats}, "
+        f"checkpoint {first.checkpoint or 'none'}, seed {console.seed}"
     )
-    for other in every_target[1:]:
+    for other in others:
         console.say(f"and {other.describe_target()}")

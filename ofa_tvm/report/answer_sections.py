@@ -16,11 +16,11 @@ _PNG = b"\x89PNG"
 
 def answered(content: Content) -> list[Section]:
     """Sample predictions, and answers by class, as far as they are known."""
-    answers, counted = content.answers, content.confusion
+    answers, known = content.answers, content.confusion
     found = [] if answers is None else [_samples(answers)]
-    if counted is not None:
+    if known is not None:
         data = content.artefacts[0].accuracy.data
-        found.append(_classes(counted, f"all {counted.images} test images" + (f" ({data})" if data else "")))
+        found.append(_classes(known, f"all {known.images} test images" + (f" ({data})" if data else "")))
     elif answers is not None:
         found.append(_classes(answers.confusion, _asked(answers)))
     return found

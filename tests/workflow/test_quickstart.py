@@ -10,7 +10,7 @@ import pytest
 from demo_project import DemoProject, tiny_settings
 from emulated import arm_target
 
-from ofa_tvm.cli.quickstart import untuned
+from ofa_tvm.cli.quickstarted import untuned
 from ofa_tvm.compiler import nvrtc
 from ofa_tvm.deploy import Artefact
 from ofa_tvm.runtime import elf_arch
