@@ -9,10 +9,12 @@ BIN := $(VENV)/bin
 # A torch chosen by the user's own pip constraints stands; everything else is pinned.
 PINS := $(if $(PIP_CONSTRAINT),$(VENV)/constraints.txt,constraints.txt)
 
-.PHONY: demo test lint types tests docs packages clean
+.PHONY: demo test lint types tests docs packages browser clean
 
 # System packages of the emulated ARM device and of OpenCL on this CPU: installed by root where there is apt.
 PACKAGES := qemu-user g++-aarch64-linux-gnu pocl-opencl-icd ocl-icd-opencl-dev opencl-headers
+# The browser that pages are laid out in (206 MB) is left to CI: without one, those tests are skipped.
+BROWSER := chromium-headless-shell
 
 demo: $(VENV)/installed
 	$(BIN)/ofa-tvm quickstart -o demo
@@ -30,15 +32,17 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "open site/index.html: the pages, their links and their search need no server and no network"
 
-tests: packages $(VENV)/installed $(if $(CI),$(VENV)/cuda)
+tests: packages $(VENV)/installed $(if $(CI),$(VENV)/cuda browser)
 	$(BIN)/python -m pytest
 
-packages:
-	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
+packages: WANTED := $(PACKAGES)
+browser: WANTED := $(BROWSER)
+packages browser:
+	@dpkg -s $(WANTED) >/dev/null 2>&1 || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		{ apt-get install -qq -y $(PACKAGES) || { apt-get update -qq && apt-get install -qq -y $(PACKAGES); }; } \
+		{ apt-get install -qq -y $(WANTED) || { apt-get update -qq && apt-get install -qq -y $(WANTED); }; } \
 		>/dev/null 2>&1; } || \
-		echo "not all of $(PACKAGES) are installed and cannot be here: tests that need them are skipped"
+		echo "not all of $(WANTED) are installed and cannot be here: tests that need them are skipped"
 
 # The extra `cuda` (NVRTC and headers, 240 MB installed) is left to CI: without it, tests that build for CUDA are
 # skipped, each naming what to install; `make test CI=true` brings it in.

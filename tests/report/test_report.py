@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import in_browser
 from demo_project import DemoProject
 from PIL import Image
 from small_module import SmallModule
@@ -220,9 +221,6 @@ def test_it_needs_no_network_and_its_pictures_are_well_formed(report: list[Path]
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_fits_the_window_of_a_browser(report: list[Path], tmp_path: Path, width: int) -> None:
     """The browser itself says how wide the page became, and which of the two drawings it shows."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium; apt-get install chromium")
     # Headless windows have a least width, so the page is laid out in a frame of the width asked for.
     ask = (
         "<script>parent.postMessage(JSON.stringify({page: document.documentElement.scrollWidth, wide: "
@@ -236,8 +234,7 @@ def test_it_fits_the_window_of_a_browser(report: list[Path], tmp_path: Path, wid
         f'<iframe src="report.html" style="border: 0; width: {width}px; height: 900px"></iframe>'
     )
     shot = tmp_path / "shot.png"
-    common = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-              f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    common = in_browser(tmp_path / "profile", "--hide-scrollbars", f"--window-size={width},900")
     command = [*common, "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = json.loads(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1])  # type: ignore[index]

@@ -140,18 +140,19 @@ std::vector<float> Input(const ofa_tvm::Network& network, const std::string& pat
   return ofa_tvm::Prepare(ofa_tvm::DecodePicture(file), network.preprocessing());
 }
 
-void Print(const Result& result, bool several) {
+void Print(const Result& result, bool several, int threads) {
   if (several) std::printf("%s\n", result.file.c_str());
   for (const auto& found : result.classes) std::printf("%s\t%.6f\n", found.label.c_str(), found.probability);
   std::fflush(stdout);
   const auto& taken = result.taken_ms;
   if (taken.empty()) return;
-  std::fprintf(stderr, "%zu calls: median %.3f ms, p95 %.3f ms, fastest %.3f ms\n", taken.size(),
-               Percentile(taken, 50), Percentile(taken, 95), Percentile(taken, 0));
+  std::fprintf(stderr, "%zu calls on %d thread%s: median %.3f ms, p95 %.3f ms, fastest %.3f ms\n", taken.size(),
+               threads, threads == 1 ? "" : "s", Percentile(taken, 50), Percentile(taken, 95), Percentile(taken, 0));
 }
 
-void PrintJson(const Options& options, const std::vector<Result>& results, size_t failed) {
-  std::printf("{\"artefact\": %s, \"failed\": %zu, \"predictions\": [", Quoted(options.model).c_str(), failed);
+void PrintJson(const Options& options, const std::vector<Result>& results, size_t failed, int threads) {
+  std::printf("{\"artefact\": %s, \"threads\": %d, \"failed\": %zu, \"predictions\": [",
+              Quoted(options.model).c_str(), threads, failed);
   for (size_t i = 0; i < results.size(); ++i) {
     std::printf("%s{\"image\": %s, \"top\": [", i ? ", " : "", Quoted(results[i].file).c_str());
     for (size_t c = 0; c < results[i].classes.size(); ++c) {
@@ -181,7 +182,7 @@ int Run(int argc, char** argv) {
       const std::vector<float> input = Input(network, path);
       Result result{path, ofa_tvm::Likeliest(network(input), network.labels(), options.top), {}};
       if (options.calls) result.taken_ms = network.Time(input, options.calls);
-      if (!options.json) Print(result, options.files.size() > 1);
+      if (!options.json) Print(result, options.files.size() > 1, network.threads());
       results.push_back(result);
     } catch (const std::bad_alloc&) {
       std::fprintf(stderr, "error: %s needs more memory than there is\n", path.c_str());
@@ -194,7 +195,7 @@ int Run(int argc, char** argv) {
       ++failed;
     }
   }
-  if (options.json) PrintJson(options, results, failed);
+  if (options.json) PrintJson(options, results, failed, network.threads());
   return failed ? 1 : 0;
 }
 

@@ -85,7 +85,8 @@ Network::Network(const std::string& path) : library_(ffi::Module::LoadFromFile(p
     for (const auto& label : note.cast<ffi::json::Array>()) labels_.emplace_back(label.cast<ffi::String>());
   }
   const auto target = Of<ffi::json::Object>(metadata_, "target");
-  UseThreads(static_cast<int>(std::min(Of<int64_t>(target, "threads"), UsableCpus())));
+  threads_ = static_cast<int>(std::min(Of<int64_t>(target, "threads"), UsableCpus()));
+  UseThreads(threads_);
 }
 
 // The exporter's notes are JSON in strings; absent ones give an empty value.

@@ -24,6 +24,7 @@ class Network {
 
   const std::vector<int64_t>& shape() const { return shape_; }  // of one example
   const std::vector<std::string>& labels() const { return labels_; }
+  int threads() const { return threads_; }
 
   // How pictures become the input. Throws std::runtime_error where the module says nothing of that, or what does
   // not fit its input.
@@ -44,6 +45,7 @@ class Network {
   tvm::ffi::json::Object metadata_;
   std::vector<int64_t> shape_;
   int64_t batch_ = 1;
+  int threads_ = 1;
   std::vector<std::string> labels_;
 };
 
