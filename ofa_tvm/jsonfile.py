@@ -17,6 +17,7 @@ _MOST_DEPTH = 64
 _MOST_BYTES = 1 << 26
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKET = re.compile(r"[^\[\]{}]+")
+_LARGE_NUMBER = re.compile(r"\d{19}|\d[eE]")  # what may be too large; all others are left to json's C code
 
 
 def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
@@ -37,11 +38,12 @@ def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError:
         raise ValueError("it is not text (UTF-8)") from None
+    large = _LARGE_NUMBER.search(decoded) is not None
     try:
         value = json.loads(
             decoded,
-            parse_int=_integer,
-            parse_float=_float,
+            parse_int=_integer if large else None,
+            parse_float=_float if large else None,
             parse_constant=float if nan else _refuse_constant,
             object_pairs_hook=_table,
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.tilings import Tiling, tiling_of
@@ -30,6 +32,7 @@ class _Form:
     extents: tuple[int, ...]
 
     @classmethod
+    @lru_cache(maxsize=8192)
     def of(cls, signature: Signature) -> _Form:
         # Data, weights and result; biases and residuals repeat their extents.
         main = (*signature.shapes[:2], signature.shapes[-1])
@@ -60,22 +63,28 @@ class Transfer:
 
     def __init__(self, *tables: KernelTable) -> None:
         self._known: dict[tuple[str, tuple[str, ...], int], dict[_Form, Tiling]] = {}
+        self._unread: defaultdict[str, list[Record]] = defaultdict(list)  # by their main operator
         for table in reversed(tables):
             for records in table.records.values():
                 self.learn(records[0])
 
     def learn(self, best: Record) -> None:
         """Take in the best record of a kernel."""
-        tiling = tiling_of(best.trace)
-        if tiling is not None:
-            form = _Form.of(best.signature)
-            self._known.setdefault(form.family, {})[form] = tiling
+        self._unread[best.signature.operators[0]].append(best)
 
     def hints(self, kernel: Kernel) -> tuple[Tiling, ...]:
         """Best tilings of the most similar kernels, nearest first."""
         form = _Form.of(kernel.signature)
+        self._read(form.operators[0])
         known = self._known.get(form.family, {})
         near = ((form.distance(other), number) for number, other in enumerate(known))
         nearest = heapq.nsmallest(_NEIGHBOURS, (pair for pair in near if pair[0] <= _FARTHEST))
         tilings = list(known.values())
         return tuple(dict.fromkeys(tilings[number] for _, number in nearest))
+
+    def _read(self, operator: str) -> None:
+        """Traces are read when a kernel of their operator asks: a log that ships has a thousand."""
+        for record in self._unread.pop(operator, ()):
+            if (tiling := tiling_of(record.trace)) is not None:
+                form = _Form.of(record.signature)
+                self._known.setdefault(form.family, {})[form] = tiling

@@ -115,6 +115,16 @@ def read_folder(folder: Path, target: str | None = None) -> KernelTable:
     return table
 
 
+def _shipped(folder: Path, target: str) -> KernelTable:
+    """`read_folder` of logs that ship, read once for all that a process compiles; not to be changed."""
+    return _table(folder, target, tuple((file, file.stat().st_mtime_ns) for file in folder.glob("*.jsonl*")))
+
+
+@lru_cache(maxsize=4)
+def _table(folder: Path, target: str, _changed: tuple[tuple[Path, int], ...]) -> KernelTable:
+    return read_folder(folder, target)
+
+
 _Content = tuple[tuple[tuple[str, Record], ...], tuple[str, ...]]
 
 
@@ -239,12 +249,12 @@ def find_records(target: Target, roots: Iterable[Path] = ()) -> KernelTable:
     shipped = data_dir("tuning_logs")
     for name in names:
         for root in [*roots, shipped]:
-            table = read_folder(root / name, name)
+            table = _shipped(root / name, name) if root == shipped else read_folder(root / name, name)
             merged.problems += table.problems
             for kernel, records in table.records.items():
                 if kernel not in merged.records:
-                    merged.records[kernel] = records
-                    merged.machines[kernel] = table.machines[kernel]
+                    merged.records[kernel] = list(records)
+                    merged.machines[kernel] = set(table.machines[kernel])
                     if root == shipped or name != log_name(target):
                         merged.foreign.add(kernel)
     return merged

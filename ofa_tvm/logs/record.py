@@ -7,6 +7,7 @@ import statistics
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ofa_tvm.errors import shown
@@ -117,7 +118,7 @@ class Record:
         """Whether the schedule was measured."""
         return bool(self.times_us) or self.instructions is not None
 
-    @property
+    @cached_property
     def time_us(self) -> float:
         """Median of the samples; infinite for a failed trial and for an emulated one."""
         return statistics.median(self.times_us) if self.times_us else float("inf")

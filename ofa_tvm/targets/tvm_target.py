@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ofa_tvm.errors import UserError
@@ -57,6 +58,7 @@ def make_tvm_target(
     return made
 
 
+@lru_cache(maxsize=32)
 def cpu_features(cpu: tvm.target.Target) -> frozenset[str]:
     """LLVM's features of a CPU's target."""
     from tvm.target import codegen

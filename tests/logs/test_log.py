@@ -418,6 +418,17 @@ def test_shipped_logs_are_whole() -> None:
             assert not read_folder(folder).problems
 
 
+def test_what_is_found_in_shipped_logs_is_the_callers_own() -> None:
+    target = get_target("x86-64-v3")
+    found = find_records(target)
+    kernel, records = next(iter(found.records.items()))
+    again = list(records)
+    found.add(replace(records[0], trace=[[], []], times_us=(1e-3,)))
+    found.machines[kernel].add("another")
+    assert find_records(target).records[kernel] == again
+    assert "another" not in find_records(target).machines[kernel]
+
+
 def test_lines_are_json(tmp_path: Path, target: Target) -> None:
     """The log is a table that other programs can read."""
     path = write(tmp_path, target, record("a", 1.0))
