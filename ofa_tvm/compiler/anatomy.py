@@ -16,6 +16,8 @@ from ofa_tvm.compiler.pairs import has_pairs
 from ofa_tvm.compiler.words import is_choice
 
 LINES = "ofa_tvm.lines"  # annotation of a reduction: how many lines of its result belong in one tile
+# Annotation of an elementwise block whose values share what they read: two axes, and how many values of each.
+TILE = "ofa_tvm.tile"
 _DATA_PARALLEL, REDUCTION = 0, 2  # tvm.tirx.IterVar kinds
 
 

@@ -31,7 +31,7 @@ REVISION = "tables-3"
 _QUANTIZE = "relax.quantize"
 _VALUES = 256
 _SOME = 127  # the largest number that all types of 8 bits have
-_PATTERN = "ofa_tvm.pattern"  # attribute of a function: how it may be fused, relax's OpPatternKind
+PATTERN = "ofa_tvm.pattern"  # attribute of a function: how it may be fused, relax's OpPatternKind
 _ELEMENTWISE, _SUM = 0, 4  # kElemWise, and kOutEWiseFusable: what follows joins it
 _BYTES = 64  # in the register, or in the registers, that an instruction looks up in
 _NEON_BYTES = 16  # that it looks up
@@ -101,7 +101,7 @@ class _Tables(relax.PyExprMutator):
         found = self._function(value)
         if found is not None and _name(value) == _QUANTIZE and self.lookups:
             table, source = constant_of(found.values), self._source(found)
-            attributes = {_PATTERN: _ELEMENTWISE}
+            attributes = {PATTERN: _ELEMENTWISE}
             value = call_te(self.builder_, _looked_up, source, table, name="lookup", attributes=attributes)
             binding = relax.VarBinding(binding.var, value)
         elif found is not None and _name(value) != _QUANTIZE:
@@ -165,7 +165,7 @@ class _Tables(relax.PyExprMutator):
         return self.builder_.emit(relax.op.reshape(source, function.shape))
 
     def _summed(self, source: relax.Expr) -> relax.Expr:
-        attributes = {_PATTERN: _SUM}
+        attributes = {PATTERN: _SUM}
         return call_te(self.builder_, _summed, source, name="sum", attributes=attributes)
 
 
@@ -211,9 +211,9 @@ def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
 def fused_as_stated(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
     """Let lookups be fused like elementwise operators, and sums with what follows, which TVM does not see."""
     stated = {
-        name: function.with_attr("op_pattern", int(function.attrs[_PATTERN]))
+        name: function.with_attr("op_pattern", int(function.attrs[PATTERN]))
         for name, function in mod.functions.items()
-        if isinstance(function, tirx.PrimFunc) and _PATTERN in (function.attrs or {})
+        if isinstance(function, tirx.PrimFunc) and PATTERN in (function.attrs or {})
     }
     mod.update(tvm.IRModule(stated))
     return mod

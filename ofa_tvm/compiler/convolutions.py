@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.constants import constant_of
+from ofa_tvm.compiler.padding import output_sizes, padded
 from ofa_tvm.compiler.products import (
     ProductForm,
     added_in_blocks,
@@ -18,6 +19,7 @@ from ofa_tvm.compiler.products import (
     product_of_pairs,
 )
 from ofa_tvm.compiler.te_calls import call_te
+from ofa_tvm.compiler.winograd import pays, winograd_convolution
 
 _MANY = 16  # input channels from which on weights are read in panels
 
@@ -53,6 +55,8 @@ def convolution(
     lanes = form.lanes or 1
     in_half = form.in_half and weight.dtype == np.float16
     kh, kw, c_in, c_out = weight.shape
+    if pays(data, weight, strides, padding, dilation, form):
+        return winograd_convolution(bb, data, weight, padding, lanes)
     if _packs_channels(weight, lanes):
         panel = math.gcd(c_out, lanes)
         weight = weight.reshape(kh, kw, c_in, -1, panel).transpose(3, 0, 1, 2, 4)
@@ -81,53 +85,6 @@ def convolution(
 def _packs_channels(weight: np.ndarray, lanes: int) -> bool:
     """Whether weights (kh, kw, c_in, c_out) are worth storing in panels; those of pictures are few."""
     return weight.shape[2] >= _MANY and packs(weight.reshape(-1, weight.shape[3]), lanes)
-
-
-def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 0) -> te.Tensor:
-    """So many channels of a map (n, h, w, c) from `start` on, with zeros around it.
-
-    It is read in place, not copied: TVM is told that most positions lie inside, and makes code of its own for
-    the lines and tiles that do.
-    """
-    n, height, width, _ = (int(v) for v in data.shape)
-    top, left, bottom, right = padding
-
-    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
-        inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
-        element = data[b, y - top, x - left, start + c if start else c]
-        return tirx.if_then_else(tirx.likely(inside), element, tirx.const(0, data.dtype))
-
-    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
-
-
-def padded_by_cases(data: te.Tensor, padding: Sequence[int], outside: tirx.Expr) -> te.Tensor:
-    """A map (n, h, w, c) with a constant around it, read in place as `padded`.
-
-    Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
-    a line, the first and last of which reach beyond it.
-    """
-    n, height, width, channels = (int(v) for v in data.shape)
-    top, left, bottom, right = padding
-
-    def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
-        line = tirx.likely(tirx.all(y >= top, y < top + height))
-        column = tirx.likely(tirx.all(x >= left, x < left + width))
-        return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], outside)
-
-    return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
-
-
-def output_size(size: int, taps: int, stride: int, dilation: int) -> int:
-    """Outputs along an axis whose padding is part of its size."""
-    return (size - dilation * (taps - 1) - 1) // stride + 1
-
-
-def output_sizes(
-    sizes: tuple[int, int], taps: tuple[int, int], strides: Sequence[int], dilation: Sequence[int]
-) -> tuple[int, int]:
-    """The same of lines and of columns."""
-    lines, columns = map(output_size, sizes, taps, strides, dilation)
-    return lines, columns
 
 
 def _dense(

@@ -17,9 +17,9 @@ from tvm.ir import Expr
 
 from ofa_tvm.compiler.anatomy import LINES
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_size, output_sizes, padded_by_cases
 from ofa_tvm.compiler.dataflow import static_shape
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
+from ofa_tvm.compiler.padding import output_size, output_sizes, padded_by_cases
 from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
 from ofa_tvm.compiler.te_calls import call_te
 

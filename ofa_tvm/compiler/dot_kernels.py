@@ -14,9 +14,9 @@ from tvm import relax, te, tirx
 from tvm.ir import Expr
 
 from ofa_tvm.compiler.constants import constant_of
-from ofa_tvm.compiler.convolutions import output_sizes, padded_by_cases
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_bytes
 from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
+from ofa_tvm.compiler.padding import output_sizes, padded_by_cases
 from ofa_tvm.compiler.products import ProductForm, of_rows
 from ofa_tvm.compiler.te_calls import call_te
 

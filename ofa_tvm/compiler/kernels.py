@@ -16,6 +16,10 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from ofa_tvm.logs import Signature
 
 _DIGITS = re.compile(r"\d+$")
+_OF_SEVERAL_WORDS = (
+    "depthwise_conv2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d",
+    "winograd_input", "winograd_output",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _operators(name: str) -> tuple[str, ...]:
         word = _DIGITS.sub("", word) if not word.endswith("2d") else word
         parts.append(re.sub(r"(2d)\d+$", r"\1", word))
     text = "_".join(parts)
-    for known in ("depthwise_conv2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d"):
+    for known in _OF_SEVERAL_WORDS:
         text = text.replace(known, known.replace("_", "-"))
     return tuple(text.split("_"))
 

@@ -18,7 +18,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV
 
-from ofa_tvm.compiler.anatomy import REDUCTION, Anatomy, analyse, blocks_of, iter_kinds
+from ofa_tvm.compiler.anatomy import REDUCTION, TILE, Anatomy, analyse, blocks_of, iter_kinds
 from ofa_tvm.compiler.cpu_model import CpuModel
 from ofa_tvm.compiler.tilings import UNROLL_LIMIT, Tiling, divisors, tilings
 
@@ -211,12 +211,15 @@ def _elementwise(mod: tvm.IRModule, mach: CpuModel) -> Schedule | None:
     blocks = blocks_of(sch)
     if not blocks or any(REDUCTION in iter_kinds(sch, block) for block in blocks):
         return None
+    tiles = [sch.get(block).annotations[TILE] for block in blocks if TILE in sch.get(block).annotations]
     try:
         for block in blocks[:-1]:
             sch.compute_inline(block)
         loops = list(sch.get_loops(blocks[-1]))
         if not loops:
             return sch
+        if tiles:
+            return _tiled(sch, loops, [int(number) for number in tiles[0]], mach)
         extents = [int(sch.get(loop).extent) for loop in loops]
         width = mach.vector(extents[-1])
         split, vector = sch.split(loops[-1], [None, width])
@@ -226,4 +229,26 @@ def _elementwise(mod: tvm.IRModule, mach: CpuModel) -> Schedule | None:
             sch.parallel(sch.fuse(*loops[:-1], split))
     except tvm.s_tir.ScheduleError:
         return None
+    return sch
+
+
+def _tiled(sch: Schedule, loops: list[LoopRV], tile: Sequence[int], mach: CpuModel) -> Schedule:
+    """Tiles of the output as straight code, so that what their values share is computed once; see `TILE`."""
+    *axes, size = tile
+    *outer, channels = loops
+    extents = [int(sch.get(loop).extent) for loop in loops]
+    inner = []
+    for axis in axes:
+        outer[axis], within = sch.split(outer[axis], [None, size])
+        inner.append(within)
+    several, vector = sch.split(channels, [None, mach.vector(extents[-1])])
+    sch.reorder(*outer, several, *inner, vector)
+    for loop in inner:
+        sch.unroll(loop)
+    sch.vectorize(vector)
+    sch.annotate(outer[-1], BY_CASES, True)
+    if mach.threads > 1 and math.prod(extents) >= PARALLEL_FLOPS:
+        sch.parallel(sch.fuse(*outer[:-1]))
+    else:
+        sch.annotate(outer[-2], BY_CASES, True)
     return sch
