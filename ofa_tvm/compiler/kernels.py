@@ -18,7 +18,7 @@ from ofa_tvm.logs import Signature
 _DIGITS = re.compile(r"\d+$")
 _OF_SEVERAL_WORDS = (
     "depthwise_conv2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d",
-    "winograd_input", "winograd_output",
+    "winograd_input", "winograd_sums", "winograd_output",
 )  # fmt: skip
 
 

@@ -53,6 +53,8 @@ class ProductForm:
         Whether weights are stored as pairs of bfloat16, with which maps are multiplied in bfloat16.
     pair_dots
         Whether an instruction adds products of two bfloat16.
+    winograd
+        Whether convolutions may be computed by Winograd's filtering: where maps are float32.
     """
 
     lanes: int | None = 1
@@ -64,6 +66,7 @@ class ProductForm:
     dots: bool = True
     in_pairs: bool = False
     pair_dots: bool = True
+    winograd: bool = False
 
 
 PLAIN = ProductForm()

@@ -92,7 +92,8 @@ class Templates(ABC):
         half_weights = dtype == "float16-weights"
         bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots
         pairs = dtype == "bfloat16", self.pair_dots
-        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, *pairs)
+        winograd = dtype in ("float32", "float16-weights")
+        return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, *pairs, winograd)
 
     @abstractmethod
     def ranked(self, mod: tvm.IRModule, hints: Sequence[Tiling] = ()) -> Iterator[Schedule]:

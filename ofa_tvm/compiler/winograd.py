@@ -46,7 +46,7 @@ def pays(
     be more.
     """
     lanes = form.lanes or 1
-    if weight.dtype != np.float32 or str(data.ty.dtype) != "float32" or form.in_pairs or lanes == 1:
+    if not form.winograd or weight.dtype != np.float32 or str(data.ty.dtype) != "float32" or lanes == 1:
         return False
     kh, kw, c_in, c_out = weight.shape
     shape = static_shape(data)
@@ -90,7 +90,7 @@ def winograd_convolution(
     )  # fmt: skip
     flat = bb.emit(relax.op.reshape(parts, (_INPUTS**2, math.prod(tiles), c_in)))
     constant = constant_of(np.ascontiguousarray(panels))
-    products = bb.emit(call_te(bb, _products, flat, constant, name="matmul"))
+    products = bb.emit(call_te(bb, _products, flat, constant, name="winograd_sums"))
     whole = bb.emit(relax.op.reshape(products, (_INPUTS, _INPUTS, *tiles, c_out)))
     return call_te(
         bb, _outputs_of, whole, *_sizes(shape, padding),

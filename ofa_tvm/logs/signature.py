@@ -10,7 +10,8 @@ from ofa_tvm.errors import shown
 
 Shape = tuple[int, ...]
 
-_PRODUCTS = frozenset({"conv2d", "depthwise-conv2d", "matmul"})
+# Of a convolution by Winograd's filtering, which is three kernels, the last: the layer's outputs are its.
+_PRODUCTS = frozenset({"conv2d", "depthwise-conv2d", "matmul", "winograd-output"})
 _SCALAR = "scalar"
 _SIZE = rf"(?:{_SCALAR}|[0-9]{{1,18}}(?:x[0-9]{{1,18}})*)"
 _TEXT = re.compile(rf"([^ ]+) ((?:{_SIZE}(?:,{_SIZE})*)?)->({_SIZE})")
