@@ -289,6 +289,7 @@ def of_rows(
     width: int,
     computed: int,
     product: Callable[[Sequence[tirx.Var], tirx.Var], te.Tensor],
+    rows: int = 0,
 ) -> te.Tensor:
     """(*lead, height, width) of `product(row indices, column)`, computed for whole tiles of rows.
 
@@ -300,8 +301,10 @@ def of_rows(
         Columns to compute, `width` or more.
     product
         One element.
+    rows
+        Rows to compute, `height` or more; by default what some tile of registers divides.
     """
-    rows = _rows(height)
+    rows = rows or _rows(height)
     if (rows, computed) == (height, width):
         return te.compute((*lead, height, width), lambda *at: product(at[:-1], at[-1]), name="matmul")
     whole = te.compute(
