@@ -9,7 +9,7 @@ from pathlib import Path
 from ofa_tvm.devices.closure import needed_libraries
 from ofa_tvm.devices.features import used_features
 from ofa_tvm.devices.native import REFUSED, build_refused, cxx_of
-from ofa_tvm.devices.runner import PROGRAM, SCRIPT, run_script, runner_program
+from ofa_tvm.devices.runner import PROGRAM, SCRIPT, run_script, runner_program, sized
 from ofa_tvm.devices.runtime import runtime_libraries
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, write_atomic
@@ -63,10 +63,11 @@ class BareRuntime:
             "CPUS": self.cpus,
             "ARCH": self.arch,
         }
-        write_atomic(folder / SCRIPT, run_script(values))
         write_atomic(runtime / PROGRAM, self.program.read_bytes())
         if self.refused is not None:
             write_atomic(runtime / REFUSED, self.refused.read_bytes())
+        values["FILES"] = sized(folder, [folder / module, *sorted(runtime.iterdir())])
+        write_atomic(folder / SCRIPT, run_script(values))
         for file in (runtime / PROGRAM, runtime / REFUSED, runtime / loader, folder / SCRIPT):
             if file.is_file():
                 file.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ofa_tvm.errors import UsageError
 from ofa_tvm.files import write_atomic
 from ofa_tvm.progress import SILENT, Progress
 
+README = "README.txt"
 _README = """\
 This folder makes a Linux board ({arch}) a device of ofa-tvm {version}: a server ({server}) and TVM's
 runtime ({libraries}/). It needs glibc and libstdc++, which every Linux distribution for boards has{gpu}
@@ -52,6 +54,32 @@ _GPU = {
 }
 
 
+def require_own(folder: Path, mark: str, readme: str, what: str) -> None:
+    """Refuse to write a bundle where something else is: one begun before, or an empty folder, may be there.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    mark
+        The file by which a whole bundle is known.
+    readme
+        As the README of one begins.
+    what
+        Its kind, for people.
+
+    Raises
+    ------
+    UsageError
+        If something else is.
+    """
+    if not folder.exists() or (folder / mark).is_file() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if (folder / README).is_file() and (folder / README).read_text(errors="replace").startswith(readme[:30]):
+        return
+    raise UsageError(f"{folder} is there already and no {what}; name another folder with -o")
+
+
 def write_bundle(
     folder: Path,
     arch: str,
@@ -84,20 +112,19 @@ def write_bundle(
     UserError
         If the server cannot be built or the runtime not be downloaded.
     """
-    if folder.exists() and not (folder / SERVER).is_file():
-        raise UsageError(f"{folder} is there already and no bundle; name another folder with -o")
+    require_own(folder, SERVER, _README, "bundle")
     runtime = device_runtime(arch, cxx, kind=kind, progress=progress)
     (folder / LIBRARIES).mkdir(parents=True, exist_ok=True)
     for file in [SERVER, *(f"{LIBRARIES}/{path.name}" for path in (runtime / LIBRARIES).iterdir())]:
         shutil.copy2(runtime / file, folder / file)
     write_atomic(
-        folder / "README.txt",
+        folder / README,
         _README.format(
             arch=arch,
             version=__version__,
             server=SERVER,
             libraries=LIBRARIES,
-            folder=folder.resolve().name,
+            folder=shlex.quote(folder.resolve().name),
             key=key,
             target=target or key,
             gpu=_GPU.get(kind, ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -70,6 +70,11 @@ def run_script(values: dict[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
+
+
+def sized(folder: Path, files: Iterable[Path]) -> str:
+    """Files as the scripts of folders look for them when something is wrong: `name:bytes` of each."""
+    return " ".join(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}" for file in files)
 
 
 def _digest(command: Sequence[str], libraries: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ofa_tvm import __version__
+from ofa_tvm.devices.bundle import README, require_own
 from ofa_tvm.devices.closure import loader_name, needed_libraries
 from ofa_tvm.devices.native import (
     LIBRARIES,
@@ -23,7 +24,7 @@ from ofa_tvm.devices.native import (
     device_runtime,
     start_script,
 )
-from ofa_tvm.errors import UsageError
+from ofa_tvm.devices.runner import sized
 from ofa_tvm.files import write_atomic
 from ofa_tvm.progress import SILENT, Progress
 
@@ -75,16 +76,13 @@ def write_self_contained(
     UserError
         If something cannot be built, a library is missing, or the runtime cannot be downloaded.
     """
-    if folder.exists() and not (folder / START).is_file():
-        raise UsageError(f"{folder} is there already and no bundle for a phone; name another folder with -o")
+    require_own(folder, START, _README, "bundle for a phone")
     loader = loader_name(arch)
     runtime = device_runtime(arch, cxx, progress=progress)
     own = [runtime / SERVER, *sorted((runtime / LIBRARIES).iterdir())]
-    (folder / LIBRARIES).mkdir(parents=True, exist_ok=True)
-    for source in [*own, *needed_libraries(arch, cxx, own)]:
-        name = source.name if source.name == SERVER else f"{LIBRARIES}/{source.name}"
-        shutil.copy2(source, folder / name)  # no links: adb follows none, and phones make none
-    build_refused(cxx, folder / LIBRARIES / REFUSED)
+    system = needed_libraries(arch, cxx, own)
+    shutil.rmtree(folder / LIBRARIES, ignore_errors=True)
+    (folder / LIBRARIES).mkdir(parents=True)
     values = {
         "LOADER": loader,
         "SERVER": SERVER,
@@ -95,13 +93,19 @@ def write_self_contained(
         "CPUS": cpus or "big",
         "VERSION": __version__,
     }
-    script = re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], start_script())
-    write_atomic(folder / START, script)
+    files = {
+        "arch": arch,
+        "version": __version__,
+        "folder": shlex.quote(folder.resolve().name),
+        "place": PLACE,
+        "start": START,
+    }
+    write_atomic(folder / README, _README.format(**files))  # first: by it an unfinished folder is known
+    for source in [*own, *system]:
+        name = source.name if source.name == SERVER else f"{LIBRARIES}/{source.name}"
+        shutil.copy2(source, folder / name)  # no links: adb follows none, and phones make none
+    build_refused(cxx, folder / LIBRARIES / REFUSED)
+    values["FILES"] = sized(folder, [folder / SERVER, *sorted((folder / LIBRARIES).iterdir())])
+    write_atomic(folder / START, re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], start_script()))
     (folder / START).chmod(0o755)
-    write_atomic(
-        folder / "README.txt",
-        _README.format(
-            arch=arch, version=__version__, folder=folder.resolve().name, place=PLACE, start=START
-        ),
-    )
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -168,11 +168,11 @@ def _with_budgets(request: SearchRequest, runs: Sequence[_Run]) -> SearchRequest
 def _search(
     request: SearchRequest, stack: ExitStack, deadline: Deadline, progress: Progress, stage: Stage
 ) -> _Run:
+    known = [known_latency(request, one) for one in request.targets]
+    benches = [_bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)]
     for one in request.targets:
         if request.with_runtime and one.artefact is not None:
             bare_runtime(one.target, progress=progress)  # what cannot be made is said before the search
-    known = [known_latency(request, one) for one in request.targets]
-    benches = [_bench(request, *pair, stack, progress) for pair in zip(request.targets, known, strict=True)]
     with stage("learn accuracy"):
         accuracy = request.accuracy
         if accuracy is None:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+from demo_project import DemoProject
 from emulated import arm_target
 from local_device import devices
 from once import Once
-from small_module import SmallModule, build_small_module, write_small_onnx
+from small_module import SmallModule
+from verbs import Verbs
 
+from ofa_tvm.deploy import Artefact
 from ofa_tvm.devices import Place, fleet
 from ofa_tvm.devices.emulator import Emulator, prepare_emulator
 from ofa_tvm.devices.native import cxx_of
 from ofa_tvm.devices.self_contained import write_self_contained
 from ofa_tvm.devices.session import open_session
 from ofa_tvm.devices.tracker import TrackerProcess, wait_until
+from ofa_tvm.images import open_image
 from ofa_tvm.measurement import Measurer
 from ofa_tvm.process import installed_command
 from ofa_tvm.runtime import elf_arch
 from ofa_tvm.targets import Target, get_target
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tuning"))
-from test_campaign import kernels
-
-from ofa_tvm.tuning import tune_kernels
 
 HERE = Path(__file__).resolve().parent
 # Where an emulated device would be started, the phone's script is: as `adb shell` does, from elsewhere.
@@ -90,23 +91,47 @@ def test_the_folder_is_whole(bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_phone_is_measured_and_tuned_with_nothing_but_its_folder(
-    phone: Path, target: Target, tmp_path: Path
+def test_a_project_goes_to_a_phone_with_nothing_but_its_folders(
+    ofa: Verbs, demo: DemoProject, phone: Path, tmp_path: Path
 ) -> None:
-    onnx = write_small_onnx(tmp_path / "small.onnx")
-    so = build_small_module(onnx, tmp_path / "small.so", target)
-    with Measurer(target) as measurer:
-        on_phone = measurer.measure(so)
-    softmax = [kernel for kernel in kernels(target) if kernel.name.startswith("softmax")]
-    tuned = tune_kernels(softmax, target, tmp_path / "logs", trials=2)
-    assert (tuned.tuned, tuned.failed) == (1, 0)
-    assert all(record.instructions for known in tuned.records.records.values() for record in known)
+    """Tune, measure in instructions, search, ship, run: no file of the system's, on a kernel of 2016."""
+    folder, on_phone = tmp_path / "demo", tmp_path / "data/local/tmp/my photos"
+    shutil.copytree(demo.folder, folder)
+    tuned = ofa(
+        folder, "tune", "deploy/model.onnx", "--target", "pixel-3", "--trials", 1, "--seconds", 3, "--json"
+    )
+    assert tuned.code == 0, tuned.err
+    assert json.loads(tuned.out)["tuned"] >= 1 and not json.loads(tuned.out)["failed"]
+    done = ofa(
+        folder, "search", "--target", "pixel-3", "--latency", "100Minstr", "-o", "phone/", "--with-runtime",
+        "--rounds", 1, "--candidates", 1, "--latency-samples", 2, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["measured_latency_minstr"] <= 100
     logs = sorted(tmp_path.glob("calls.*"))
-    assert len(logs) >= 2
+    assert len(logs) >= 3
     for log in logs:
         _check_calls(log, phone)
-    assert not list(phone.glob("ofa-tvm-session-*"))
-    assert on_phone.instructions
+
+    shutil.copytree(folder / "phone", on_phone / "deploy")  # where it is moved to, with a blank in its path
+    image = shutil.copy(sorted((folder / "images").glob("*.png"))[0], on_phone / "photo 1.png")
+    emulator = f"{prepare_emulator(arm_target('cortex-a75')).command} -L /nonexistent -r 4.9.0"
+    said = subprocess.run(
+        ["/bin/sh", on_phone / "deploy/run.sh", "-k", "10", "--json", image],
+        env={"OFA_TVM_EMULATOR": emulator, "PATH": "/usr/bin:/bin", "TMPDIR": "/nonexistent"},
+        cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    top = json.loads(said.stdout)["predictions"][0]["top"]
+    artefact = Artefact.open(folder / "phone")
+    x = artefact.classifier.preprocessing.apply(open_image(Path(image)))
+    logits = onnxruntime.InferenceSession(folder / "phone/model.onnx").run(None, {"input": x})[0][0]
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    assert [one["index"] for one in top] == list(np.argsort(-expected))
+    assert [one["probability"] for one in top] == pytest.approx(np.sort(expected)[::-1], abs=1e-5)
+    ran = json.loads(ofa(folder, "run", "phone", image, "--json").out)["predictions"][0]["top"][0]
+    assert ran["label"] == top[0]["label"]
+    assert ran["probability"] == pytest.approx(top[0]["probability"], abs=2e-6)
 
 
 def _check_calls(log: Path, folder: Path) -> None:

@@ -591,6 +591,14 @@ int wait_for_client(int listener, Tracker* tracker, const Options& options, doub
   }
 }
 
+int port_of(const std::string& name, const std::string& text, int least) {
+  char* end = nullptr;
+  long port = strtol(text.c_str(), &end, 10);
+  if (end != text.c_str() && !*end && port >= least && port <= 65535) return static_cast<int>(port);
+  fprintf(stderr, "error: %s takes a port from %d to 65535, not %s\n", name.c_str(), least, text.c_str());
+  exit(2);
+}
+
 Options parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
@@ -610,9 +618,9 @@ Options parse(int argc, char** argv) {
     if (name == "--host") {
       options.host = value;
     } else if (name == "--port") {
-      options.port = options.port_end = atoi(value.c_str());
+      options.port = options.port_end = port_of(name, value, 0);
     } else if (name == "--port-end") {
-      options.port_end = atoi(value.c_str());
+      options.port_end = port_of(name, value, 0);
     } else if (name == "--key") {
       options.key = value;
     } else if (name == "--advertise") {
@@ -627,7 +635,7 @@ Options parse(int argc, char** argv) {
       options.folder = value;
     } else if (name == "--tracker" && value.rfind(':') != std::string::npos) {
       options.tracker_host = value.substr(0, value.rfind(':'));
-      options.tracker_port = atoi(value.c_str() + value.rfind(':') + 1);
+      options.tracker_port = port_of("the address behind --tracker", value.substr(value.rfind(':') + 1), 1);
     } else {
       fprintf(stderr, "error: bad option %s %s\n", name.c_str(), value.c_str());
       exit(2);

@@ -20,8 +20,13 @@ say() {
 }
 
 if [ "$1" = stop ]; then
-  kill "$(cat "$here/pid" 2>/dev/null)" 2>/dev/null || say "no server runs that was started in $here"
+  pid=$(cat "$here/pid" 2>/dev/null)
   rm -f "$here/pid"
+  # After a restart of the phone the number may be another program's.
+  if [ -n "$pid" ] && grep -qF "$server" "/proc/$pid/cmdline" 2>/dev/null && kill "$pid" 2>/dev/null; then
+    exit 0
+  fi
+  say "no server runs that was started in $here"
   exit 0
 fi
 
@@ -32,6 +37,13 @@ case $? in
 0) ;;
 159) refused=$here/lib/@REFUSED@ ;; # SIGSYS: Android's filter for apps is in force here
 *)
+  for file in @FILES@; do
+    size=$(wc -c 2>/dev/null <"$here/${file%:*}")
+    [ "$((size))" = "${file##*:}" ] || {
+      say "error: ${file%:*} is missing in $here or not whole; copy the folder again"
+      exit 1
+    }
+  done
   machine=$(uname -m)
   if [ "$machine" != @ARCH@ ] && [ -z "$OFA_TVM_EMULATOR" ]; then
     say "error: this device's programs are for $machine, and this folder is for @ARCH@"

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -16,6 +17,8 @@
 #include <numeric>
 #include <stdexcept>
 #include <utility>
+
+#include "whole.h"
 
 namespace ofa_tvm {
 
@@ -61,6 +64,11 @@ void UseThreads(int threads) {
                                                                 ffi::Array<ffi::String>(cpus.begin(), cpus.end()));
 }
 
+ffi::Module Loaded(const std::string& path) {
+  RequireWhole(path);
+  return ffi::Module::LoadFromFile(path);
+}
+
 ffi::Tensor First(const ffi::Any& result) {
   if (auto tensor = result.as<ffi::Tensor>()) return *tensor;
   return result.cast<ffi::Array<ffi::Tensor>>()[0];
@@ -68,7 +76,7 @@ ffi::Tensor First(const ffi::Any& result) {
 
 }  // namespace
 
-Network::Network(const std::string& path) : library_(ffi::Module::LoadFromFile(path)), vm_(library_) {
+Network::Network(const std::string& path) : library_(Loaded(path)), vm_(library_) {
   vm_ = library_->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
   vm_->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
   main_ = vm_->GetFunction("main").value();
@@ -165,6 +173,8 @@ std::vector<Class> Likeliest(const std::vector<float>& logits, const std::vector
 }
 
 std::string ReadFile(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) throw std::runtime_error("is a folder; name the files in it");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("cannot be read: " + std::string(std::strerror(errno)));
   std::string content{std::istreambuf_iterator<char>(file), {}};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
@@ -177,7 +178,11 @@ Picture DecodePpm(const std::string& file) {
   std::istringstream text(file);
   std::string magic;
   int64_t width = 0, height = 0, maximum = 0;
-  text >> magic >> width >> height >> maximum;
+  text >> magic;
+  for (int64_t* value : {&width, &height, &maximum}) {
+    while ((text >> std::ws).peek() == '#') text.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+    text >> *value;
+  }
   if (!text || maximum != 255) Refuse("is not a binary 8-bit PPM (P6)");
   CheckSize(width, height);
   text.get();

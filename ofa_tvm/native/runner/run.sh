@@ -21,13 +21,24 @@ else
 fi
 $OFA_TVM_EMULATOR "$@"
 status=$?
-case $status in
-126 | 127)
-  echo "error: the program cannot be run in $here; it is for @ARCH@, and this device's are for $(uname -m)." >&2
-  echo "On a phone the folder has to lie where programs may be run, such as /data/local/tmp." >&2
-  ;;
-159) # SIGSYS: Android's filter for apps is in force here
-  [ -f "$refused" ] && exec $OFA_TVM_EMULATOR "$refused" "$@"
-  ;;
-esac
+if [ $status = 159 ] && [ -f "$refused" ]; then # SIGSYS: Android's filter for apps is in force here
+  exec $OFA_TVM_EMULATOR "$refused" "$@"
+fi
+[ $status -gt 2 ] || exit $status # it has said what is wrong
+for file in @FILES@; do
+  size=$(wc -c 2>/dev/null <"$here/${file%:*}")
+  [ "$((size))" = "${file##*:}" ] || {
+    echo "error: ${file%:*} is missing in $here or not whole; copy the folder again" >&2
+    exit 1
+  }
+done
+machine=$(uname -m)
+if [ "$machine" != @ARCH@ ] && [ -z "$OFA_TVM_EMULATOR" ]; then
+  echo "error: this device's programs are for $machine, and this folder's for @ARCH@" >&2
+elif [ $status = 126 ] || [ $status = 127 ]; then
+  echo "error: the program cannot be run in $here." >&2
+  echo "On a phone the folder has to lie where programs may be run, such as /data/local/tmp; not on an SD card." >&2
+else
+  echo "error: the program ended by status $status" >&2
+fi
 exit $status
