@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 _BINS = 12
 _LEAST_BAR = 10
+_FAR = 2.5  # from the middle half, in its widths: four standard deviations of normal values
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def histogram(values: npt.NDArray[Any], unit: str, width: int, *, blocks: bool = True) -> list[str]:
     """Lines of a histogram, with bars as long as there is room.
 
-    The last bin holds all values above the 99th percentile: one interrupted call would flatten all else.
+    Bins are as narrow as most values ask for; what lies far from those (an interrupted call) is counted in a
+    line of its own at that end, or it would flatten all else.
 
     Parameters
     ----------
@@ -28,13 +30,18 @@ def histogram(values: npt.NDArray[Any], unit: str, width: int, *, blocks: bool =
     blocks
         Draw with block characters; else with `#`.
     """
-    low, high, most = float(values.min()), float(np.percentile(values, 99)), float(values.max())
-    high = max(high, low * 1.0001)
+    least, most = float(values.min()), float(values.max())
+    low, high = _body(values)
     counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
-    marks = [_significant(edge, high - low) for edge in edges]
-    rows = [(f"{a} - {b} {unit}", int(n)) for a, b, n in zip(marks, marks[1:], counts, strict=False)]
-    if beyond := int((values > high).sum()):
-        rows.append((f"{marks[-1]} - {_significant(most, high - low)} {unit}", beyond))
+
+    def row(a: float, b: float, n: int) -> tuple[str, int]:
+        return f"{_significant(a, high - low)} - {_significant(b, high - low)} {unit}", n
+
+    rows = [row(a, b, int(n)) for a, b, n in zip(edges, edges[1:], counts, strict=False)]
+    if below := int((values < low).sum()):
+        rows.insert(0, row(least, low, below))
+    if above := int((values > high).sum()):
+        rows.append(row(high, most, above))
     names, numbers = max(len(name) for name, _ in rows), len(str(max(count for _, count in rows)))
     room = max(width - names - numbers - 4, _LEAST_BAR)
     longest = max(count for _, count in rows)
@@ -42,6 +49,14 @@ def histogram(values: npt.NDArray[Any], unit: str, width: int, *, blocks: bool =
         f"{name:>{names}}  {count:>{numbers}}  {_bar(room * count / longest, blocks)}".rstrip()
         for name, count in rows
     ]
+
+
+def _body(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Between which values most lie: the quartiles and some of their distance, as far as there are values."""
+    first, third = map(float, np.percentile(values, (25, 75)))
+    far = _FAR * (third - first)
+    low, high = max(float(values.min()), first - far), min(float(values.max()), third + far)
+    return low, max(high, low * 1.0001)
 
 
 def _bar(length: float, blocks: bool) -> str:

@@ -116,6 +116,23 @@ def test_a_histogram_is_as_wide_as_it_may_be(width: int) -> None:
     assert lines[-1].split()[-2] != lines[-1].split()[0]
 
 
+@pytest.mark.parametrize("slow", [0.0, 0.02, 0.1, 0.2])
+@pytest.mark.parametrize("fast", [0.0, 0.01])
+def test_a_histogram_shows_where_most_values_lie(slow: float, fast: float) -> None:
+    """Interrupted calls, be they many, leave the others in bins of their own."""
+    rng = np.random.default_rng(0)
+    values = 0.05 + 0.002 * rng.standard_normal(5000)
+    values[: int(slow * 5000)] *= 20 + 30 * rng.random(int(slow * 5000))
+    values[-int(fast * 5000) or 5000 :] = 0.001
+    lines = histogram(values, "ms", 80, blocks=False)
+    counts = [int(line.split(" ms ")[1].split()[0]) for line in lines]
+    assert sum(counts) == 5000 and len(counts) == 12 + (slow > 0) + (fast > 0)
+    body = counts[fast > 0 : len(counts) - (slow > 0)]
+    assert max(body) < 0.45 * sum(body) and sum(n > 0.02 * sum(body) for n in body) >= 4
+    if slow:
+        assert counts[-1] == int(slow * 5000) and lines[-1].split()[2] == f"{values.max():.4f}"
+
+
 def test_a_histogram_of_values_that_are_all_the_same() -> None:
     lines = histogram(np.full(7, 0.5), "ms", 60)
     assert sum(int(line.split(" ms ")[1].split()[0]) for line in lines) == 7
