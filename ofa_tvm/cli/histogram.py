@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ofa_tvm.measurement.calls import body
+
 _BINS = 12
 _LEAST_BAR = 10
-_FAR = 2.5  # from the middle half, in its widths: four standard deviations of normal values
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -31,7 +32,7 @@ def histogram(values: npt.NDArray[Any], unit: str, width: int, *, blocks: bool =
         Draw with block characters; else with `#`.
     """
     least, most = float(values.min()), float(values.max())
-    low, high = _body(values)
+    low, high = body(values)
     counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
 
     def row(a: float, b: float, n: int) -> tuple[str, int]:
@@ -49,14 +50,6 @@ def histogram(values: npt.NDArray[Any], unit: str, width: int, *, blocks: bool =
         f"{name:>{names}}  {count:>{numbers}}  {_bar(room * count / longest, blocks)}".rstrip()
         for name, count in rows
     ]
-
-
-def _body(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Between which values most lie: the quartiles and some of their distance, as far as there are values."""
-    first, third = map(float, np.percentile(values, (25, 75)))
-    far = _FAR * (third - first)
-    low, high = max(float(values.min()), first - far), min(float(values.max()), third + far)
-    return low, max(high, low * 1.0001)
 
 
 def _bar(length: float, blocks: bool) -> str:

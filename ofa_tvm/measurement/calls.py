@@ -14,6 +14,7 @@ from ofa_tvm.measurement.other_work import OtherWork
 from ofa_tvm.measurement.protocol import Timing
 
 PERCENTILES = (5, 50, 90, 95, 99)
+_FAR = 2.5  # from the middle half, in its widths: four standard deviations of normal values
 
 Times = npt.NDArray[np.float64]
 
@@ -167,9 +168,16 @@ def _others(others: OtherWork) -> dict[str, Any]:
     return {"share_of_these_cpus": others.here, "cpus_of_the_machine": others.machine, "busy": others.busy}
 
 
+def body(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Between which values most lie: the quartiles and some of their distance, as far as there are values."""
+    first, third = map(float, np.percentile(values, (25, 75)))
+    far = _FAR * (third - first)
+    low, high = max(float(values.min()), first - far), min(float(values.max()), third + far)
+    return low, max(high, low * 1.0001)
+
+
 def _edges(times_ms: Times) -> Times:
-    """Of 100 bins up to the 99th percentile and one above."""
-    low, high, most = float(np.min(times_ms)), float(np.percentile(times_ms, 99)), float(np.max(times_ms))
-    high = max(high, low * (1 + 1e-6))
-    edges = np.linspace(low, high, 101)
-    return np.append(edges, most) if most > high else edges
+    """Of 100 bins where most times lie, and one for those below and above, if there are any."""
+    low, high = body(times_ms)
+    ends = np.array([float(times_ms.min()), float(times_ms.max())])
+    return np.concatenate([ends[:1][ends[:1] < low], np.linspace(low, high, 101), ends[1:][ends[1:] > high]])
