@@ -64,7 +64,8 @@ def saturation(flat: Flat, shipped: Deployed | None, unit: str, validation_image
         return text
     return (
         f"{text} What shipped lies beyond, at {scale * (shipped.latency.measured or 0):.3g} {name}: a budget "
-        "is a limit, and within it the search takes the most accurate subnet, however small the difference."
+        "is a limit, and of what was measured within it the search takes the most accurate subnet; a faster "
+        "one only if it got as many of the validation images right."
     )
 
 
@@ -112,13 +113,24 @@ def _first(shipped: Deployed, chosen: CandidateEntry, budget: float | None) -> s
     )
     if budget is not None:
         text += f", which leaves {rough(scale * (budget - chosen.measured - chosen.noise))} {name}"
-    text += (
-        f". Its accuracy, {100 * chosen.predicted_accuracy:.2f} % by the predictor that knows all measured "
-        "subnets, is the highest among those."
+    text += f". Its accuracy, {_percent(chosen)} by the predictor that knows all measured subnets, is "
+    best = max(
+        (c for c in shipped.candidates if c.within), key=lambda c: c.predicted_accuracy, default=chosen
     )
+    if best.predicted_accuracy > chosen.predicted_accuracy:
+        text += (
+            f"less than one validation image below the highest among those, {_percent(best)}; as it got no "
+            f"fewer images right, the faster one ships: the other took {scale * best.measured:.4g} {name}."
+        )
+    else:
+        text += "the highest among those."
     if chosen.validation_accuracy is not None:
         text += f" Measured on the validation images: {100 * chosen.validation_accuracy:.2f} %."
     return text
+
+
+def _percent(candidate: CandidateEntry) -> str:
+    return f"{100 * candidate.predicted_accuracy:.2f} %"
 
 
 def _next_within(
@@ -133,9 +145,11 @@ def _next_within(
     text = f"The next best within the budget took {scale * after.measured:.4g} {name} and is {worse} accurate"
     faster = 100 * (1 - after.measured / chosen.measured)
     if less <= tolerance:
-        text += ": a difference that these images cannot tell, so either would do" if less >= 5e-5 else ""
+        text += ": a difference that these images cannot tell" if less >= 5e-5 else ""
         if faster >= 1:
             text += f"; it is {faster:.0f} % faster"
+        if (after.validation_accuracy or 0.0) < (chosen.validation_accuracy or 0.0):
+            text += f"; it got fewer of these images right, {100 * (after.validation_accuracy or 0.0):.2f} %"
     return text + "."
 
 

@@ -50,6 +50,8 @@ class Candidate:
         Whether the budget is kept on every target, noise margins included.
     measured_accuracy : float or None
         If it was measured.
+    share : float
+        Of the budget that it takes, noise margin included; on the target where that is most.
     """
 
     arch: Arch
@@ -58,6 +60,7 @@ class Candidate:
     round: int
     within: bool
     measured_accuracy: float | None = None
+    share: float = 0.0
 
     @classmethod
     def of(
@@ -69,7 +72,33 @@ class Candidate:
     def costing(self, costs: Sequence[Cost], limits: Sequence[float]) -> Candidate:
         """The same with these costs, for these limits."""
         within = all(cost.upper <= limit for cost, limit in zip(costs, limits, strict=True))
-        return replace(self, costs=tuple(costs), within=within)
+        share = max(cost.upper / limit for cost, limit in zip(costs, limits, strict=True))
+        return replace(self, costs=tuple(costs), within=within, share=share)
+
+
+def best_first(candidates: Sequence[Candidate], one_image: float = 0.0) -> list[Candidate]:
+    """The most accurate first; but of those that cannot be told from it the fastest before it.
+
+    These got at least as many validation images right, and the accuracies that rank them differ by less than
+    one image. Where nothing was measured, accuracies have to be equal.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    one_image : float
+        What one validation image is worth, 0..1; 0 if accuracies are not measured.
+    """
+    order = sorted(candidates, key=lambda c: (-c.accuracy, c.share, -c.round))
+    if not order or order[0].measured_accuracy is None:
+        return order
+    best, least = order[0], order[0].measured_accuracy
+
+    def cannot_be_told(c: Candidate) -> bool:
+        right = c.measured_accuracy is not None and c.measured_accuracy >= least
+        return c is best or (right and best.accuracy - c.accuracy < one_image)
+
+    alike = sorted((c for c in order if cannot_be_told(c)), key=lambda c: c.share)
+    return alike + [c for c in order if not cannot_be_told(c)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,7 @@ class VerifiedResult:
 
     @property
     def ranked(self) -> list[Candidate]:
-        """Everything measured within the budgets, the most accurate first."""
+        """Everything measured within the budgets, in the order of `best_first`."""
         return self.pool.ranked
 
     @property
@@ -107,7 +136,7 @@ class VerifiedResult:
 
     @property
     def winner(self) -> Candidate:
-        """The most accurate one within the budgets."""
+        """The most accurate one within the budgets; of those that are alike, the fastest."""
         return self.ranked[0]
 
     def measured_again(self, costs: Sequence[Cost], limits: Sequence[float]) -> VerifiedResult:
@@ -137,14 +166,21 @@ class Pool:
         Measures accuracies; None trusts the predictions.
     entries : sequence of Candidate
         Those measured before.
+    one_image : float
+        As of `best_first`.
     """
 
     def __init__(
-        self, space: Space, accuracy: Function, check: CheckAccuracy | None, entries: Sequence[Candidate]
+        self,
+        space: Space,
+        accuracy: Function,
+        check: CheckAccuracy | None,
+        entries: Sequence[Candidate],
+        one_image: float = 0.0,
     ) -> None:
         self.accuracy = accuracy
         self.entries = list(entries)
-        self._space, self._check = space, check
+        self._space, self._check, self.one_image = space, check, one_image
         self._check_leader()
 
     @property
@@ -154,13 +190,13 @@ class Pool:
 
     @property
     def ranked(self) -> list[Candidate]:
-        """Those within the budgets, the most accurate first; of equals, what this search measured."""
-        return sorted((c for c in self.entries if c.within), key=lambda c: (-c.accuracy, -c.round))
+        """Those within the budgets, in the order of `best_first`."""
+        return best_first([c for c in self.entries if c.within], self.one_image)
 
     @property
     def leader(self) -> Candidate | None:
-        """The first of them."""
-        return next(iter(self.ranked), None)
+        """The most accurate of them."""
+        return max(self.ranked, key=lambda c: c.accuracy, default=None)
 
     def promising(self, archs: Sequence[Arch], accuracies: np.ndarray) -> list[tuple[Arch, float]]:
         """Those that were not measured yet and promise more than the leader, with their accuracy."""
@@ -182,7 +218,7 @@ class Pool:
         entries = [
             entry.costing(costs, limits) if entry.arch == candidate.arch else entry for entry in self.entries
         ]
-        return Pool(self._space, self.accuracy, self._check, entries)
+        return Pool(self._space, self.accuracy, self._check, entries, self.one_image)
 
     def _measure(self, archs: Sequence[Arch]) -> None:
         """Measure accuracies and let the accuracy function know."""

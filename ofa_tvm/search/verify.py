@@ -122,6 +122,7 @@ def search_verified(
     *,
     correct: Correct,
     check_accuracy: CheckAccuracy | None = None,
+    one_image: float = 0.0,
     candidates: int = 5,
     rounds: int = 3,
     known: Sequence[Candidate] = (),
@@ -150,6 +151,8 @@ def search_verified(
     check_accuracy : callable, optional
         Architectures -> their measured accuracies (n,), and an accuracy function that knows all measured
         ones. Without it, predictions decide.
+    one_image : float
+        What one image of `check_accuracy` is worth, 0..1; the fastest of subnets that differ by less wins.
     candidates : int
         Measured in each round.
     rounds : int
@@ -169,7 +172,7 @@ def search_verified(
     if constraints and known:
         kept = Limits(tuple(constraints))(space.encode([c.arch for c in known])) <= 1.0
         known = list(compress(known, kept))
-    pool = Pool(space, accuracy, check_accuracy, known)
+    pool = Pool(space, accuracy, check_accuracy, known, one_image)
     done = 0
     for number in range(1, rounds + 1):
         if deadline.is_over and pool.ranked:

@@ -205,6 +205,11 @@ class AccuracyCheck:
         self._images, self._seed, self._progress = calibration_images, seed, progress
         self._known: dict[Arch, float] = {}
 
+    @property
+    def one_image(self) -> float:
+        """What one of the images is worth, 0..1."""
+        return 1 / self._data.size("val")
+
     def __call__(self, archs: Sequence[Arch]) -> tuple[np.ndarray, Function]:
         """Validation accuracies (n,), 0..1, and the corrected accuracy function."""
         values = evaluate_subnets(

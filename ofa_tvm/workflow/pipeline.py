@@ -15,7 +15,7 @@ from ofa_tvm.latency.bench import SubnetBench
 from ofa_tvm.logs import find_records
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.candidates import VerifiedResult
+from ofa_tvm.search.candidates import VerifiedResult, best_first
 from ofa_tvm.targets import Variant
 from ofa_tvm.tuning import kernel_union
 from ofa_tvm.workflow.learn import AccuracyCheck, learn_accuracy, learn_latency
@@ -47,13 +47,6 @@ class _Run:
     targets: Sequence[TargetBudget]
     accuracy: AccuracyModel
     found: VerifiedResult
-
-    @property
-    def merit(self) -> tuple[float, float]:
-        """The less, the better: it is the most accurate, of equals the cheapest."""
-        best = self.found.winner
-        costs = zip(best.costs, self.targets, strict=True)
-        return -best.accuracy, max(cost.upper / target.budget.value for cost, target in costs)
 
     def outcome(
         self, shipped: Sequence[Shipped | None], seconds: float, others: Sequence[_Run]
@@ -147,7 +140,14 @@ def _searches(
             errors.append(error)
     if not runs:
         raise errors[0]
-    return sorted(runs, key=lambda run: run.merit)
+    return _best_first(runs)
+
+
+def _best_first(runs: Sequence[_Run]) -> list[_Run]:
+    """Of number formats, too, the fastest of those that are as accurate as the most accurate one."""
+    winners = [run.found.winner for run in runs]
+    order = best_first(winners, max(run.found.pool.one_image for run in runs))
+    return [runs[next(i for i, w in enumerate(winners) if w is one)] for one in order]
 
 
 def _left_out(request: SearchRequest, error: UserError, progress: Progress) -> None:

@@ -76,6 +76,8 @@ def find_subnet(
 ) -> VerifiedResult:
     """The most accurate subnet whose measured cost is within the budget, on every target.
 
+    Of those that the validation images cannot tell apart it is the fastest (`best_first`).
+
     Parameters
     ----------
     targets
@@ -107,6 +109,7 @@ def find_subnet(
         [target.limit for target in targets],
         correct=learn_error,
         check_accuracy=check,
+        one_image=0.0 if check is None else check.one_image,
         candidates=candidates,
         rounds=rounds,
         known=_measured_earlier(space, targets, accuracy, resolutions),

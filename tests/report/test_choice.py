@@ -16,8 +16,11 @@ ARCHS = SPACE.decode(SPACE.sample_genes(np.random.default_rng(0), 4))
 TARGET = TargetEntry("x86", "x86", {}, 1)
 
 
-def candidate(index: int, accuracy: float, measured: float, noise: float, within: bool) -> CandidateEntry:
-    return CandidateEntry(ARCHS[index], 1, accuracy, accuracy, measured, measured, noise, within)
+def candidate(
+    index: int, accuracy: float, measured: float, noise: float, within: bool, validated: float | None = None
+) -> CandidateEntry:
+    right = accuracy if validated is None else validated
+    return CandidateEntry(ARCHS[index], 1, accuracy, right, measured, measured, noise, within)
 
 
 def shipped(*candidates: CandidateEntry) -> Deployed:
@@ -52,9 +55,19 @@ def test_reasons_are_those_of_the_figures() -> None:
     assert second == "The next best within the budget took 80 µs and is 0.70 points less accurate."
     assert third.endswith("it took 90 µs, 2 µs more than the budget.")
     assert "noise margin of 1, its 87.5 µs may" in reasons(shipped(best, noisy), 0.001)[-1]
-    assert "either would do; it is 5 % faster" in reasons(shipped(best, after), 0.01)[1]
+    close = reasons(shipped(best, after), 0.01)[1]
+    assert close.endswith("cannot tell; it is 5 % faster; it got fewer of these images right, 99.00 %.")
     elsewhere = candidate(2, 0.999, 0.05, 0.001, within=False)
     assert "too much on another target" in reasons(shipped(best, elsewhere), 0.001)[-1]
+
+
+def test_a_faster_one_of_equals_is_said_to_be_that() -> None:
+    chosen = candidate(0, 0.996, 0.07, 0.001, within=True, validated=0.9967)
+    best = candidate(1, 0.997, 0.08, 0.001, within=True, validated=0.9967)
+    first, *rest = reasons(shipped(best, chosen), 1 / 300)
+    assert "99.60 % by the predictor" in first and "is less than one validation image below" in first
+    assert "the highest among those, 99.70 %" in first and "the other took 80 µs." in first
+    assert not rest, "the other was named"
 
 
 def test_without_the_chosen_one_among_the_candidates_there_are_no_reasons() -> None:

@@ -11,13 +11,14 @@ from ofa_tvm.accuracy.predictor import AccuracyPredictor
 from ofa_tvm.estimators.contract import Function, FunctionCost
 from ofa_tvm.latency.correction import learn_error
 from ofa_tvm.search.budget import Budget
-from ofa_tvm.search.candidates import Candidate, Cost
+from ofa_tvm.search.candidates import Candidate, Cost, Pool, best_first
 from ofa_tvm.search.evolution import Evolution
 from ofa_tvm.search.verify import Measure, MeasuredLimit, search_verified
-from ofa_tvm.spaces import Arch
+from ofa_tvm.spaces import Arch, get_space
 from ofa_tvm.spaces.blocks import BlockTables
 from ofa_tvm.spaces.space import Space
 
+SOME = get_space("ofa_digits")
 QUICK = Evolution(population=40, generations=20)
 BUDGET = Budget(15.0)
 
@@ -75,8 +76,7 @@ def test_measured_accuracies_decide(space: Space, latency: BlockTables, accuracy
     true = accuracy(space.encode([result.winner.arch]))[0]
     before = wrong(space.encode([result.winner.arch]))[0]
     assert abs(result.winner.accuracy - true) < abs(before - true)
-    scores = [c.accuracy for c in result.ranked]
-    assert scores == sorted(scores, reverse=True)
+    assert result.pool.leader == max(result.ranked, key=lambda c: c.accuracy)
     # Whoever takes the place of a winner that is too slow when it ships was measured as well.
     beaten = []
     for _ in range(4):
@@ -101,3 +101,32 @@ def test_without_measured_accuracies_predictions_decide(
     assert all(c.measured_accuracy is None for c in result.record)
     best = max(c.accuracy for c in result.record if c.within)
     assert result.winner.accuracy == best
+
+
+def found(accuracy: float, ms: float, right: float | None = None, number: int = 1) -> Candidate:
+    one = Candidate.of(
+        SOME.sample(np.random.default_rng(round(1e4 * ms))), accuracy, [Cost(ms, ms, 0.1)], [20.0], number
+    )
+    return replace(one, measured_accuracy=right)
+
+
+def test_of_subnets_that_cannot_be_told_apart_the_fastest_wins() -> None:
+    best = found(0.9912, 15.0, 0.99)
+    faster, fastest = found(0.9890, 12.0, 0.99), found(0.9900, 11.0, 0.993)
+    fewer_right, less_accurate = found(0.9905, 9.0, 0.986), found(0.98, 8.0, 0.995)
+    unmeasured, slow = found(0.9911, 7.0), found(0.9990, 25.0, 1.0)
+    every = [unmeasured, slow, less_accurate, best, fewer_right, faster, fastest]
+    pool = Pool(SOME, None, None, every, one_image=1 / 300)
+    assert pool.ranked == [fastest, faster, best, unmeasured, fewer_right, less_accurate]
+    assert pool.leader is best, "the search goes on until nothing promises more than the most accurate"
+    # Without images only equal predictions are alike.
+    assert best_first(every)[0] == slow
+    plain = [found(0.99, 15.0), found(0.9899, 5.0), found(0.99, 14.0)]
+    assert best_first(plain, 1 / 300) == [plain[2], plain[0], plain[1]]
+
+
+def test_the_share_of_a_budget_is_that_of_the_target_where_it_is_most() -> None:
+    one = Candidate.of(
+        SOME.sample(np.random.default_rng(0)), 0.9, [Cost(1, 1, 0.5), Cost(4, 4, 0)], [2.0, 5.0], 1
+    )
+    assert one.share == 0.8 and one.within
