@@ -29,6 +29,6 @@ def static_shape_of(ty: tvm.ir.Type) -> Shape | None:
     shape = getattr(ty, "shape", None)
     if not isinstance(shape, relax.ShapeExpr):
         return None
-    values = [getattr(dim, "value", None) for dim in shape.values]
+    values = [getattr(dim, "value", None) for dim in shape.values[:]]  # TVM checks each index of an iteration
     known = tuple(int(v) for v in values if v is not None)
     return known if len(known) == len(values) else None

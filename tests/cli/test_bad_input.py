@@ -43,6 +43,7 @@ def test_a_budget_that_is_none(ofa: Verbs, tmp_path: Path, budget: str, says: st
     assert says in ofa(tmp_path, "search", "--latency", budget).error(2)
 
 
+@pytest.mark.slow
 def test_a_target_without_log_or_predictor(ofa: Verbs, tmp_path: Path) -> None:
     common = ["search", "--space", "ofa_digits", "--target", "x86-64-v2", "--latency", "1ms"]
     common += ["--accuracy-predictor", predictor(tmp_path)]
@@ -84,6 +85,7 @@ def test_an_artefact_for_another_architecture(small: SmallModule, tmp_path: Path
     assert "model.so is code for riscv64, but this machine is x86_64" in told
 
 
+@pytest.mark.slow
 def test_pictures_that_are_none_or_too_large(deploy: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")

@@ -84,6 +84,7 @@ def test_a_dynamic_first_size_is_the_batch(ofa: Verbs, dynamic: Path, tmp_path: 
     assert "5x" in kernel["name"]
 
 
+@pytest.mark.slow
 def test_subnets_are_measured_in_whole_calls() -> None:
     """Thirty-two images take no less than six times as long as one."""
     space, target = ofa_tvm.get_space("ofa_digits"), get_target("x86")

@@ -37,6 +37,7 @@ def two_threads(all_cpus: set[int], small: SmallModule, tmp_path_factory: pytest
     return build_small_module(small.onnx, path, small.target.with_threads(2))
 
 
+@pytest.mark.slow
 def test_it_says_what_people_know(deploy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "70")
     done = without_torch(deploy, "bench", deploy, *_QUICK)
@@ -83,6 +84,7 @@ def test_a_module_for_two_threads_is_timed_with_two(two_threads: Path) -> None:
     assert ofa_tvm.measure(two_threads, get_target("x86"), repeats=5, seconds=0.2).threads == 1
 
 
+@pytest.mark.slow
 def test_refusals(deploy: Path, small: SmallModule) -> None:
     folder, usable = deploy.parent, usable_cpus()
 

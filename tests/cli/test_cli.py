@@ -140,6 +140,7 @@ def test_doctor_names_what_to_install(tmp_path: Path) -> None:
     assert report["cortex-a76"]["dtypes"]["int8"] == "sdot"
 
 
+@pytest.mark.slow
 def test_targets(tmp_path: Path) -> None:
     names = [target["name"] for target in json.loads(ofa("targets", "list", "--json").stdout)["targets"]]
     assert "x86" in names and "cortex-a72" in names
@@ -168,6 +169,7 @@ def test_run_prints_class_and_probability(deploy: Path, pictures: Path) -> None:
     assert done.stdout == f"{pictures / '0.png'}  {expected}\n"
 
 
+@pytest.mark.slow
 def test_run_takes_folders_and_arrays(deploy: Path, pictures: Path, tmp_path: Path) -> None:
     folder = json.loads(ofa("run", deploy, pictures, "--json").stdout)["predictions"]
     assert [Path(item["image"]).name for item in folder] == ["0.png", "1.png", "2.png"]

@@ -74,6 +74,7 @@ def test_what_cannot_be_measured_is_said(ofa: Verbs, tmp_path: Path) -> None:
     assert "has the heading 'something else'" in ofa(tmp_path, *space).error(1)
 
 
+@pytest.mark.slow
 def test_a_linker_that_fails_ends_it_in_a_sentence(ofa: Verbs, tmp_path: Path) -> None:
     """Libraries are linked in a thread of their own, whose failure is the command's."""
     text = (data_dir("targets") / "x86-64-v2.yaml").read_text().replace("name: x86-64-v2", "name: mine")

@@ -19,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_compile_writes_a_module_that_runs(folder: Path) -> None:
     done = without_torch(folder, "compile", "small.onnx", "--target", "x86", "--verbose")
     assert done.code == 0, done.err
@@ -69,6 +70,7 @@ def test_schedules_of_another_cpu_are_pointed_out_until_timed_here(folder: Path)
     assert json.loads(compiled("--json").out)["retiming"] is None
 
 
+@pytest.mark.slow
 def test_a_format_without_instructions_is_said_to_be_slower(folder: Path) -> None:
     words = ("compile", "small.onnx", "--target", "x86-64-v3", "-o", "half.so")
     done = without_torch(folder, *words, "--dtype", "float16")
@@ -76,6 +78,7 @@ def test_a_format_without_instructions_is_said_to_be_slower(folder: Path) -> Non
     assert "slower" not in without_torch(folder, *words, "--dtype", "float16-weights").err
 
 
+@pytest.mark.slow
 def test_compile_refuses_what_it_cannot_do(folder: Path) -> None:
     assert "there is no ONNX file" in without_torch(folder, "compile", "none.onnx").error(1)
     model = ("compile", "small.onnx")

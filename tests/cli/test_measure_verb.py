@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_dynamic_inputs_take_a_shape(folder: Path) -> None:
     assert "--shape x=1x8" in without_torch(folder, "measure", "m.onnx").error(2)
     done = without_torch(folder, "measure", "m.onnx", "--shape", "x=3x8", "--onnxruntime", *_QUICK, "--json")

@@ -66,6 +66,7 @@ def test_a_plugin_is_a_space_like_others(plugin: None) -> None:
     assert weights["blocks.1.conv.point_linear.bn.bn.weight"].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_verbs_know_a_plugin(plugin: None, ofa: Verbs, tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     done = ofa(

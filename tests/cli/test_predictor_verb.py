@@ -256,6 +256,7 @@ def fbnet_table(path: Path, column: str, n: int, seed: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_table_without_notes_reaches_the_references_of_its_space(ofa: Verbs, tmp_path: Path) -> None:
     fbnet_table(tmp_path / "few.csv", "v100_b64_ms", 10, 0)
     fbnet_table(tmp_path / "test.csv", "v100_64_ms", 200, 1)

@@ -132,6 +132,7 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
     assert "holds a training with other settings" in message
 
 
+@pytest.mark.slow
 def test_a_dry_run_times_a_step_of_each_phase_and_a_time_limit_ends_it(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ("train", "--data", "digits", "--config", "quick.yaml", "--json")
@@ -203,6 +204,7 @@ def test_init_starts_from_a_supernet_and_replaces_a_classifier_that_does_not_fit
     assert "seven.pt was trained with space ofa_digits, this supernet has ofa_mbv3_w1.0" in message
 
 
+@pytest.mark.slow
 def test_a_trained_supernet_is_quantised(project: tuple[Path, dict], tmp_path: Path) -> None:
     """The phase is there without a word of it in the file of settings, and opens what the last one does."""
     init, config = project[0] / "training" / "supernet.pt", project[0] / "quick.yaml"
@@ -442,6 +444,7 @@ def test_own_pictures_of_which_some_are_bad_are_trained_on_and_searched_for(tmp_
     assert "has 2 classes, the images in digits have 10" in message
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_phase_and_step(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK)
     wild = ("--set", "phases.all.learning_rate=1e30", "--set", "label_smoothing=0")

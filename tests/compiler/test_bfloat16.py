@@ -211,6 +211,7 @@ def test_is_what_the_format_promises(name: str, tmp_path: Path) -> None:
     assert relative_difference(reference(model, [x])[0], run_(x)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [mlp, residual_network, swishes], ids=lambda build: build.__name__)
 def test_networks_are_close_to_float32(build: Builder, tmp_path: Path) -> None:
     model = build()

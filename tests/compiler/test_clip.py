@@ -117,6 +117,7 @@ def test_attributes_of_old_operator_sets(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_behind_a_convolution(dtype: str, tmp_path: Path) -> None:
     g = Graph()

@@ -30,6 +30,7 @@ def _skip_without_compiler(name: str) -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_the_library_holds_a_binary(name: str, tmp_path: Path) -> None:
     _skip_without_compiler(name)

@@ -41,16 +41,19 @@ def assert_equals_onnx_runtime(
     return compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 def test_equals_onnx_runtime(build: Builder, target: Target, tmp_path: Path) -> None:
     assert_equals_onnx_runtime(build(), target, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
 def test_older_cpus(name: str, tmp_path: Path) -> None:
     assert_equals_onnx_runtime(residual_network(24), get_target(name), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build", [lambda: residual_network(40, batch=2), lambda: mlp(batch=3)], ids=["cnn", "mlp"]
 )
@@ -152,6 +155,7 @@ def test_weights_of_the_wrong_shape(target: Target, tmp_path: Path) -> None:
         ofa_tvm.compile(model, target, tmp_path / "m.so")
 
 
+@pytest.mark.slow
 def test_a_network_exported_by_torch(target: Target, tmp_path: Path) -> None:
     """Batch norms of their own, a shortcut, dynamic batch and size, flattening by computed shapes."""
     import torch

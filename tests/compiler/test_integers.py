@@ -227,6 +227,7 @@ def test_one_kernel_does_it_all(tmp_path: Path) -> None:
     assert all("uint8" in other.dtypes or "transpose" in other.operators for other in others)
 
 
+@pytest.mark.slow
 def test_maps_that_leave_the_network_as_integers_stay_unsigned(tmp_path: Path) -> None:
     """On ARM they are stored as int8 inside."""
     g = Graph()

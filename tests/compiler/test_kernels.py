@@ -101,6 +101,7 @@ def test_shapes_strides_and_epilogues_make_other_kernels(target: Target) -> None
     assert key_of("matmul", target) == key_of("matmul", target)
 
 
+@pytest.mark.slow
 def test_keys_are_equal_in_every_process(target: Target) -> None:
     program = (
         "import json, onnx_models, test_kernels\n"

@@ -82,18 +82,21 @@ def archs(space: str, count: int, seed: int) -> list[Arch]:
     return [ofa_tvm.get_space(space).sample(rng) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_digits_subnets(seed: int, exported: Exporter, target: Target, tmp_path: Path) -> None:
     (arch,) = archs("ofa_digits", 1, seed)
     assert_equal(exported("ofa_digits", arch, 1), target, tmp_path / "m.so")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", ["min_arch", "max_arch"])
 def test_extreme_digits_subnets(corner: str, exported: Exporter, target: Target, tmp_path: Path) -> None:
     arch = getattr(ofa_tvm.get_space("ofa_digits"), corner)()
     assert_equal(exported("ofa_digits", arch, 1), target, tmp_path / "m.so")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cpus")
 def test_digits_in_batches_and_threads(exported: Exporter, target: Target, tmp_path: Path) -> None:
     (arch,) = archs("ofa_digits", 1, 7)
@@ -135,6 +138,7 @@ def test_activations_and_shortcuts_are_fused(exported: Exporter, target: Target)
     assert len(calls) == len(layers) + gates + 1
 
 
+@pytest.mark.slow
 def test_compiling_again_generates_nothing(
     exported: Exporter, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,6 +298,7 @@ def test_a_module_for_two_threads_and_three_pictures_runs_so(small: SmallModule,
     assert json.loads(done.stdout)["threads"] == min(2, len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.slow
 def test_a_folder_for_aarch64_needs_nothing_of_its_system(small: SmallModule, tmp_path: Path) -> None:
     target = arm_target("cortex-a76").with_dtype("float16")
     so = build_small_module(small.onnx, tmp_path / "arm.so", target)

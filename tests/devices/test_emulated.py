@@ -42,6 +42,7 @@ def emulators() -> list[psutil.Process]:
     return [child for child in children if child.name().startswith("qemu-aarch64")]
 
 
+@pytest.mark.slow
 def test_counts_are_exact_over_devices(module: Path, target: Target) -> None:
     results: list[Measurement] = []
     for _ in range(2):
@@ -81,6 +82,7 @@ def test_code_of_another_family_is_emulated_where_it_is_loaded(module: Path) -> 
     np.testing.assert_allclose(ofa_tvm.load(module)(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", ["missing", "overwritten"])
 def test_a_damaged_module_is_a_plain_error(module: Path, tmp_path: Path, rest: str) -> None:
     content = module.read_bytes()

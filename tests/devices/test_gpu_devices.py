@@ -62,6 +62,7 @@ def test_a_boards_gpu_runs_is_measured_and_tuned(target: Target, place: Place, t
     assert all(record.times_us for known in tuned.records.records.values() for record in known)
 
 
+@pytest.mark.slow
 def test_a_board_without_its_gpu_is_said(target: Target, place: Place, tmp_path: Path) -> None:
     ofa_tvm.compile(write_small_onnx(tmp_path / "small.onnx"), target, tmp_path / "small.so")
     with local_device(place, tmp_path):
@@ -74,6 +75,7 @@ def test_a_board_without_its_gpu_is_said(target: Target, place: Place, tmp_path:
     assert not [line for log in tmp_path.glob("logs/*/*.jsonl") for line in log.read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_a_bundle_for_a_board_with_a_gpu(tmp_path: Path) -> None:
     arm_target()  # skips without a cross compiler
     mali = get_target("opencl-mali")

@@ -90,6 +90,7 @@ def test_a_runner_makes_calls_until_the_time_is_over(small: SmallModule) -> None
     assert len(few.times_ms) == 7
 
 
+@pytest.mark.slow
 def test_runners_have_cpus_of_their_own_and_other_work_is_seen(small: SmallModule) -> None:
     if usable_cpus() < 2:
         pytest.skip("two runners need two CPUs")

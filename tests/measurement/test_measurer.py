@@ -200,6 +200,7 @@ def test_the_parent_needs_no_tvm(small: SmallModule) -> None:
     assert done.stdout.strip() == "5"
 
 
+@pytest.mark.slow
 def test_a_crash_is_reported_by_name_and_the_next_module_is_measured(
     small: SmallModule, measurer: Measurer, tmp_path: Path
 ) -> None:

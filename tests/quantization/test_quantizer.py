@@ -201,6 +201,7 @@ def test_what_cannot_be_quantised_is_said_and_nothing_is_written(tmp_path: Path)
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_the_compiler_takes_it(tmp_path: Path) -> None:
     made = anyway(network(tmp_path / "m.onnx"), images(), tmp_path / "q.onnx")
     x = images(1)

@@ -59,6 +59,7 @@ def test_an_exhaustive_climb_leaves_no_better_change_of_two_genes() -> None:
     assert quick.evaluations < len(every)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_restarts_find_what_evolution_alone_does_not(share: float) -> None:
     limits = [macs_within(share)]

@@ -167,6 +167,7 @@ def test_a_time_limit_ends_a_campaign(target: Target, tmp_path: Path) -> None:
     assert result.trials == 0
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_the_trials_of_a_kernel_too(target: Target, tmp_path: Path) -> None:
     (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
     result = tune_kernels([pointwise], target, tmp_path, trials=100_000, seconds=1.0)
@@ -174,6 +175,7 @@ def test_a_time_limit_ends_the_trials_of_a_kernel_too(target: Target, tmp_path: 
     assert 0 < result.records.trials(pointwise.key) < trials_left(pointwise, KernelTable(), target, 100_000)
 
 
+@pytest.mark.slow
 def test_part_of_the_kernels_tuned(target: Target, tmp_path: Path) -> None:
     (pointwise,) = (k for k in kernels(target) if k.name.startswith("matmul") and "144x8" in k.name)
     tune_kernels([pointwise], target, tmp_path, trials=1)
@@ -296,6 +298,7 @@ def test_a_campaign_without_one_time_says_what_the_trials_failed_with(target: Ta
         tune([broken("links to nothing")], target, tmp_path, trials=1)
 
 
+@pytest.mark.slow
 def test_plain_loops_are_a_candidate_where_no_template_fits(target: Target, tmp_path: Path) -> None:
     # A running sum is written as loops, which no template takes apart.
     node = onnx.helper.make_node("CumSum", ["x", "axis"], ["y"])

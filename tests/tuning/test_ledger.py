@@ -27,6 +27,7 @@ class Watched(Ledger):
         super().__setattr__(name, value)
 
 
+@pytest.mark.slow
 def test_a_campaign_counts_under_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "Ledger", Watched)
     monkeypatch.setattr(crew, "allowed_cpus", lambda: {0})

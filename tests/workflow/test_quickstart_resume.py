@@ -86,6 +86,7 @@ def test_a_dry_run_times_one_of_each_and_keeps_nothing(demo: DemoProject, tmp_pa
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_first_stage_goes_on_in_the_same_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_plan_and_campaign_agree(tmp_path: Path) -> None:
     assert find_records(target, [logs]).problems == [], "the note of the pace is no log"
 
 
+@pytest.mark.slow
 def test_time_is_a_limit_and_the_next_call_goes_on(tmp_path: Path) -> None:
     target, logs = get_target("x86"), tmp_path / "logs"
     kernels = model_kernels(write_small_onnx(tmp_path / "small.onnx"), target)

@@ -23,6 +23,7 @@ def convolution(
     return Case(kind, operands, [1, 2], attributes={"group": group, **attributes})
 
 
+@pytest.mark.slow
 def test_convolutions_padded_by_name(tmp_path: Path) -> None:
     assert_right(
         [

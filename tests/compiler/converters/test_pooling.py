@@ -33,6 +33,7 @@ def test_same_padding_where_the_stride_does_not_divide_the_side(tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_ceil_mode_padding_and_dilation(tmp_path: Path) -> None:
     cases = []
     for kind in ("MaxPool", "AveragePool", "LpPool"):

@@ -46,6 +46,7 @@ def test_directions_and_states(tmp_path: Path) -> None:
     assert_right([*cases, layer("GRU", 1, state=False)], tmp_path)
 
 
+@pytest.mark.slow
 def test_variants(tmp_path: Path) -> None:
     last_only = layer("LSTM", 3)
     assert_right(

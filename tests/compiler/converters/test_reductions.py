@@ -12,6 +12,7 @@ KINDS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum",
 X = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_axes_as_operand(tmp_path: Path) -> None:
     cases = [
         Case(f"Reduce{kind}", [X, axes], [1], 1, {"keepdims": keepdims})

@@ -20,6 +20,7 @@ OPERANDS = [
 GRID = {"output_height": 3, "output_width": 2}
 
 
+@pytest.mark.slow
 def test_regions_at_every_scale(tmp_path: Path) -> None:
     assert_right(
         [

@@ -62,6 +62,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("newer", [False, True])
 def test_an_exported_network(newer: bool, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"

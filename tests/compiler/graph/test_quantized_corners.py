@@ -205,6 +205,7 @@ def test_the_form_means_the_same(case: Callable[[Builder], dict[str, int]]) -> N
         assert (apart(theirs, ours) > 1e-4).mean() < 0.002
 
 
+@pytest.mark.slow
 def test_all_compiled_together(tmp_path: Path) -> None:
     models = [onnx.compose.add_prefix(made(case), f"{i}_") for i, case in enumerate(CASES)]
     together = helper.make_graph(

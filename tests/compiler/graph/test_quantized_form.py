@@ -129,6 +129,7 @@ def test_every_tools_form_becomes_one(form: str, tmp_path: Path) -> None:
         assert share_apart(same, unoptimised(model, arrays), unoptimised(same, arrays)) <= 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pytorch", "nncf", "tflite", "gates", "qoperators", "QDQ QInt8"])
 def test_compiled_as_onnx_runtime_computes_it(form: str, tmp_path: Path) -> None:
     model = made(form, tmp_path)
@@ -140,6 +141,7 @@ def test_compiled_as_onnx_runtime_computes_it(form: str, tmp_path: Path) -> None
     assert share_apart(canonical(model), unoptimised(model, arrays), ours) <= 0.001
 
 
+@pytest.mark.slow
 @needs_opencl
 def test_bytes_that_an_opencl_device_reads_across_its_vectors(tmp_path: Path) -> None:
     """Dequantised and transposed in one kernel."""
@@ -212,6 +214,7 @@ def test_weights_lie_around_zero_where_their_values_allow() -> None:
     assert zeros == {0, -28}
 
 
+@pytest.mark.slow
 def test_scales_and_zero_points_of_every_size(tmp_path: Path) -> None:
     """Small convolutions with random scales, zero points, types and shapes, compiled together."""
     b = Builder(np.random.default_rng(11))
