@@ -104,7 +104,7 @@ LARGE: dict[str, Callable[[], Graph]] = {
     "pointwise": lambda: convolution(80, 480, 14, 14, epilogue="bias hswish"),
     "depthwise": lambda: convolution(96, 96, 28, 20, 5, 2, groups=96, epilogue="bias relu"),
     "stem": lambda: convolution(3, 16, 64, 48, 3, 2, epilogue="bias hswish"),
-    "standard": lambda: convolution(24, 40, 14, 14, 3, epilogue="bias residual", batch=2),
+    "standard": lambda: convolution(24, 40, 28, 28, 3, 2, epilogue="bias residual", batch=2),
     "grouped": lambda: convolution(24, 48, 14, 14, 3, groups=3, epilogue="bias"),
     "classifier": lambda: product(1, 1280, 1000),
 }

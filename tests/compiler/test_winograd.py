@@ -23,6 +23,7 @@ CASES = [  # batch, channels in and out, lines, columns, padding, residual
     (1, 36, 33, 14, 9, (0, 1, 1, 0), False),
     (1, 32, 64, 10, 12, (2, 2, 2, 2), False),
     (1, 64, 64, 7, 7, (1, 1, 1, 1), False),
+    (1, 64, 64, 60, 59, (1, 1, 1, 1), True),  # enough for two threads
 ]
 
 
