@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.cli.device_phone import attach_command, push_bundle, serial_option
+from ofa_tvm.cli.device_phone import attach_command, check_phone, push_bundle, serial_option
 from ofa_tvm.cli.options import OUTPUT_PATH, complete_target
 from ofa_tvm.devices.tracker import DEFAULT_PORT, TrackerClient, listen, serve_tracker
 from ofa_tvm.errors import UsageError
@@ -218,6 +218,8 @@ def bundle_command(
     """
     if (push or serial) and not self_contained:
         raise UsageError("only a folder for phones is copied by adb; add --self-contained")
+    if serial and not push:
+        raise UsageError("--serial says which phone to copy to; add --push")
     from ofa_tvm.devices.bundle import write_bundle
     from ofa_tvm.devices.native import cxx_of
     from ofa_tvm.devices.self_contained import write_self_contained
@@ -239,6 +241,8 @@ def bundle_command(
             progress=console.progress,
         )
     elif kind == "llvm":
+        if push:
+            check_phone(arch, serial)
         size = write_self_contained(
             output,
             arch,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofa_tvm.cli.console import Console, common_options
-from ofa_tvm.devices.tracker import DEFAULT_PORT
+from ofa_tvm.devices.tracker import DEFAULT_PORT, TrackerClient, TrackerUnreachable
 from ofa_tvm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,14 @@ _PAUSE_S = 2.0
 _AT_ONCE_S = 5.0  # a server that ends sooner, with the phone there, does not start at all
 
 
+def check_phone(arch: str, serial: str | None) -> None:
+    """Refuse a phone that will not do before anything is built for it."""
+    from ofa_tvm.devices.adb import find_phone, has_adb
+
+    if has_adb():
+        find_phone(serial).check(arch, 0)
+
+
 def push_bundle(
     console: Console, folder: Path, size: int, arch: str, serial: str | None
 ) -> dict[str, object]:
@@ -28,8 +36,9 @@ def push_bundle(
     from ofa_tvm.devices.adb import INSTALL, find_phone, has_adb, typed_commands
 
     if not has_adb():
-        console.print(f"adb is not installed here ({INSTALL}); where it is:", *typed_commands(folder))
-        return {"pushed": False}
+        commands = typed_commands(folder)
+        console.print(f"adb is not installed here ({INSTALL}); where it is:", *commands)
+        return {"pushed": False, "commands": commands}
     phone = find_phone(serial)
     phone.check(arch, size)
     phone.push(folder)
@@ -58,7 +67,13 @@ def attach_command(console: Console, serial: str | None, tracker_port: int, port
     from ofa_tvm.devices.adb import find_phone
 
     phone = find_phone(serial)
+    phone.require_folder()
     console.wait_for_others()
+    try:
+        with TrackerClient("127.0.0.1", tracker_port, limit_s=5.0):
+            pass
+    except TrackerUnreachable as error:  # the phone finds it when it is there
+        console.say(str(error))
     try:
         while True:
             start = time.monotonic()
@@ -79,7 +94,7 @@ def _served(console: Console, phone: Phone, tracker_port: int, port: int | None)
 
     try:
         number = phone.connect(tracker_port, port)
-        console.say(f"{phone.serial} is at the tracker (port {tracker_port}) by its server's port {number}")
+        console.say(f"{phone.serial}: its server's port {number} is for the tracker at port {tracker_port}")
         done = subprocess.run(
             phone.start_command(number), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )

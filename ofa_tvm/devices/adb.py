@@ -67,11 +67,26 @@ class Phone:
             raise UserError(f"{self.serial} {_unsuited(first, arch)}")
         self.adb("shell", "mkdir", "-p", PLACE)
         lines = self.adb("shell", "df", "-k", PLACE).splitlines()
-        free = [int(word) for word in (lines or [""])[-1].split() if word.isdecimal()][2:3]
+        # A long device's name has a line of its own in some systems.
+        free = [int(word) for word in " ".join(lines[1:]).split() if word.isdecimal()][2:3]
         if free and free[0] * 1024 < room:
             raise UserError(
                 f"the data partition of {self.serial} has {free[0] / 1024:.1f} MB left and the folder takes "
                 f"{room / 2**20:.1f}: make room there (nothing was copied)"
+            )
+
+    def require_folder(self) -> None:
+        """Refuse a phone that the folder was not copied to.
+
+        Raises
+        ------
+        UserError
+            If it has none, or is gone.
+        """
+        if self.adb("shell", f"[ -f {PLACE}/{START} ] && echo yes || echo no").strip() != "yes":
+            raise UserError(
+                f"{self.serial} has no {PLACE}/{START} yet; first: ofa-tvm device bundle --self-contained "
+                "--push --target TARGET"
             )
 
     def push(self, folder: Path) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
-from ofa_tvm.measurement.conditions import Conditions, SystemLook, SystemReader
+from ofa_tvm.measurement.conditions import Conditions, SystemLook, SystemReader, system_files
+
+T = TypeVar("T")
 
 WAIT_S = 60.0  # for a machine to cool down, before it is taken as it is
 _PAUSE_S = 1.0
 _LOOK_S = 0.5  # between looks at the system while something is timed
+_WHILE_COOL = 3  # tries to sample while the machine is not throttled
 _HELD_BACK = 0.99  # of the highest limit of the clock that was seen
 _BLOCK = bytes(1 << 16)
 
@@ -89,6 +93,40 @@ class Watch:
             self._in_vain = self._throttled(self._before)
         self._hot = self._throttled(self._before)
 
+    def while_cool(
+        self, sample: Callable[[], T], alive: Callable[[], None], stays_hot: Callable[[], None]
+    ) -> tuple[T, bool]:
+        """What `sample` gave on a machine that was not throttled meanwhile, unless it stays so.
+
+        Parameters
+        ----------
+        sample
+            Times something; called again where it was throttled.
+        alive
+            Called while it is waited for.
+        stays_hot
+            Called once when it was waited for in vain.
+
+        Returns
+        -------
+        samples
+            The last ones.
+        throttled
+            Whether it was throttled while they were taken.
+        """
+        self.start()
+        for attempt in range(1, _WHILE_COOL + 1):
+            known = self.hopeless
+            self.begin(alive)
+            if self.hopeless and not known:
+                stays_hot()
+            samples = sample()
+            found = self.end()
+            throttled = found is not None and found.throttled
+            if not throttled or self.hopeless or attempt == _WHILE_COOL:
+                break
+        return samples, throttled
+
     def tick(self) -> None:
         """Between samples: run the reference kernel, and look at the system now and then."""
         self._paces.append(self._pace_s())
@@ -114,3 +152,23 @@ class Watch:
         # A limit that a user has set is there from the first look on.
         lowered = look.limit_mhz is not None and look.limit_mhz < _HELD_BACK * self._highest_mhz
         return look.cooling or lowered
+
+
+def local_watch(
+    cpus: Collection[int] = (), read: SystemReader = system_files, **settings: float
+) -> Watch | None:
+    """A watch of this machine for many short samples: only the system is asked, and that twice a second.
+
+    None where the system says nothing, so that nothing is spent on it.
+    """
+    if SystemLook.of(read()).blank:
+        return None
+    asked, files = float("-inf"), dict[str, str]()
+
+    def recent() -> Mapping[str, str]:
+        nonlocal asked, files
+        if time.monotonic() - asked > _LOOK_S:
+            files, asked = dict(read()), time.monotonic()
+        return files
+
+    return Watch(lambda: 0.0, recent, cpus=cpus, **settings)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import tvm
 
-from ofa_tvm.tuning.runner import SAMPLE_S, Array, Runner, random_arguments
+from ofa_tvm.measurement.watch import Watch
+from ofa_tvm.tuning.runner import SAMPLE_S, Array, Runner, random_arguments, stays_hot
 
 _SHORT_SAMPLE_S, _CALIBRATIONS = 1e-4, 20
 _OVERHEAD_LIMIT_S = 1e-6
@@ -38,6 +39,10 @@ class LocalRunner(Runner):
         Size of a core's L2 cache.
     best_s
         Of the best schedule known so far.
+    watch
+        Of this machine: while it is throttled it is waited for. None where it says nothing of that.
+    alive, note
+        Called while it is waited for; told if that was in vain.
 
     Attributes
     ----------
@@ -48,9 +53,18 @@ class LocalRunner(Runner):
     """
 
     def __init__(
-        self, mod: tvm.IRModule, target: tvm.target.Target, l2_bytes: int, best_s: float = float("inf")
+        self,
+        mod: tvm.IRModule,
+        target: tvm.target.Target,
+        l2_bytes: int,
+        best_s: float = float("inf"),
+        *,
+        watch: Watch | None = None,
+        alive: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(target, best_s)
+        self._watch, self._alive, self._note = watch, alive, note
         self.ring = argument_ring(mod["main"], l2_bytes)
         self.overhead_s = 0.0
         self._calibrated = False
@@ -58,6 +72,7 @@ class LocalRunner(Runner):
 
     def load(self, library: tvm.runtime.Executable) -> Call:
         """The library's kernel."""
+        self.throttled = False
         call: Call = library["main"]
         if not self._calibrated:
             self.overhead_s, self._calibrated = self._overhead(call, library), True
@@ -75,6 +90,16 @@ class LocalRunner(Runner):
 
         On a machine that is never quiet, the least disturbed ones stand for the missing.
         """
+        if self._watch is None:
+            return self._samples(program, once_s, count)
+        samples, self.throttled = self._watch.while_cool(
+            lambda: self._samples(program, once_s, count),
+            self._alive,
+            lambda: self._note(stays_hot("this machine")),
+        )
+        return samples
+
+    def _samples(self, program: Call, once_s: float, count: int) -> list[float]:
         number = max(1, round(SAMPLE_S / (once_s + self.overhead_s)))
         calls = [self.ring[i % len(self.ring)] for i in range(number)]
         quiet: list[float] = []

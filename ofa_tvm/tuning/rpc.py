@@ -32,12 +32,12 @@ from ofa_tvm.tuning.runner import (
     WrongAnswer,
     random_arguments,
     reason,
+    stays_hot,
 )
 
 _PAUSE_S = 5.0
 _LONG_S = 60.0  # a wait that is told of
 _SESSION_LIMIT_S = 900.0
-_WHILE_COOL = 3  # tries to time a schedule while the device is not throttled
 
 
 class RpcRunner(Runner):
@@ -117,30 +117,14 @@ class RpcRunner(Runner):
         if self._wanted.emulated:
             return [once_s]
         calls = max(1, round(SAMPLE_S / max(once_s, 1e-7)))
-        samples = self._while_cool(lambda: [self._seconds(program, calls) for _ in range(count)])
+        session = self._connected()
+        samples, self.throttled = self._watches.of(session).while_cool(
+            lambda: [self._seconds(program, calls) for _ in range(count)],
+            self._alive,
+            lambda: self._note(stays_hot(f"device {session.address}")),
+        )
         if time.monotonic() - self._loaded_s > _SESSION_LIMIT_S:
             raise SessionLost("the trial outlasted its session")
-        return samples
-
-    def _while_cool(self, sample: Callable[[], list[float]]) -> list[float]:
-        """Samples of a device that was not throttled meanwhile, unless it stays so, which is noted once."""
-        session = self._connected()
-        watch = self._watches.of(session)
-        watch.start()
-        samples: list[float] = []
-        for _ in range(_WHILE_COOL):
-            known = watch.hopeless
-            watch.begin(self._alive)
-            if watch.hopeless and not known:
-                self._note(
-                    f"device {session.address} stays throttled although it was waited for: kernels are timed "
-                    "all the same and seem slower than they are; cool it, and mend that by `tune --retime`"
-                )
-            samples = sample()
-            found = watch.end()
-            self.throttled = found is not None and found.throttled
-            if found is None or not found.throttled or watch.hopeless:
-                break
         return samples
 
     def results(self) -> list[Array]:

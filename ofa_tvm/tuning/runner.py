@@ -63,6 +63,14 @@ def reason(error: Exception) -> str:
     return (str(error).strip() or repr(error)).splitlines()[-1]
 
 
+def stays_hot(what: str) -> str:
+    """What is told once of a machine that was waited for in vain."""
+    return (
+        f"{what} stays throttled although it was waited for: kernels are timed all the same and seem slower "
+        "than they are; cool it, and mend that by `tune --retime`"
+    )
+
+
 class WrongAnswer(Exception):
     """A schedule computes something else than the kernel."""
 

@@ -30,6 +30,7 @@ from ofa_tvm.compiler.traces import scheduled_by_trace  # noqa: E402
 from ofa_tvm.devices.tracker import TrackerUnreachable  # noqa: E402
 from ofa_tvm.measurement.device_watch import DeviceWatches  # noqa: E402
 from ofa_tvm.measurement.pinning import pin  # noqa: E402
+from ofa_tvm.measurement.watch import Watch, local_watch  # noqa: E402
 from ofa_tvm.process import EventPipe, requests  # noqa: E402
 from ofa_tvm.tuning.gpu import GpuRunner  # noqa: E402
 from ofa_tvm.tuning.local import LocalRunner  # noqa: E402
@@ -71,6 +72,7 @@ def _runner(
     job: Job,
     request: TuningRequest,
     watches: DeviceWatches,
+    here: Watch | None,
     events: EventPipe,
     report: Callable[[Report], None],
 ) -> Runner:
@@ -86,20 +88,28 @@ def _runner(
         )
     if not on_cpu(job.target):
         return GpuRunner(job.mod, job.target, job.best_s)
-    return LocalRunner(job.mod, job.target, request.l2_bytes, job.best_s)
+    return LocalRunner(
+        job.mod,
+        job.target,
+        request.l2_bytes,
+        job.best_s,
+        watch=here,
+        alive=events.beat,
+        note=lambda message: report(Note(message)),
+    )
 
 
 def _building(target: tvm.target.Target) -> AbstractContextManager[object]:
     return compiling_cuda(str(target.attrs["arch"])) if on_cuda(target) else nullcontext()
 
 
-def _answer(request: TuningRequest, watches: DeviceWatches, events: EventPipe) -> None:
+def _answer(request: TuningRequest, watches: DeviceWatches, here: Watch | None, events: EventPipe) -> None:
     def report(one: Report) -> None:
         events.send(**to_event(one))
 
     job = _job(request)
     try:
-        with _building(job.target), _runner(job, request, watches, events, report) as runner:
+        with _building(job.target), _runner(job, request, watches, here, events, report) as runner:
             trials = Trials(runner, report, job.tried)
             if request.again:
                 trials.again([sch for sch, _ in job.known])
@@ -116,14 +126,15 @@ def _answer(request: TuningRequest, watches: DeviceWatches, events: EventPipe) -
 def main() -> None:
     """Serve until standard input closes."""
     events = EventPipe()
-    if sys.argv[1]:
-        pin(tuple(int(cpu) for cpu in sys.argv[1].split(",")))
+    cpus = tuple(int(cpu) for cpu in sys.argv[1].split(",")) if sys.argv[1] else ()
+    if cpus:
+        pin(cpus)
     load_cpu_intrinsics()
     gc.disable()  # a collection in the middle of a sample would count as the kernel's time
-    watches = DeviceWatches()
+    watches, here = DeviceWatches(), local_watch(cpus)  # what was learned outlasts a kernel
     for request in requests():
         gc.collect()
-        _answer(TuningRequest.from_json(request), watches, events)
+        _answer(TuningRequest.from_json(request), watches, here, events)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,13 @@ def test_without_adb_the_page_and_the_verb_say_the_same_commands() -> None:
 @pytest.mark.slow
 def test_a_folder_is_pushed(phone: Path, tmp_path: Path) -> None:
     bundle = ["device", "bundle", "--target", "x86", "--self-contained", "-o", "p", "--push"]
+    (phone / "abilist").write_text("arm64-v8a")
+    assert "runs programs for arm64-v8a, and the folder is for x86_64" in without_torch(
+        tmp_path, *bundle
+    ).error(1)
+    assert not (tmp_path / "p").exists(), "said before anything is built"
+    assert "first: ofa-tvm device bundle" in without_torch(tmp_path, "device", "attach").error(1)
+    (phone / "abilist").write_text("x86_64")
     (phone / "free_kib").write_text("4000")
     assert "make room there" in without_torch(tmp_path, *bundle).error(1)
     assert not (phone / "phone/ofa-tvm").exists() or not [*(phone / "phone/ofa-tvm").iterdir()]
@@ -122,6 +129,8 @@ def test_a_phones_gpu_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
     assert "made for Android's C library" in done.error(2) and "NDK" in done.err
     done = without_torch(tmp_path, "device", "bundle", "--push")
     assert "add --self-contained" in done.error(2)
+    done = without_torch(tmp_path, "device", "bundle", "--self-contained", "--serial", "A")
+    assert "add --push" in done.error(2)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from ofa_tvm.measurement import Measurement
 from ofa_tvm.measurement.conditions import Conditions, SystemLook, system_files
 from ofa_tvm.measurement.protocol import Timing, interleave_timers
-from ofa_tvm.measurement.watch import Watch, hashing_s
+from ofa_tvm.measurement.watch import Watch, hashing_s, local_watch
 
 
 def nothing() -> None:
@@ -185,6 +185,38 @@ def test_a_slower_reference_kernel_marks_times_even_where_nothing_can_be_read(tm
     found = watch.end()
     assert found is not None and found.slower > 0.6 and found.slow and not found.throttled
     assert found.sentence.startswith("the CPU ran more slowly than before, a reference kernel took ")
+
+
+def test_many_short_samples_of_this_machine_wait_for_it_too(system: System, tmp_path: Path) -> None:
+    assert local_watch((4, 5), partial(system_files, tmp_path / "nothing")) is None
+    looks = 0
+
+    def read() -> dict[str, str]:
+        nonlocal looks
+        looks += 1
+        return system_files(system.root)
+
+    watch = local_watch((4, 5), read, wait_s=5.0, pause_s=0.1)
+    assert watch is not None
+    told: list[str] = []
+
+    def times() -> tuple[float, bool]:
+        return watch.while_cool(lambda: 1.0, nothing, lambda: told.append("hot"))
+
+    system.cool(1)
+    threading.Timer(0.3, system.cool, [0]).start()
+    start = time.monotonic()
+    assert times() == (1.0, False) and not told and 0.2 < time.monotonic() - start < 3
+    before = looks
+    for _ in range(1000):
+        assert times() == (1.0, False)
+    assert looks - before < 3 + 4 * (time.monotonic() - start), (
+        "it is asked twice a second, not for each sample"
+    )
+    system.cool(2)
+    watch = local_watch((4, 5), read, wait_s=0.2, pause_s=0.05)
+    assert watch is not None
+    assert times() == times() == (1.0, True) and told == ["hot"]
 
 
 def test_conditions_are_what_was_written() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from tvm import te
 from tvm.s_tir import Schedule
 
 from ofa_tvm.measurement.pinning import choose_cpus, pinned
+from ofa_tvm.measurement.watch import local_watch
 from ofa_tvm.targets import get_target
 from ofa_tvm.tuning.local import Call, LocalRunner, argument_ring
+from ofa_tvm.tuning.runner import SAMPLES
 
 
 def scaled(n: int) -> tvm.tirx.PrimFunc:
@@ -70,3 +73,27 @@ def test_slow_and_fast_are_told_apart() -> None:
 
     slow, fast = (np.median(samples) for samples in runner.in_turns([slower, call], 5))
     assert slow > 2 * fast
+
+
+def test_a_hot_machine_is_waited_for_as_a_device_is() -> None:
+    state = "sys/class/thermal/cooling_device0"
+    files = {f"{state}/type": "Processor", f"{state}/cur_state": "1"}
+    watch = local_watch((), lambda: files, wait_s=5.0, pause_s=0.1)
+    beats: list[float] = []
+    told: list[str] = []
+
+    def alive() -> None:
+        beats.append(time.monotonic())
+        files[f"{state}/cur_state"] = "0"
+
+    mod, target = tvm.IRModule({"main": scaled(64)}), get_target("x86").tvm_target()
+    with LocalRunner(mod, target, 1 << 20, watch=watch, alive=alive, note=told.append) as runner:
+        assert len(runner.run(Schedule(mod)).seconds) == SAMPLES
+        assert beats and not runner.throttled and not told
+    files[f"{state}/cur_state"] = "1"
+    watch = local_watch((), lambda: files, wait_s=0.2, pause_s=0.1)
+    with LocalRunner(mod, target, 1 << 20, watch=watch, note=told.append) as runner:
+        for _ in range(2):
+            assert len(runner.run(Schedule(mod)).seconds) == SAMPLES
+            assert runner.throttled
+    assert len(told) == 1 and told[0].startswith("this machine stays throttled")
