@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ofa_tvm.accuracy.cache import AccuracyCache
 from ofa_tvm.accuracy.shares import Claims, claims_file, share
 from ofa_tvm.errors import UsageError
+from ofa_tvm.job import Part, in_job
 from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet, dtype_of
@@ -21,6 +22,8 @@ from ofa_tvm.supernet.checkpoint import weights_hash
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.distributed import ALONE, Rank
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
+
+_PHASE, _GUESSED_S = "evaluate subnets", 1.0
 
 
 def evaluate_subnets(
@@ -81,7 +84,12 @@ def evaluate_subnets(
         cache.add(arch, accuracy(sub, data, which, arch.r))
 
     ours, told = set(wanted), 0
-    with progress.task("evaluate subnets", total=len(wanted)) as bar:
+    parts = [Part(_PHASE, _PHASE, len(wanted), _GUESSED_S)]
+    with (
+        in_job(progress, "evaluate", parts, deadline) as job,
+        job.phase(_PHASE),
+        job.task(_PHASE, total=len(wanted)) as bar,
+    ):
 
         def tell() -> None:
             nonlocal told

@@ -14,6 +14,7 @@ import numpy as np
 from ofa_tvm import __version__
 from ofa_tvm.errors import UserError
 from ofa_tvm.estimators.contract import Function
+from ofa_tvm.job import Part, in_job
 from ofa_tvm.latency.bench import Measured, SubnetBench
 from ofa_tvm.latency.dataset import Column
 from ofa_tvm.latency.writer import LatencyWriter
@@ -30,6 +31,7 @@ _LEAST = 4
 _DRIFT = 0.05
 # Measured again at most so often.
 _AGAIN = 2
+_PHASE, _GUESSED_S = "measure subnets", 1.0
 
 
 def draw_subnets(
@@ -145,7 +147,12 @@ def collect(
         reference = space.min_arch(min(resolutions)) if target.unit == "ms" else None
         usual: dict[str, float] = {}  # by board
         writing = threading.Lock()  # boards finish at any time
-        with progress.task("measuring subnets", len(waiting)) as task:
+        parts = [Part(_PHASE, "measuring subnets", len(waiting), _GUESSED_S)]
+        with (
+            in_job(progress, "collect", parts, deadline) as job,
+            job.phase(_PHASE),
+            job.task("measuring subnets", len(waiting)) as task,
+        ):
 
             def work(group: Sequence[Arch], measure: Measured) -> None:
                 results, pace = measure(group)
@@ -157,7 +164,7 @@ def collect(
                 with writing:
                     for arch, result in zip(group, results, strict=True):
                         _write(writer, arch, result, pace, _drifted(pace, usual), bench.net.n_classes)
-                        task.advance(1, f"{result.cost:.4g} {result.unit}")
+                    task.advance(len(group), f"{results[-1].cost:.4g} {results[-1].unit}")
 
             # Small enough that each board has two at least, and that none is long without work at the end.
             size = min(_GROUP, -(-len(waiting) // (2 * bench.boards))) if bench.boards else _GROUP

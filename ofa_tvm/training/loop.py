@@ -36,12 +36,13 @@ from ofa_tvm.training.memory import keep_freed_memory
 from ofa_tvm.training.metrics import Metrics
 from ofa_tvm.training.optimiser import build_optimiser, cosine_with_warmup, set_learning_rate
 from ofa_tvm.training.parts import SETTINGS, VALIDATE, settings_file, steps_task, training_parts
+from ofa_tvm.training.reserve import Reserve
 from ofa_tvm.training.statistics import frozen_statistics
 from ofa_tvm.training.step import Forward, gradient_scaler, training_step
 from ofa_tvm.training.validation import accuracy
 
 Module = TypeVar("Module", bound=nn.Module)
-_STEPS_BY = 0.9  # of the time there is
+_ENDS = 2  # subnets that are validated when the time is up
 _STATE = ("identity", "phase", "step", "net", "optimiser", "scaler", "epoch_loss_sum", "results")
 
 
@@ -271,7 +272,8 @@ class TrainingLoop(ABC):
         peak = phase.learning_rate * self.batch_size / PER_IMAGES
         batches = Batches(self.setting, index, self.batch_size, self.micro_batches, self.resolutions())
         pixels = batches.pixels(first_step, steps)
-        saved_at = started = time.monotonic()
+        reserve = self._reserve(index)
+        saved_at = started = stepped = time.monotonic()
         self.net.train()
         with (
             dead_workers_explained(),
@@ -300,7 +302,9 @@ class TrainingLoop(ABC):
                 if done % self.steps_per_epoch == 0:
                     self._note_epoch(index, done, loss_sum, time.monotonic() - started)
                     loss_sum = 0.0
-                over = done < steps and self._time_is_up()
+                reserve.took(time.monotonic() - stepped)
+                stepped = time.monotonic()
+                over = done < steps and self._time_is_up(reserve)
                 if done < steps and (over or time.monotonic() - saved_at >= config.checkpoint_every_s):
                     self._save(index, done, optimiser, scaler, loss_sum)
                     saved_at = time.monotonic()
@@ -312,11 +316,15 @@ class TrainingLoop(ABC):
         self._end_phase(index, steps)
         return None
 
-    def _time_is_up(self) -> bool:
-        """The same in all processes: what one does they all do. Validation takes the rest of the time."""
+    def _reserve(self, index: int) -> Reserve:
+        step, validation = training_parts(self, index)
+        return Reserve(step.unit_s, validation.unit_s, _ENDS)
+
+    def _time_is_up(self, reserve: Reserve) -> bool:
+        """The same in all processes: what one does they all do. There is time for a step and validating."""
         if self.setting.deadline == NEVER:
             return False
-        over = self.setting.deadline.within(0, _STEPS_BY).is_over
+        over = self.setting.deadline.left_s <= reserve.seconds
         return bool(add_up(float(over), self.device)) if self.setting.world > 1 else over
 
     def _note_epoch(self, index: int, done: int, loss_sum: float, seconds: float) -> None:

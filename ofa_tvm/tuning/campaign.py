@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,14 +16,17 @@ import tvm
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UserError
+from ofa_tvm.job import Part, in_job
 from ofa_tvm.logs import Header, KernelTable, LogWriter, log_name, read_folder, timed_on
 from ofa_tvm.measurement.devices import device_name
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Progress, Task
 from ofa_tvm.targets import Machine, Target, detect_machine
 from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.tuning.allotment import Weights, allot, by_time, by_weight, trials_left
 from ofa_tvm.tuning.crew import Crew, Order
 from ofa_tvm.tuning.ledger import Ledger
+
+_GUESSED_S = 1.0  # of a kernel, until the first one is tuned
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def tune_kernels(
     with _open_log(target, root) as log:
         table = read_folder(log.folder, log.folder.name)
         waiting = [k for k in kernels if trials_left(k, table, target, wanted[k.key])]
-        with progress.task("tuning kernels", len(waiting)) as task:
+        with _shown(progress, "tune kernels", "tuning kernels", len(waiting), seconds) as (task, progress):
             ledger = Ledger(
                 log, table, Transfer(table, *([start] if start else [])), emulated=target.emulated
             )
@@ -166,11 +171,22 @@ def time_again(
             for kernel in kernels
             if kernel.key in records.records and not timed_on(device, table.machines.get(kernel.key, ()))
         ]
-        with progress.task("timing kernels", len(waiting)) as task:
+        with _shown(progress, "time kernels", "timing kernels", len(waiting), seconds) as (task, progress):
             ledger = Ledger(log, table, Transfer(table), emulated=target.emulated)
             crew = Crew(Order(target, {}, again=records), ledger, seconds, task, progress)
             crew.run(by_time(waiting, records, weights))
     return _result(kernels, ledger, crew, start_s)
+
+
+@contextmanager
+def _shown(
+    progress: Progress, phase: str, name: str, kernels: int, seconds: float | None
+) -> Iterator[tuple[Task, Progress]]:
+    """A job of one phase, or a part of a larger one."""
+    most_s = math.inf if seconds is None else seconds
+    parts = [Part(phase, name, kernels, _GUESSED_S, most_s=most_s)]
+    with in_job(progress, "tune", parts) as job, job.phase(phase), job.task(name, kernels) as task:
+        yield task, job
 
 
 def _result(kernels: Sequence[Kernel], ledger: Ledger, crew: Crew, start_s: float) -> TuningResult:
