@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.job import Part, in_job
 from ofa_tvm.logs import Header, KernelTable, LogWriter, log_name, read_folder, timed_on
 from ofa_tvm.measurement.devices import device_name
-from ofa_tvm.progress import SILENT, Progress, Task
+from ofa_tvm.progress import SILENT, Deadline, Progress, Task
 from ofa_tvm.targets import Machine, Target, detect_machine
 from ofa_tvm.targets.kinds import KINDS
 from ofa_tvm.tuning.allotment import Weights, allot, by_time, by_weight, trials_left
@@ -183,9 +182,8 @@ def _shown(
     progress: Progress, phase: str, name: str, kernels: int, seconds: float | None
 ) -> Iterator[tuple[Task, Progress]]:
     """A job of one phase, or a part of a larger one."""
-    most_s = math.inf if seconds is None else seconds
-    parts = [Part(phase, name, kernels, _GUESSED_S, most_s=most_s)]
-    with in_job(progress, "tune", parts) as job, job.phase(phase), job.task(name, kernels) as task:
+    parts, deadline = [Part(phase, name, kernels, _GUESSED_S)], Deadline.after(seconds)
+    with in_job(progress, "tune", parts, deadline) as job, job.phase(phase), job.task(name, kernels) as task:
         yield task, job
 
 
