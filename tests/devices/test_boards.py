@@ -72,7 +72,7 @@ def target_at(place: Place) -> Target:
 def collected(net: Supernet, place: Place, path: Path, said: Said) -> LatencyTable:
     target = target_at(place)
     with SubnetBench(net, target, KernelTable(), agreement=ANY, progress=said) as bench:
-        collect(bench, path, N, [32], progress=said)
+        collect(bench, path, N, [32])
     return read_table(path)
 
 
