@@ -46,6 +46,7 @@ def target_of(name: str) -> Target:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_cpus")
 @pytest.mark.parametrize(("name", "threads"), [("x86-64-v3", 1), ("x86-64-v3", 2), ("cortex-a72", 1)])
 def test_every_border_and_odd_size(name: str, threads: int, tmp_path: Path) -> None:
     model, target = network().finished(), target_of(name).with_threads(threads)
