@@ -104,7 +104,8 @@ LARGE: dict[str, Callable[[], Graph]] = {
     "pointwise": lambda: convolution(80, 480, 14, 14, epilogue="bias hswish"),
     "depthwise": lambda: convolution(96, 96, 28, 20, 5, 2, groups=96, epilogue="bias relu"),
     "stem": lambda: convolution(3, 16, 64, 48, 3, 2, epilogue="bias hswish"),
-    "standard": lambda: convolution(24, 40, 28, 28, 3, 2, epilogue="bias residual", batch=2),
+    "standard": lambda: convolution(24, 40, 14, 14, 5, epilogue="bias residual", batch=2),
+    "3x3": lambda: convolution(24, 40, 28, 28, 3, 2, epilogue="bias residual", batch=2),
     "grouped": lambda: convolution(24, 48, 14, 14, 3, groups=3, epilogue="bias"),
     "classifier": lambda: product(1, 1280, 1000),
 }
@@ -124,7 +125,7 @@ def test_parallel_schedules_compute_the_same(build: Callable[[], Graph], target:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
-@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard"])
+@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard", "3x3"])
 def test_shorter_vectors_compute_the_same(name: str, kind: str) -> None:
     assert_all_agree(LARGE[kind](), get_target(name))
 
@@ -142,7 +143,7 @@ def test_machines() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard", "classifier"])
+@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "standard", "3x3", "classifier"])
 def test_mutated_designs_compute_the_same(kind: str, target: Target) -> None:
     """What MetaSchedule does: replay a design with other decisions."""
     load_cpu_intrinsics()

@@ -40,9 +40,9 @@ def blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
 @pytest.mark.parametrize(
     ("name", "subnets", "dtype"),
     [
-        ("ofa_digits", 8, "float32"),
-        pytest.param("ofa_digits", 4, "int8", marks=pytest.mark.slow),
-        pytest.param("ofa_mbv3_w1.0", 3, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_digits", 15, "float32", marks=pytest.mark.slow),
+        pytest.param("ofa_digits", 8, "int8", marks=pytest.mark.slow),
+        pytest.param("ofa_mbv3_w1.0", 5, "float32", marks=pytest.mark.slow),
         pytest.param("ofa_mbv3_w1.2", 2, "float32", marks=pytest.mark.slow),
         pytest.param("ofa_proxyless_w1.3", 4, "float32", marks=pytest.mark.slow),
         pytest.param("ofa_proxyless_w1.3", 2, "int8", marks=pytest.mark.slow),
