@@ -20,6 +20,7 @@ from tvm.ir import Expr
 
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import Shape, bindings, static_shape
+from ofa_tvm.compiler.fusion import ELEMENTWISE, PATTERN, WITH_ELEMENTWISE
 from ofa_tvm.compiler.rounding import quantized
 from ofa_tvm.compiler.te_calls import call_te
 from ofa_tvm.compiler.vectors import BYTES, lanes_of
@@ -31,8 +32,6 @@ REVISION = "tables-3"
 _QUANTIZE = "relax.quantize"
 _VALUES = 256
 _SOME = 127  # the largest number that all types of 8 bits have
-PATTERN = "ofa_tvm.pattern"  # attribute of a function: how it may be fused, relax's OpPatternKind
-_ELEMENTWISE, _SUM = 0, 4  # kElemWise, and kOutEWiseFusable: what follows joins it
 _BYTES = 64  # in the register, or in the registers, that an instruction looks up in
 _NEON_BYTES = 16  # that it looks up
 _INTRINSIC = "llvm.x86.avx512.vpermi2var.qi.512"
@@ -101,7 +100,7 @@ class _Tables(relax.PyExprMutator):
         found = self._function(value)
         if found is not None and _name(value) == _QUANTIZE and self.lookups:
             table, source = constant_of(found.values), self._source(found)
-            attributes = {PATTERN: _ELEMENTWISE}
+            attributes = {PATTERN: ELEMENTWISE}
             value = call_te(self.builder_, _looked_up, source, table, name="lookup", attributes=attributes)
             binding = relax.VarBinding(binding.var, value)
         elif found is not None and _name(value) != _QUANTIZE:
@@ -165,7 +164,7 @@ class _Tables(relax.PyExprMutator):
         return self.builder_.emit(relax.op.reshape(source, function.shape))
 
     def _summed(self, source: relax.Expr) -> relax.Expr:
-        attributes = {PATTERN: _SUM}
+        attributes = {PATTERN: WITH_ELEMENTWISE}
         return call_te(self.builder_, _summed, source, name="sum", attributes=attributes)
 
 
@@ -205,18 +204,6 @@ def _looked_up(data: te.Tensor, table: te.Tensor) -> te.Tensor:
         return table[data(*at).astype("uint8").astype("int32")]
 
     return te.compute(data.shape, value, name="looked_up")
-
-
-@tvm.transform.module_pass(opt_level=0, name="ofa_tvm.FusedAsStated")
-def fused_as_stated(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Let lookups be fused like elementwise operators, and sums with what follows, which TVM does not see."""
-    stated = {
-        name: function.with_attr("op_pattern", int(function.attrs[PATTERN]))
-        for name, function in mod.functions.items()
-        if isinstance(function, tirx.PrimFunc) and PATTERN in (function.attrs or {})
-    }
-    mod.update(tvm.IRModule(stated))
-    return mod
 
 
 def has_lookups(target: tvm.target.Target) -> bool:

@@ -13,12 +13,12 @@ import tvm_ffi
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
-from ofa_tvm.compiler.byte_tables import fused_as_stated
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_pairs
 from ofa_tvm.compiler.dot_kernels import integer_product
 from ofa_tvm.compiler.elementary import FUNCTIONS
+from ofa_tvm.compiler.fusion import INJECTIVE, OPAQUE, fused_as_stated
 from ofa_tvm.compiler.products import ProductForm, batched_product, packed_product, packs
 from ofa_tvm.compiler.rounding import legal_quantize
 from ofa_tvm.compiler.te_calls import call_te, elementwise_legalizers
@@ -26,7 +26,6 @@ from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.vectors import BYTES
 
 _CALL_TIR = tvm.ir.Op.get("relax.call_tir")
-_INJECTIVE, _OPAQUE = 2, 8  # relax's OpPatternKind: at most inlined, and not to be fused
 _LARGEST = 64  # operators that are inlined into one expression
 
 
@@ -83,14 +82,14 @@ def _small_kernels(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tv
         if kernel is None:
             inlined[binding.var] = _Inlined(fed, size)
             continue
-        if int(mod[kernel].attrs["op_pattern"]) > _INJECTIVE:
+        if int(mod[kernel].attrs["op_pattern"]) > INJECTIVE:
             continue  # its result is in memory
         calls = _calls_function(mod[kernel])
         if (fed and calls) or size > _LARGEST:
             if kernel not in apart:
                 apart[kernel] = tvm.ir.GlobalVar(f"{kernel.name_hint}_apart")
                 relax.expr._update_type(apart[kernel], kernel.ty)
-                result[apart[kernel]] = mod[kernel].with_attr("op_pattern", _OPAQUE)
+                result[apart[kernel]] = mod[kernel].with_attr("op_pattern", OPAQUE)
             separate[binding.var] = apart[kernel]
         else:
             inlined[binding.var] = _Inlined(fed or calls, size)

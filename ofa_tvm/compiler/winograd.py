@@ -16,16 +16,15 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ofa_tvm.compiler.anatomy import TILE
-from ofa_tvm.compiler.byte_tables import PATTERN
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import static_shape
+from ofa_tvm.compiler.fusion import OPAQUE, PATTERN, WITH_ELEMENTWISE
 from ofa_tvm.compiler.padding import padded
 from ofa_tvm.compiler.products import ProductForm, of_rows
 from ofa_tvm.compiler.te_calls import call_te
 
 _OUTPUTS, _INPUTS = 2, 4  # of a tile, along each axis
 _ROWS = (4, 5, 6)  # of register tiles that fit 16 registers: by seven, as in 49, sums take a quarter longer
-_OPAQUE, _WITH_ELEMENTWISE = 8, 4  # relax's OpPatternKind
 # Times in those of a multiply-add of a vector unit that keeps busy, as measured on a Zen 3 (8 lanes).
 _TRANSFORM = 3.5  # of both transforms, by pixel and channel and lane
 _WEIGHT = 1.0  # of a weight from memory, by lane
@@ -86,7 +85,7 @@ def winograd_convolution(
     parts = bb.emit(
         call_te(
             bb, _tiles_of, data, c_in, list(tiles), list(padding),
-            name="winograd_input", attributes={PATTERN: _OPAQUE},
+            name="winograd_input", attributes={PATTERN: OPAQUE},
         )
     )  # fmt: skip
     flat = bb.emit(relax.op.reshape(parts, (_INPUTS**2, math.prod(tiles), c_in)))
@@ -95,7 +94,7 @@ def winograd_convolution(
     whole = bb.emit(relax.op.reshape(products, (_INPUTS, _INPUTS, *tiles, c_out)))
     return call_te(
         bb, _outputs_of, whole, *_sizes(shape, padding),
-        name="winograd_output", attributes={PATTERN: _WITH_ELEMENTWISE},
+        name="winograd_output", attributes={PATTERN: WITH_ELEMENTWISE},
     )  # fmt: skip
 
 
