@@ -148,6 +148,14 @@ def byte_products(features: AbstractSet[str]) -> str:
     return "vpmaddwd" if "avx2" in features else "pmaddwd"
 
 
+def short_byte_sums(features: AbstractSet[str]) -> bool:
+    """Whether a CPU multiplies bytes faster whose products, added in pairs, fit 16 bits.
+
+    On x86 without VNNI: `vpmaddubsw` has no other exact use.
+    """
+    return "ssse3" in features and byte_products(features) in ("vpmaddwd", "pmaddwd")
+
+
 def _vectors(features: AbstractSet[str]) -> str:
     names = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse2": "SSE2", "neon": "NEON"}
     return next((name for feature, name in names.items() if feature in features), "")

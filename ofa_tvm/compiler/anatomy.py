@@ -11,7 +11,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
-from ofa_tvm.compiler.dots import has_dots
+from ofa_tvm.compiler.dots import has_dots, has_short_dots
 from ofa_tvm.compiler.pairs import has_pairs
 from ofa_tvm.compiler.words import is_choice
 
@@ -42,6 +42,8 @@ class Anatomy:
         Lines of the result that are computed together, since they share what they read.
     in_dots
         Whether it adds dots of bytes (`dots`) or of pairs of bfloat16 (`pairs`).
+    short_sums
+        Whether two products of its bytes fit 16 bits.
     """
 
     reduction: str
@@ -54,6 +56,7 @@ class Anatomy:
     lines_padded: bool = False
     together: int = 1
     in_dots: bool = False
+    short_sums: bool = False
 
 
 def analyse(sch: Schedule) -> Anatomy | None:
@@ -95,6 +98,7 @@ def analyse(sch: Schedule) -> Anatomy | None:
         lines_padded=lines_padded,
         together=int(sch.get(blocks[at]).annotations.get(LINES, 1)),
         in_dots=has_dots(body) or has_pairs(body),
+        short_sums=has_short_dots(body),
     )
 
 

@@ -15,7 +15,7 @@ from tvm.ir import Expr
 
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_bytes
-from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
+from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, has_short_sums, is_narrow, quads
 from ofa_tvm.compiler.padding import output_sizes, padded_by_cases
 from ofa_tvm.compiler.products import ProductForm, of_rows
 from ofa_tvm.compiler.te_calls import call_te
@@ -107,7 +107,10 @@ def _outside(data: relax.Expr, value: int) -> relax.Expr:
 
 
 def _panels(weight: np.ndarray, form: ProductForm) -> np.ndarray:
-    """int8 (kh, kw, c_in, c_out) as int32 (c_out / panel, kh, kw, c_in / 4, panel), filled up with zeros."""
+    """int8 (kh, kw, c_in, c_out) as int32 (c_out / panel, kh, kw, c_in / 4, panel), filled up with zeros.
+
+    As uint32 where the target gains by sums that are short, and all are.
+    """
     kh, kw, c_in, c_out = weight.shape
     lanes = form.lanes or 1
     panel = max(lanes, math.gcd(c_out, form.panel)) if 2 * c_out > lanes else c_out
@@ -115,7 +118,8 @@ def _panels(weight: np.ndarray, form: ProductForm) -> np.ndarray:
     whole = np.pad(weight, padding).reshape(
         kh, kw, -1, BYTES_A_WORD, (c_out + (-c_out % panel)) // panel, panel
     )
-    return quads(whole.transpose(4, 0, 1, 2, 5, 3))
+    fours = whole.transpose(4, 0, 1, 2, 5, 3)
+    return quads(fours, short=form.short_sums and has_short_sums(fours))
 
 
 def _four(value: Callable[[Expr], Expr], number: Expr, dots: int, extent: int, dtype: str) -> list[Expr]:

@@ -6,7 +6,8 @@ any other, so integer kernels have the templates of all; what a CPU makes of it 
 scheduling:
 
 - AVX512-VNNI and AVX-VNNI: `vpdpbusd`, which adds to the accumulator;
-- other x86: two `vpmaddwd` of bytes widened to 16 bits (`vpmaddubsw` saturates, so it is never used);
+- other x86: two `vpmaddwd` of bytes widened to 16 bits; or `vpmaddubsw`, which adds two products in 16 bits
+  and saturates, where the weights leave no sum that it could cut (`has_short_sums`);
 - ARM with dotprod: `sdot`, with i8mm `usdot`;
 - other ARM: `smull`, whose products of 16 bits are added in pairs (`addp`, `sadalp`);
 - elsewhere plain arithmetic in 32 bits.
@@ -31,10 +32,11 @@ from ofa_tvm.compiler.vectors import NEON_WORDS, element_of, lanes_of, pure_oper
 from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "dots-4"
+REVISION = "dots-5"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 BYTES_A_WORD = 4
+_SHORT_SUM = np.iinfo(np.int16).max // np.iinfo(np.uint8).max  # of two weights of one sign: 128
 _DOT4 = pure_operator("tirx.ofa_tvm_dot4")
 
 
@@ -48,16 +50,23 @@ def dot4(
     factors
         Four values, all uint8 or all int8.
     weights
-        int32 that holds four int8.
+        int32 that holds four int8; uint32 says that their sums are short (`has_short_sums`).
     narrow
         Whether none of these is -128: then two products of signed bytes are at most 32,512, 16 bits.
     """
     return tirx.call_intrin("int32", _DOT4, *factors, weights, tirx.const(int(narrow), "int32"))
 
 
-def quads(weights: np.ndarray) -> np.ndarray:
-    """int8 weights (..., 4) as int32 (...), the first in the lowest byte."""
-    return np.ascontiguousarray(weights, np.int8).view("<i4")[..., 0]
+def quads(weights: np.ndarray, *, short: bool = False) -> np.ndarray:
+    """int8 weights (..., 4) as int32 (...), the first in the lowest byte; uint32 where sums are `short`."""
+    return np.ascontiguousarray(weights, np.int8).view("<u4" if short else "<i4")[..., 0]
+
+
+def has_short_sums(weights: np.ndarray) -> bool:
+    """Whether uint8 times int8 weights (..., 4), added in pairs from the first on, never leave 16 bits."""
+    pairs = weights.reshape(*weights.shape[:-1], -1, 2).astype(np.int16)
+    one_sign = np.maximum(np.maximum(pairs, 0).sum(-1), np.maximum(-pairs, 0).sum(-1))
+    return bool((one_sign <= _SHORT_SUM).all())
 
 
 def is_narrow(weights: np.ndarray) -> bool:
@@ -102,6 +111,18 @@ def has_dots(body: tirx.Stmt) -> bool:
     return any(found)
 
 
+def has_short_dots(body: tirx.Stmt) -> bool:
+    """Whether the dots in a statement are of weights whose sums are short."""
+    found: list[bool] = []
+
+    def look(call: tvm.ir.Call) -> None:
+        if _is_dot(call):
+            found.append(element_of(call.args[BYTES_A_WORD]) == "uint32")
+
+    tvm_ffi.structural_walk(body, (tvm.ir.Call, look))
+    return bool(found) and all(found)
+
+
 def _is_dot(node: object) -> bool:
     return isinstance(node, tvm.ir.Call) and node.op == _DOT4
 
@@ -121,24 +142,28 @@ class _Code:
 
 @dataclass(frozen=True)
 class _Dot:
-    """A vector of dots: its factors and weights, how many there are, and whether no weight is -128."""
+    """A vector of dots: its factors and weights, how many there are, and what is known of the weights."""
 
     factors: tuple[Expr, ...]
     weights: Expr
     lanes: int
     narrow: bool
+    short: bool
 
     @classmethod
     def of(cls, call: tvm.ir.Call) -> _Dot:
         *factors, weights, narrow = call.args
         narrow = narrow.value if isinstance(narrow, tirx.Broadcast) else narrow
-        return cls(tuple(factors), weights, lanes_of(weights), bool(int(narrow)))
+        lanes, short = lanes_of(weights), element_of(weights) == "uint32"
+        if short:
+            weights = reinterpreted(weights, "int32", lanes)
+        return cls(tuple(factors), weights, lanes, bool(int(narrow)), short)
 
     def added_to(self, total: Expr, code: _Code) -> Expr:
         """The dots added to as many int32, by the CPU's best instructions."""
         signed = element_of(self.factors[0]) == "int8"
         register = min(self.lanes, NEON_WORDS) if code.neon else self.lanes
-        make = _instruction(register, code.features, signed=signed, narrow=self.narrow)
+        make = _instruction(register, code.features, signed=signed, narrow=self.narrow, short=self.short)
         if make is None:
             return self._by_arithmetic(total)
         factors = words(self.factors, self.lanes, code.analyzer, neon=code.neon)
@@ -161,10 +186,12 @@ Instruction = Callable[[Expr, Expr, Expr], Expr]
 """Of accumulators, factors and weights, all int32 vectors of equal length."""
 
 
-def _instruction(lanes: int, features: frozenset[str], *, signed: bool, narrow: bool) -> Instruction | None:
+def _instruction(
+    lanes: int, features: frozenset[str], *, signed: bool, narrow: bool, short: bool
+) -> Instruction | None:
     """The best way to add `lanes` dots; None where there is none but arithmetic."""
     if "sse2" in features:
-        return None if signed else _x86_instruction(lanes, features)
+        return None if signed else _x86_instruction(lanes, features, short=short)
     if lanes == NEON_WORDS and signed and "dotprod" in features:
         return _by_signed_bytes
     if lanes == NEON_WORDS and not signed and "i8mm" in features:
@@ -174,16 +201,22 @@ def _instruction(lanes: int, features: frozenset[str], *, signed: bool, narrow: 
     return None
 
 
-def _x86_instruction(lanes: int, features: frozenset[str]) -> Instruction | None:
-    short = "avxvnni" in features or {"avx512vnni", "avx512vl"} <= features
-    if (lanes == 16 and "avx512vnni" in features) or (lanes in (4, 8) and short):
+def _x86_instruction(lanes: int, features: frozenset[str], *, short: bool) -> Instruction | None:
+    vnni = "avxvnni" in features or {"avx512vnni", "avx512vl"} <= features
+    if (lanes == 16 and "avx512vnni" in features) or (lanes in (4, 8) and vnni):
         return partial(_by_bytes, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}")
-    name = {4: "llvm.x86.sse2.pmadd.wd"}
+    words, of_bytes = {4: "llvm.x86.sse2.pmadd.wd"}, {}
+    if "ssse3" in features:
+        of_bytes[4] = "llvm.x86.ssse3.pmadd.ub.sw.128"
     if "avx2" in features:
-        name[8] = "llvm.x86.avx2.pmadd.wd"
+        words[8], of_bytes[8] = "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx2.pmadd.ub.sw"
     if "avx512bw" in features:
-        name[16] = "llvm.x86.avx512.pmaddw.d.512"
-    return partial(_by_words, name[lanes]) if lanes in name else None
+        words[16], of_bytes[16] = "llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx512.pmaddubs.w.512"
+    if lanes not in words:
+        return None
+    if short and lanes in of_bytes:
+        return partial(_by_short_sums, of_bytes[lanes], words[lanes])
+    return partial(_by_words, words[lanes])
 
 
 def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
@@ -235,3 +268,12 @@ def _by_words(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
     for values, factor in pairs:
         total = total + tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, signed(values), factor)
     return total
+
+
+def _by_short_sums(of_bytes: str, of_words: str, total: Expr, factors: Expr, weights: Expr) -> Expr:
+    """By an instruction that adds two products of bytes in 16 bits, and one that adds two of its sums."""
+    lanes = lanes_of(total)
+    left, right = (reinterpreted(value, "int8", BYTES_A_WORD * lanes) for value in (factors, weights))
+    sums = tirx.call_llvm_pure_intrin(vector_of("int16", 2 * lanes), of_bytes, left, right)
+    ones = splat(tirx.const(1, "int16"), 2 * lanes)
+    return total + tirx.call_llvm_pure_intrin(vector_of("int32", lanes), of_words, sums, ones)

@@ -49,6 +49,8 @@ class ProductForm:
         Columns of the panels in which int8 weights are stored, where they fill them.
     dots
         Whether an instruction adds products of four bytes.
+    short_sums
+        Whether it gains by int8 weights two products of which fit 16 bits (`dots.has_short_sums`).
     in_pairs
         Whether weights are stored as pairs of bfloat16, with which maps are multiplied in bfloat16.
     pair_dots
@@ -64,6 +66,7 @@ class ProductForm:
     byte_tables: bool = False
     panel: int = 1
     dots: bool = True
+    short_sums: bool = False
     in_pairs: bool = False
     pair_dots: bool = True
     winograd: bool = False

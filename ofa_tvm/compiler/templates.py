@@ -27,7 +27,7 @@ from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.tilings import Tiling
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.vectors import BYTES
-from ofa_tvm.number_formats import bfloat16_products, byte_products, computes_in_half
+from ofa_tvm.number_formats import bfloat16_products, byte_products, computes_in_half, short_byte_sums
 from ofa_tvm.targets.tvm_target import cpu_features
 
 
@@ -83,6 +83,11 @@ class Templates(ABC):
         return True
 
     @property
+    def short_sums(self) -> bool:
+        """Whether weights whose products fit 16 bits in pairs are multiplied faster."""
+        return False
+
+    @property
     def pair_dots(self) -> bool:
         """Whether an instruction adds products of two bfloat16."""
         return True
@@ -90,7 +95,7 @@ class Templates(ABC):
     def products(self, dtype: str) -> ProductForm:
         """How products of a network in `dtype`, which the target has, are computed."""
         half_weights = dtype == "float16-weights"
-        bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots
+        bytes_ = self.signed_bytes, self.byte_tables, self.panel, self.dots, self.short_sums
         pairs = dtype == "bfloat16", self.pair_dots
         winograd = dtype in ("float32", "float16-weights")
         return ProductForm(self.lanes(dtype), self.sums_in_half, half_weights, *bytes_, *pairs, winograd)
@@ -155,6 +160,11 @@ class CpuTemplates(Templates):
     def dots(self) -> bool:
         """VNNI, or dotprod."""
         return byte_products(cpu_features(self.target)) in ("vpdpbusd", "sdot")
+
+    @property
+    def short_sums(self) -> bool:
+        """On x86 without VNNI, but with `vpmaddubsw`."""
+        return short_byte_sums(cpu_features(self.target))
 
     @property
     def pair_dots(self) -> bool:

@@ -12,6 +12,7 @@ from ofa_tvm.compiler.cpu_model import CpuModel
 _KEPT_INPUTS = 12  # registers in which LLVM keeps inputs that several taps of an unrolled window share
 _FEW_REGISTERS = 16
 UNROLL_LIMIT = 256  # scalar or vector multiply-adds in straight-line code
+_SHORT_FACTORS = 4  # registers beside sums where bytes are added in 16 bits: weights are read from memory
 _FMA_LATENCY = 4
 _FMA_LATENCY_X_UNITS = 8  # accumulators that keep two four-cycle FMA units busy
 
@@ -67,7 +68,7 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
     if anatomy.in_dots and mach.parts > 1:  # they are put side by side for each tap
         kept //= 2
     accumulators = mach.registers - kept * mach.registers // 32
-    by_words = anatomy.in_dots and mach.by_words
+    by_words = anatomy.in_dots and mach.by_words and not anatomy.short_sums
     # Where registers are few, the values of rows that are multiplied with one vector take one each, too.
     spread = few and not window
     widest = (5 if few else 4) * mach.lanes
@@ -77,7 +78,12 @@ def tilings(anatomy: Anatomy, mach: CpuModel) -> list[Tiling]:
             continue  # bytes are put side by side for whole vectors
         vectors = mach.vectors(width)
         for rows in divisors(row_extent):
-            factors = 2 * vectors + 2 if by_words else vectors + (rows if spread and vectors == 1 else 1)
+            if by_words:
+                factors = 2 * vectors + 2
+            elif anatomy.short_sums:
+                factors = _SHORT_FACTORS
+            else:
+                factors = vectors + (rows if spread and vectors == 1 else 1)
             if rows > 1 and rows * anatomy.together * vectors + factors > accumulators:
                 continue
             for lines in divisors(line_extent):
@@ -107,7 +113,9 @@ def estimated_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> float:
         if multiply_adds < _FMA_LATENCY_X_UNITS
         else 0,
     )
-    if anatomy.in_dots and mach.by_words:  # two products, two sums; both factors are taken apart
+    if anatomy.short_sums:  # two products and a sum
+        per_tap = max(per_tap, multiply_adds, 3 * multiply_adds / 4, loads / 2)
+    elif anatomy.in_dots and mach.by_words:  # two products, two sums; both factors are taken apart
         per_tap = max(per_tap, (4 * multiply_adds + 3 * tiling.rows + 3 * vectors) / 4)
     cycles = tiles * (taps * per_tap + 2 * multiply_adds + 4)
     if anatomy.in_place:

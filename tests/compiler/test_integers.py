@@ -21,7 +21,7 @@ from word_products import built, word_product
 
 import ofa_tvm
 from ofa_tvm.compiler.build import CompiledModule, kernels_of, lower_onnx
-from ofa_tvm.compiler.dots import dot4, quads
+from ofa_tvm.compiler.dots import dot4, has_short_sums, quads
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.targets import Target, get_target
 
@@ -33,26 +33,55 @@ _IN_SCALE, _OUT_SCALE, _SUM_SCALE = (
 X86 = ["x86", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
 
 
-def product(target: Target, rows: int, depth: int, width: int, dtype: str = "uint8") -> tvm.IRModule:
+def product(
+    target: Target, rows: int, depth: int, width: int, dtype: str = "uint8", words: str = "int32"
+) -> tvm.IRModule:
     """The int32 product of bytes (rows, depth) and panels of weights."""
-    return word_product(target, (rows, depth, width), dtype, 4, dot4)
+    return word_product(target, (rows, depth, width), dtype, 4, dot4, words)
 
 
+def extreme(lanes: int, rng: np.random.Generator, *, short: bool) -> np.ndarray:
+    """Weights (48, 3 * lanes) as large as they may be, of one sign and of two."""
+    if not short:
+        weights = rng.integers(-128, 128, (48, 3 * lanes))
+        weights[:, :lanes], weights[:, lanes : 2 * lanes] = -128, 127
+        return weights.astype(np.int8)
+    pairs = np.array([(64, 64), (-64, -64), (1, 127), (-128, 0), (127, -128), (-100, -28)])
+    weights = pairs[rng.integers(0, len(pairs), (24, 3 * lanes))].transpose(0, 2, 1).reshape(48, -1)
+    weights[:, :lanes], weights[:, lanes : 2 * lanes] = 64, -64
+    return weights.astype(np.int8)
+
+
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("name", X86)
-def test_sums_are_exact_also_of_extreme_values(name: str, rng: np.random.Generator) -> None:
+def test_sums_are_exact_also_of_extreme_values(name: str, short: bool, rng: np.random.Generator) -> None:
     """`vpmaddubsw` would saturate at 32,767: two products of 255 and -128 are -65,280."""
     target = runnable(name)
     lanes = templates_of(target.tvm_target()).lanes() or 1
     left = rng.integers(0, 256, (6, 48)).astype(np.uint8)
-    weights = rng.integers(-128, 128, (48, 3 * lanes)).astype(np.int8)
-    left[:2], weights[:, :lanes], weights[:, lanes : 2 * lanes] = 255, -128, 127
-    panels = quads(weights.reshape(12, 4, 3, lanes).transpose(2, 0, 3, 1))
+    weights = extreme(lanes, rng, short=short)
+    left[:2] = 255
+    fours = weights.reshape(12, 4, 3, lanes).transpose(2, 0, 3, 1)
+    assert has_short_sums(fours) == short
+    panels = quads(fours, short=short)
     expected = left.astype(np.int64) @ weights.astype(np.int64)
-    for executable in built(product(target, 6, 48, 3 * lanes), target):
+    for executable in built(product(target, 6, 48, 3 * lanes, words=str(panels.dtype)), target):
         arrays = [left, panels, np.zeros(expected.shape, np.int32)]
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         executable["main"](*tensors)
         np.testing.assert_array_equal(tensors[-1].numpy(), expected)
+
+
+def test_sums_are_short_as_long_as_no_input_can_leave_16_bits() -> None:
+    """255 times two weights of one sign; the second pair of a word counts as the first does."""
+    for pair, short in (((64, 64), True), ((64, 65), False), ((-64, -64), True), ((-64, -65), False)):
+        for four in ((*pair, 0, 0), (0, 0, *pair)):
+            assert has_short_sums(np.array([four], np.int8)) == short
+            cut = 255 * sum(pair) not in range(-(2**15), 2**15)
+            assert cut == (not short)
+    assert has_short_sums(np.array([(127, -128, 0, 127)], np.int8))
+    assert not has_short_sums(np.array([(1, 2, 3, 4), (0, 0, 2, 127)], np.int8))
+    assert has_short_sums(np.array([(0, 64, 65, 0)], np.int8)), "neighbours of two pairs are not added"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +106,62 @@ def test_every_target_has_its_instruction(name: str, dtype: str, instruction: st
     assert all(f"\t{instruction}" in text or f" {instruction}" in text for text in assembly[:1])
     assert all(target.dtypes["int8"] in text for text in assembly[:1]), "what doctor says of it"
     assert not any("maddubsw" in text for text in assembly)
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_short_sums_have_an_instruction_without_vnni(name: str) -> None:
+    target = get_target(name)
+    lanes = templates_of(target.tvm_target()).lanes() or 1
+    (text, *_) = (
+        e.mod.inspect_source("asm") for e in built(product(target, 8, 32, 2 * lanes, words="uint32"), target)
+    )
+    assert "maddubsw" in text and "sra" not in text, "bytes are not taken apart"
+
+
+@pytest.mark.parametrize("name", ["znver4", "alderlake", "cortex-a76"])
+def test_who_has_dots_of_bytes_has_one_kernel_for_all_weights(name: str) -> None:
+    model, dense = short_weights(0), get_target(name)
+    assert {kernel.signature.dtypes[1] for kernel in kernels_of(lower_onnx(model, dense)).values()} <= {
+        "int32",
+        "float32",
+        "uint8",
+    }
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "window", "flat"])
+@pytest.mark.parametrize("zero", [0, 255])
+def test_short_sums_change_no_bit(kind: str, zero: int, tmp_path: Path) -> None:
+    """One channel more whose weights are too large has all of them computed in the exact form."""
+    target = runnable("x86-64-v3")
+    outputs = []
+    for too_large in (False, True):
+        model = short_weights(zero, kind, too_large=too_large)
+        (used,) = [k for k in kernels_of(lower_onnx(model, target)).values() if k.signature.in_integers]
+        assert used.signature.dtypes[1] == ("int32" if too_large else "uint32")
+        module = ofa_tvm.load(ofa_tvm.compile(model, target, tmp_path / "m.so").path, target)
+        shape = module.inputs[0].shape
+        noise = np.random.default_rng(0).uniform(-9, 9, shape).astype(np.float32)
+        outputs.append([module(x)[:, :23] for x in (np.full(shape, 99, np.float32), -noise * 9, noise)])
+    for short, exact in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(short, exact)
+    assert len(np.unique(outputs[0][2])) > 20
+
+
+def short_weights(zero: int, kind: str = "pointwise", *, too_large: bool = False) -> onnx.ModelProto:
+    """A quantised layer of 19 or 18 channels to 24, two neighbours' weights of which are 128 together."""
+    g, rng = Graph(), np.random.default_rng(3)
+    channels, side = (18, 1) if kind == "flat" else (19, 3 if kind == "window" else 1)
+    shape = (5, channels) if kind == "flat" else (1, channels, 6, 5)
+    real = Case.pair(g, g.input("x", *shape), _IN_SCALE, zero)
+    weights = rng.choice([-64, -63, 0, 63, 64], (24, channels, side, side)).astype(np.int8)
+    weights[23, 4:6] = 65 if too_large else 64
+    if kind == "flat":
+        weights = np.ascontiguousarray(weights[:, :, 0, 0].T)
+    axis, ones = int(kind == "flat"), g.constant(np.full(24, 0.01))
+    none = g.constant(np.zeros(24), "int8")
+    weight = g.op("DequantizeLinear", g.constant(weights, "int8"), ones, none, axis=axis)
+    y = g.op("MatMul", real, weight) if kind == "flat" else g.op("Conv", real, weight, pads=[side // 2] * 4)
+    return g.model(Case.pair(g, y, 0.3, 128))
 
 
 @dataclass(frozen=True)

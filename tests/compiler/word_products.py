@@ -20,12 +20,13 @@ def word_product(
     dtype: str,
     together: int,
     dot: Callable[[Sequence[tirx.Expr], tirx.Expr], tirx.Expr],
+    words: str = "int32",
 ) -> tvm.IRModule:
     """The product (rows, depth, width) of values and panels of weights, `together` of which are a word."""
     rows, depth, width = shape
     lanes = templates_of(target.tvm_target()).lanes() or 1
     left = te.placeholder((rows, depth), dtype, name="left")
-    right = te.placeholder((width // lanes, depth // together, lanes), "int32", name="right")
+    right = te.placeholder((width // lanes, depth // together, lanes), words, name="right")
     k = te.reduce_axis((0, depth // together), "k")
 
     def value(i: tirx.Var, j: tirx.Var) -> tirx.Expr:
