@@ -19,6 +19,7 @@ from ofa_tvm.progress import NEVER, SILENT, Deadline, Progress
 from ofa_tvm.spaces import Arch
 from ofa_tvm.supernet import Supernet, dtype_of
 from ofa_tvm.supernet.checkpoint import weights_hash
+from ofa_tvm.supernet.fake_quantization import WEIGHTS_GRID
 from ofa_tvm.training.data import ImageData, split_name
 from ofa_tvm.training.distributed import ALONE, Rank
 from ofa_tvm.training.validation import accuracy, calibrated_subnet
@@ -134,5 +135,5 @@ def evaluation_key(net: Supernet, data: ImageData, split: str, calibration_image
     parts = [net.space.name, weights_hash(net), data.fingerprint, preprocessing, split]
     parts += [str(min(calibration_images, data.size("train"))), str(seed)]
     if (dtype := dtype_of(net)) != "float32":
-        parts.append(dtype)
+        parts.append(f"{dtype}, {WEIGHTS_GRID}")
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]

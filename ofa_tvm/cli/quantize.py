@@ -15,7 +15,7 @@ from ofa_tvm.errors import UsageError, shown
 from ofa_tvm.images import Preprocessing
 
 if TYPE_CHECKING:
-    from ofa_tvm.quantization import Method, Quantized
+    from ofa_tvm.quantization import Method, Quantized, Weights
 
 _SHOWN = 10
 _METHODS = ("auto", "minmax", "percentile", "entropy")
@@ -46,6 +46,14 @@ class _Colour(click.ParamType):
     help="How ranges of feature maps follow from their values; auto tries all on held-out images.",
 )
 @click.option(
+    "--weights",
+    type=click.Choice(("short", "full")),
+    default="short",
+    show_default=True,
+    help="Short: two neighbours are 128 together at most, which CPUs without VNNI multiply faster. Full: the "
+    "largest of each channel is 127.",
+)
+@click.option(
     "--accuracy-drop",
     type=click.FloatRange(0, 100),
     default=0.5,
@@ -71,6 +79,7 @@ def command(
     images: Images,
     output: Path | None,
     method: Method | Literal["auto"],
+    weights: Weights,
     accuracy_drop: float,
     per_layer: bool,
     calibration_images: int,
@@ -93,12 +102,12 @@ def command(
     )
     console.say(
         f"{model}: {len(examples.calibration)} images of {origin} to calibrate on, "
-        f"{len(examples.held_out)} held out, method {method}, at most {accuracy_drop:g} points, into "
-        f"{target}, seed {console.seed}"
+        f"{len(examples.held_out)} held out, method {method}, {weights} weights, at most {accuracy_drop:g} "
+        f"points, into {target}, seed {console.seed}"
     )
     result = quantize(
         model, examples, target,
-        method=method, accuracy_drop=accuracy_drop, per_layer=per_layer, seed=console.seed,
+        method=method, weights=weights, accuracy_drop=accuracy_drop, per_layer=per_layer, seed=console.seed,
         progress=console.progress,
     )  # fmt: skip
     for note in result.notes:
@@ -161,6 +170,10 @@ def _show(console: Console, result: Quantized, model: Path, per_layer: bool) -> 
     for name, tried in result.tried.items():
         share = "" if tried.share is None else f"{result.measure} {tried.share:.2%}, "
         console.print(f"{name}: {share}outputs off by {tried.error:.2%}")
+    other = result.other_weights
+    share = "" if other.share is None else f"{result.measure} {other.share:.2%}, "
+    way = "full" if result.weights == "short" else "short"
+    console.print(f"{result.method} with {way} weights: {share}outputs off by {other.error:.2%}")
     left = len(result.in_float)
     ints = f"{result.quantised_layers} of {result.quantised_layers + left} layers in int8"
     before, after = model.stat().st_size / 1e6, result.path.stat().st_size / 1e6
@@ -188,6 +201,8 @@ def _plain(result: Quantized) -> dict[str, Any]:
         "points_lost": result.points,
         "output_error": result.int8.error,
         "tried": {name: {"share": s.share, "output_error": s.error} for name, s in result.tried.items()},
+        "weights": result.weights,
+        "other_weights": {"share": result.other_weights.share, "output_error": result.other_weights.error},
         "int8_layers": result.quantised_layers,
         "float32_layers": list(result.in_float),
         "layers": [

@@ -7,13 +7,16 @@ methods on pictures that were held out, saying what the integers cost, and leavi
 from ofa_tvm.quantization.examples import Examples, of_data, of_pictures
 from ofa_tvm.quantization.quantizer import LayerEffect, Quantized, quantize
 from ofa_tvm.quantization.static import METHODS, Method
+from ofa_tvm.quantization.weights import WEIGHTS, Weights
 
 __all__ = [
     "METHODS",
+    "WEIGHTS",
     "Examples",
     "LayerEffect",
     "Method",
     "Quantized",
+    "Weights",
     "of_data",
     "of_pictures",
     "quantize",

@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ofa_tvm.errors import UserError
 from ofa_tvm.progress import Task
+from ofa_tvm.quantization.weights import Weights, short_ranges
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -130,7 +131,12 @@ def calibrate(
 
 
 def quantized(
-    source: Path, method: Method, table: Path, output: Path, leave_out: Collection[str] = ()
+    source: Path,
+    method: Method,
+    table: Path,
+    output: Path,
+    leave_out: Collection[str] = (),
+    weights: Weights = "short",
 ) -> Path:
     """Write the QDQ model: uint8 maps, int8 weights with a scale a channel, around zero.
 
@@ -142,9 +148,12 @@ def quantized(
         What `calibrate` measured by this method.
     leave_out
         Names of nodes that stay in float, with what follows them up to the next layers.
+    weights
+        How a channel's range follows from its weights.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    model = onnx.load(source)
     with _quietly():
         quantize_static(
             source,
@@ -154,9 +163,10 @@ def quantized(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=with_followers(onnx.load(source), leave_out),
+            nodes_to_exclude=with_followers(model, leave_out),
             calibrate_method=_method(method),
             calibration_cache_path=table,
+            extra_options={"TensorQuantOverrides": short_ranges(model)} if weights == "short" else None,
         )
     return output
 

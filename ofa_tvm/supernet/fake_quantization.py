@@ -1,8 +1,10 @@
 """Integers of 8 bits in float arithmetic: what training and evaluation compute, and what export writes.
 
 Feature maps lie on a grid of 256 values that the whole tensor shares (uint8, a scale and a zero point),
-weights on one of 255 values around zero for each output channel (int8, a scale each). Layers say where their
-maps are quantised by holding a `MapQuantizer` there, which does nothing until the network is quantised.
+weights on one of 255 values around zero for each output channel (int8, a scale each), which leaves the sum of
+two neighbours along the input channels within 8 bits: products with two of them fit 16 bits together, and are
+added there by processors without VNNI (`compiler/dots.py`). Layers say where their maps are quantised by
+holding a `MapQuantizer` there, which does nothing until the network is quantised.
 
 Subnets share no scales, only how they come about: a weight's follow from the part of it that the subnet uses;
 a map's from its values, in training those of the batch itself (as in BatchQuant, arXiv 2105.08952), later
@@ -24,7 +26,10 @@ from ofa_tvm.number_formats import Arithmetic
 
 Bound = float | Tensor
 STEPS = 255  # of a map's grid
-LARGEST = 127  # of a weight; -128 is left out, so that a channel can change its sign
+LARGEST = 127  # of a weight and of two neighbours' sum, before rounding; so a channel can change its sign
+WEIGHTS_GRID = "neighbours together 127"
+"""The rule above, part of what accuracies are remembered by: to be changed with it."""
+
 _RANGES = (".low", ".high")  # in state dicts
 _LEAST = 1e-12  # a scale, for channels and maps that are all zeros
 
@@ -137,7 +142,12 @@ def _on_grid(x: Tensor, scale: Tensor, least: Bound, most: Bound) -> Tensor:
 
 def _channel_scales(weight: Tensor) -> Tensor:
     """Shaped to be broadcast over the weight."""
-    largest = weight.detach().float().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+    weight, axes = weight.detach().float(), tuple(range(1, weight.ndim))
+    largest = weight.abs().amax(axes, keepdim=True)
+    pairs = weight.shape[1] // 2
+    if pairs:  # of two signs, the larger one alone is more than the sum
+        sums = weight[:, : 2 * pairs : 2] + weight[:, 1 : 2 * pairs : 2]
+        largest = torch.maximum(largest, sums.abs_().amax(axes, keepdim=True))
     return largest.div_(LARGEST).clamp_min_(_LEAST)
 
 

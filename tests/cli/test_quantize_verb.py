@@ -34,6 +34,7 @@ def test_a_folder_of_pictures_without_classes(folder: Path, ofa: Verbs) -> None:
     assert done.code == 0, done.err
     assert "20 images of pictures to calibrate on, 20 held out" in done.err
     assert "2 of 2 layers in int8" in done.out and "get the float32 model's answer" in done.out
+    assert "short weights" in done.err and " with full weights: agreement" in done.out
     assert "small.int8.onnx" in done.out and "minmax: agreement" in done.out and "Conv" in done.out
     kinds = {node.op_type for node in onnx.load(folder / "small.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds
@@ -45,6 +46,7 @@ def test_classes_are_the_networks_own(folder: Path, ofa: Verbs) -> None:
     command = ("quantize", "small.onnx", "--data", "tree", "-o", "q.onnx", "--method", "minmax", "--json")
     result = json.loads(ofa(folder, *command, "--accuracy-drop", 100).out)
     assert result["measure"] == "accuracy" and result["method"] == "minmax"
+    assert result["weights"] == "short" and 0 <= result["other_weights"]["share"] <= 1
     assert result["path"] == "q.onnx" and result["int8_layers"] == 2 and result["float32_layers"] == []
     assert result["points_lost"] == pytest.approx(100 * (result["float32"] - result["int8"]))
     (folder / "tree" / "zero").rename(folder / "tree" / "cat")

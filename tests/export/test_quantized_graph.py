@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import ofa_tvm
 from ofa_tvm import Arch, build_supernet
+from ofa_tvm.compiler.dots import has_short_sums
 from ofa_tvm.compiler.graph.quantized import canonical
 from ofa_tvm.export import export_onnx, to_onnx
 from ofa_tvm.supernet import Network, Supernet, calibrate, set_dtype
@@ -53,6 +54,20 @@ def feature_maps(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] not in weights
     ]
+
+
+def weights_in_fours(model: onnx.ModelProto) -> Iterator[np.ndarray]:
+    """Of all layers but depthwise ones, as the compiler puts them together."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            codes = arrays[made[node.input[1]].input[0]]
+            transposed = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+            codes = np.moveaxis(codes if transposed else codes.T, 1, -1)
+            if codes.shape[-1] > 1:
+                fours = np.pad(codes, [*[(0, 0)] * (codes.ndim - 1), (0, -codes.shape[-1] % 4)])
+                yield fours.reshape(*fours.shape[:-1], -1, 4)
 
 
 def outputs(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
@@ -128,6 +143,7 @@ def test_the_form_is_what_the_compiler_makes_integer_kernels_of(supernet: Supern
     for value in map(onnx.numpy_helper.to_array, scales):  # 0 is refused by those who read it
         assert value.dtype == np.float32
         assert (value > 0).all() and np.isfinite(value).all()
+    assert all(map(has_short_sums, weights_in_fours(model)))
     canonical(model)
     made = {name: node for node in model.graph.node for name in node.output}
     products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]

@@ -101,6 +101,26 @@ def test_a_model_becomes_qdq_with_bytes_and_its_cost_is_told(tmp_path: Path) -> 
     assert np.sqrt(np.mean((got - want) ** 2)) < 0.1 * np.sqrt(np.mean(want**2))
 
 
+def test_two_neighbours_are_128_together_unless_all_of_8_bits_is_asked_for(tmp_path: Path) -> None:
+    source = network(tmp_path / "m.onnx")
+    made = {weights: anyway(source, images(), tmp_path / f"{weights}.onnx", weights=weights)
+            for weights in ("short", "full")}  # fmt: skip
+    for weights, result in made.items():
+        model = onnx.load(result.path)
+        arrays = {t.name: numpy_helper.to_array(t).astype(int) for t in model.graph.initializer}
+        for name, axis in (("w0", 1), ("w1", 1), ("w2", 0)):
+            codes = np.moveaxis(arrays[f"{name}_quantized"], axis, 0)
+            even = codes[: len(codes) // 2 * 2]
+            sums = abs(even[::2] + even[1::2]).max()
+            assert abs(codes).max() == 127 if weights == "full" else abs(codes).max() <= 127
+            assert sums > 128 if weights == "full" else 120 < sums <= 128
+    short, full = made["short"], made["full"]
+    assert (short.other_weights, full.other_weights) == (full.int8, short.int8)
+    assert short.int8.error < 0.1
+    with pytest.raises(UsageError, match="choose short or full"):
+        anyway(source, images(), tmp_path / "q.onnx", weights="7")
+
+
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_one_method(method: Any, tmp_path: Path) -> None:
     made = anyway(network(tmp_path / "m.onnx"), images(), tmp_path / "q.onnx", method=method)
