@@ -55,7 +55,14 @@ class Phone:
         return _adb("-s", self.serial, *words, limit_s=limit_s)
 
     def check(self, arch: str, room: int) -> None:
-        """Refuse a phone that cannot run programs of a processor family, or has less room than `room` bytes.
+        """Refuse a phone that cannot run programs of a processor family, or has no room for a folder.
+
+        Parameters
+        ----------
+        arch
+            As `uname -m` says.
+        room
+            What the folder takes, in bytes; what lies there from before is replaced and counts as free.
 
         Raises
         ------
@@ -69,7 +76,11 @@ class Phone:
         lines = self.adb("shell", "df", "-k", PLACE).splitlines()
         # A long device's name has a line of its own in some systems.
         free = [int(word) for word in " ".join(lines[1:]).split() if word.isdecimal()][2:3]
-        if free and free[0] * 1024 < room:
+        if not free or free[0] * 1024 >= room:
+            return
+        before = self.adb("shell", f"du -sk {PLACE}").split()[:1]
+        replaced = int(before[0]) if before and before[0].isdecimal() else 0
+        if (free[0] + replaced) * 1024 < room:
             raise UserError(
                 f"the data partition of {self.serial} has {free[0] / 1024:.1f} MB left and the folder takes "
                 f"{room / 2**20:.1f}: make room there (nothing was copied)"

@@ -53,8 +53,7 @@ def device_runtime(
     """
     native = arch == platform.machine()
     command = list(cxx) or (list(host_cxx()) if native else [])
-    if not command:
-        raise UserError(f"the device server for {arch} needs a C++ compiler for it")
+    require_cxx(command, arch)
     gpu = "" if kind == "llvm" else f"-{kind}"
     folder = cache_dir() / "devices" / f"{arch}{gpu}-{_digest(command)}"
     with FileLock(_lock(folder)):
@@ -128,6 +127,23 @@ def cxx_of(link: Sequence[str]) -> tuple[str, ...]:
         return tuple(part.replace("-linux-gnu", "-linux-gnu.2.28") for part in command)
     program = re.sub(r"gcc$", "g++", re.sub(r"clang$", "clang++", command[0]))
     return (program, *command[1:])
+
+
+def require_cxx(command: Sequence[str], arch: str) -> None:
+    """Refuse a command of a C++ compiler that is not installed: where C is compiled, it may be missing.
+
+    Raises
+    ------
+    UserError
+        The sentence says what to install.
+    """
+    if not command:
+        raise UserError(f"programs for {arch} need a C++ compiler for it")
+    if shutil.which(command[0]) is None:
+        name = Path(command[0]).name
+        family = name.removesuffix("g++").rstrip("-")
+        package = f"g++-{family}" if family != name and family else "g++"
+        raise UserError(f"no C++ compiler: {name} is not installed; apt-get install {package}")
 
 
 def host_cxx() -> tuple[str, ...]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ofa_tvm.devices.native import host_cxx, package_folder, run_compiler
-from ofa_tvm.errors import UserError
+from ofa_tvm.devices.native import host_cxx, package_folder, require_cxx, run_compiler
 from ofa_tvm.files import cache_dir
 from ofa_tvm.native.library import FOLDER
 from ofa_tvm.progress import SILENT, Progress
@@ -44,8 +43,7 @@ def runner_program(
         If a compiler is missing or fails.
     """
     command = list(cxx) or (list(host_cxx()) if arch == platform.machine() else [])
-    if not command:
-        raise UserError(f"the program for {arch} needs a C++ compiler for it")
+    require_cxx(command, arch)
     folder = cache_dir() / "devices" / f"runner-{arch}-{_digest(command, libraries)}"
     program = folder / PROGRAM
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,9 @@ class Link:
         """
         if command := installed_command(self.compilers):
             return command
-        raise UserError(f"no linker: {' or '.join(self.compilers)} is not installed; {self.install}")
+        names = ", ".join(self.compilers)
+        none = f"{names} is not" if len(self.compilers) == 1 else f"none of {names} is"
+        raise UserError(f"no linker: {none} installed; {self.install}")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ def require_unit(budget: Budget, target: Target) -> None:
         return
     if target.unit == "Minstr":
         raise UsageError(
-            f"target {target.name} is emulated, so it counts instructions and has no latency; type the "
-            "budget in millions of instructions, for example 120Minstr"
+            f"target {target.name} is emulated here, so it counts instructions and has no latency; type the "
+            "budget in millions of instructions, for example 120Minstr; where a device is at hand, name its "
+            "tracker in OFA_TVM_TRACKER"
         )
     raise UsageError(f"target {target.name} is measured in ms; type the budget so, for example 25ms")
 

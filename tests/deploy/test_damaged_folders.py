@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from pathlib import Path
 
 from small_module import SmallModule
 from test_bare import photos, runs, shipped
+
+from ofa_tvm.devices.native import host_cxx
+
+
+def _sealed(content: bytes) -> bytes:
+    """A file with a checksum that is right."""
+    marked = content + b"ofa-tvm\x01"
+    return marked + hashlib.sha256(marked).digest()
 
 
 def test_a_folder_that_is_not_whole_says_so(small: SmallModule, tmp_path: Path) -> None:
@@ -15,7 +25,11 @@ def test_a_folder_that_is_not_whole_says_so(small: SmallModule, tmp_path: Path) 
     whole = (folder / "model.so").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
+    subprocess.run([*host_cxx(), "-shared", "-x", "c", "/dev/null", "-o", tmp_path / "other.so"], check=True)
+    other = (tmp_path / "other.so").read_bytes()
     for content, says in (
+        (_sealed(b"no library"), "cannot be used: the system's loader does not take"),
+        (_sealed(other), "holds no network that ofa-tvm compiled"),
         (bytes(flipped), "is damaged: it differs from the checksum that it carries; copy it again"),
         (whole[:5000], "is cut short, or ofa-tvm did not compile it; copy it again"),
         (b"", "is cut short, or ofa-tvm did not compile it; copy it again"),

@@ -92,6 +92,9 @@ def test_a_full_phone_and_one_that_is_unplugged(phone: Path) -> None:
     found.check("aarch64", 2 * MB)
     with pytest.raises(UserError, match=r"PHONE1 has 3\.0 MB left and the folder takes 11\.0: make room"):
         found.check("aarch64", 11 * MB)
+    (phone / "phone/ofa-tvm").mkdir(parents=True, exist_ok=True)
+    (phone / "phone/ofa-tvm/from before").write_bytes(bytes(9 * MB))
+    found.check("aarch64", 11 * MB)
     (phone / "unplugged").touch()
     with pytest.raises(UserError, match=r"the phone is gone \(device 'PHONE1' not found\); plug it in again"):
         found.check("aarch64", MB)

@@ -64,9 +64,23 @@ void UseThreads(int threads) {
                                                                 ffi::Array<ffi::String>(cpus.begin(), cpus.end()));
 }
 
+// What a library holds under a name. Whatever carries a checksum may be put in the module's place.
+ffi::Function Held(const ffi::Module& module, const char* name, const std::string& path) {
+  const auto function = module->GetFunction(name);
+  if (!function.has_value()) {
+    throw std::runtime_error("the module cannot be used: " + path + " holds no network that ofa-tvm compiled");
+  }
+  return function.value();
+}
+
 ffi::Module Loaded(const std::string& path) {
   RequireWhole(path);
-  return ffi::Module::LoadFromFile(path);
+  try {
+    return ffi::Module::LoadFromFile(path);
+  } catch (const ffi::Error&) {  // its words are of TVM's code; the loader's reasons follow from the file
+    throw std::runtime_error("the module cannot be used: the system's loader does not take " + path +
+                             "; is it for this processor family?");
+  }
 }
 
 ffi::Tensor First(const ffi::Any& result) {
@@ -77,10 +91,10 @@ ffi::Tensor First(const ffi::Any& result) {
 }  // namespace
 
 Network::Network(const std::string& path) : library_(Loaded(path)), vm_(library_) {
-  vm_ = library_->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
-  vm_->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-  main_ = vm_->GetFunction("main").value();
-  const auto raw = vm_->GetFunction("metadata").value()().cast<ffi::Tensor>();
+  vm_ = Held(library_, "vm_load_executable", path)().cast<ffi::Module>();
+  Held(vm_, "vm_initialization", path)(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+  main_ = Held(vm_, "main", path);
+  const auto raw = Held(vm_, "metadata", path)().cast<ffi::Tensor>();
   const std::string text(static_cast<const char*>(raw.data_ptr()), static_cast<std::size_t>(raw.numel()));
   metadata_ = ffi::json::Parse(text).cast<ffi::json::Object>();
   const auto inputs = Of<ffi::json::Array>(metadata_, "inputs");
