@@ -206,7 +206,7 @@ def command(
         return
     from ofa_tvm.workflow.reach import require_budgets
 
-    require_budgets(alternatives, budgets, models, [own for own, _ in accuracies])  # before TVM is loaded (4 s)
+    require_budgets(alternatives, budgets, models, [own for own, _ in accuracies])  # before TVM's 4 s
     from ofa_tvm.cli.verified import show
     from ofa_tvm.search.limits import hard_limits
     from ofa_tvm.workflow.pipeline import run_search
