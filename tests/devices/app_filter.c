@@ -3,8 +3,8 @@
  * Android allows what its C library's SYSCALLS.TXT has, less SECCOMP_BLOCKLIST_APP.TXT and _COMMON, plus
  * SECCOMP_ALLOWLIST_APP.TXT and _COMMON (platform/bionic/libc), and answers every other call with SIGSYS. Allowed
  * here is what the lists of 2025 have for 64-bit apps, less what came to them after Android 9 (statx, close_range,
- * bpf, membarrier, userfaultfd, epoll_pwait2, mseal, process_madvise, pidfd_open and its kin). Where glibc makes an older call on x86 than on
- * aarch64, which has no such call, the old one stands for the new one and is allowed if that is. */
+ * bpf, membarrier, userfaultfd, epoll_pwait2, mseal, process_madvise, pidfd_open and its kin). Where glibc makes an
+ * older call on x86 than on aarch64, which has no such call, the old one is allowed if the new one is. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
