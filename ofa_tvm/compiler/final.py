@@ -12,6 +12,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from ofa_tvm.compiler.as_written import as_written
 from ofa_tvm.compiler.nan import keeping_nan
 from ofa_tvm.compiler.pairs import folded
 from ofa_tvm.compiler.toolchain import on_cpu
@@ -30,11 +31,12 @@ def final_form(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """
     functions = {}
     for var, function in mod.functions.items():
+        body = as_written(function.body)
         if on_cpu(target):
-            body = folded(keeping_nan(function.body, target))
+            body = folded(keeping_nan(body, target))
             functions[var] = _with_short_indices(function.with_body(body))
         else:
-            functions[var] = function.with_body(keeping_nan(_with_true_as_one(function.body), target))
+            functions[var] = function.with_body(keeping_nan(_with_true_as_one(body), target))
     return tvm.IRModule(functions)
 
 

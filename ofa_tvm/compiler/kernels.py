@@ -64,7 +64,10 @@ class Kernel:
 
 
 def kernel_key(function: tvm.tirx.PrimFunc) -> str:
-    """Identity of a kernel: equal for structurally equal functions, in every process."""
+    """Identity of a kernel in tuning logs: equal for structurally equal functions, in every process.
+
+    Others may, seldom, have the same one: they would be tuned as one, and computed each as it is.
+    """
     plain = function.without_attr("global_symbol").without_attr("op_pattern")
     return f"{tvm_ffi.structural_hash(plain) & (2**64 - 1):016x}"
 

@@ -13,6 +13,7 @@ import tvm_ffi
 from tvm import relax, te, tirx, topi
 
 from ofa_tvm.compiler import normalisation
+from ofa_tvm.compiler.arg_extrema import legal_arg_extremum
 from ofa_tvm.compiler.convolutions import convolution, depthwise, grouped
 from ofa_tvm.compiler.dataflow import bindings, static_shape
 from ofa_tvm.compiler.depthwise_kernels import depthwise_of_pairs
@@ -43,6 +44,7 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "float32") 
         "relax.take": _take,
     }
     if form.lanes:
+        own |= dict.fromkeys(("relax.argmax", "relax.argmin"), legal_arg_extremum)
         own |= normalisation.legalizers(templates.lanes() or form.lanes)
     passes = tvm.transform.Sequential(
         [

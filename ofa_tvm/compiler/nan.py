@@ -45,6 +45,9 @@ def keeping_nan(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
     def extremum(node: tirx.Max | tirx.Min) -> tvm.ir.Expr:
         if "float" not in str(node.ty.dtype):
             return node
+        unknown = [o for o in (node.a, node.b) if isinstance(o, tirx.FloatImm) and math.isnan(o.value)]
+        if unknown:
+            return unknown[0]
         if not host_code:
             return node if _accumulates(node, accumulators) else _chosen(node)
         return _intrinsic(node) if _is_arm(target) else _ordered(node)

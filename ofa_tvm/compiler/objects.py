@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
+import tvm_ffi
+from tvm import tirx
 from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import elementary
@@ -45,8 +47,26 @@ class ScheduledKernel:
 def scheduled_kernel(sch: Schedule, target: tvm.target.Target) -> ScheduledKernel:
     """The kernel in its final form, named by what it is."""
     function = final_form(sch.mod, target)["main"]
-    symbol = f"kernel_{kernel_key(function)}"
+    symbol = f"kernel_{_code_key(function)}"
     return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
+
+
+def _code_key(function: tvm.tirx.PrimFunc) -> str:
+    """A hash that tells different code apart, whatever its names.
+
+    TVM's structural hash does not: numbers go into it nearly as they are, and may cancel out, as those of
+    max(-inf, min(inf, x)) and of max(1, min(1, x)) did. So they and the variables are counted in, in order.
+    """
+    parts: list[object] = [kernel_key(function)]
+    variables: dict[tvm.ir.Var, int] = {}
+    tvm_ffi.structural_walk(
+        function,
+        [
+            ((tirx.IntImm, tirx.FloatImm), lambda node: parts.append(node.value)),
+            (tvm.ir.Var, lambda var: parts.append(("var", variables.setdefault(var, len(variables))))),
+        ],
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 class NotCached(UserWarning):

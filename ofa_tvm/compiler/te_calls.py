@@ -91,9 +91,10 @@ def elementwise_legalizers() -> dict[str, Callable[[relax.BlockBuilder, relax.Ca
     def legal(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         function, args = _ELEMENTWISE[call.op.name], list(call.args)
         if len(args) == 2:  # one of them may be a constant of the kernel
-            args[1] = _as_number(args[1])
-            if not isinstance(args[1], tirx.FloatImm | tirx.IntImm):
-                args[0] = _as_number(args[0])
+            numbers = [_as_number(arg) for arg in args]
+            which = 1 if isinstance(numbers[1], tirx.FloatImm | tirx.IntImm) else 0
+            if not (function in (topi.multiply, topi.divide) and _is_zero(numbers[which])):
+                args[which] = numbers[which]
         return call_te(bb, function, *args)
 
     return dict.fromkeys(_ELEMENTWISE, legal)
@@ -105,6 +106,11 @@ def _as_number(expr: relax.Expr) -> relax.Expr | tirx.FloatImm | tirx.IntImm:
         return expr
     value, dtype = expr.value.numpy()[()].item(), str(expr.ty.dtype)
     return tirx.FloatImm(dtype, value) if isinstance(value, float) else tirx.IntImm(dtype, int(value))
+
+
+def _is_zero(number: object) -> bool:
+    """Of floats: TVM takes 0 x and 0 / x for 0, whatever x is, NaN and infinity too."""
+    return isinstance(number, tirx.FloatImm) and number.value == 0
 
 
 def _described(args: tuple[Any, ...]) -> tuple[_Tensor | _Number | _Plain, ...] | None:

@@ -2,9 +2,7 @@
 
 Never another exception, a dead process, more than 1 GB or 10 s. By default it takes a minute or two;
 `OFA_TVM_FUZZ_SECONDS` (for all formats together), `OFA_TVM_FUZZ_SEED` and `OFA_TVM_FUZZ_KEEP` (a folder for
-the files that were found) make it a campaign, here over all formats, or those that are named:
-
-    OFA_TVM_FUZZ_SECONDS=1800 OFA_TVM_FUZZ_SEED=7 OFA_TVM_FUZZ_KEEP=found python tests/fuzz/test_fuzz.py
+the files that were found) change that. `python benchmarks/fuzz.py` is a campaign by hand, with its counts.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -165,23 +162,3 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 def test_mutated_files_are_read_right_or_refused_in_a_sentence(name: str, results: dict[str, Result]) -> None:
     assert not results[name].findings, str(results[name])
     assert results[name].counts.total() > 0
-
-
-def main(names: Sequence[str]) -> int:
-    """A campaign over the formats named, or all: a line for each."""
-
-    def done(name: str, result: Result) -> None:
-        sys.stdout.write(f"{name}: {result}\n")
-        sys.stdout.flush()
-
-    seconds, seed, keep = _settings()
-    chosen = list(names) or list(FORMATS)
-    with tempfile.TemporaryDirectory(prefix="ofa-tvm-fuzz-") as folder:
-        results = fuzz(chosen, seconds / len(chosen), seed, Path(folder), keep, done)
-    total = sum((result.counts for result in results.values()), Counter())
-    sys.stdout.write(f"{total.total()} cases: {Result(total)}\n")
-    return int(total["finding"] > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -137,6 +137,23 @@ def _elu(node: Node, alpha: float, gamma: float) -> relax.Expr:
     )
 
 
+def leaky_relu(node: Node) -> relax.Expr:
+    """ONNX `LeakyRelu`; with a slope of zero as the product that it is, which keeps NaN."""
+    x, alpha = node[0], node.attribute("alpha", 0.01)
+    if alpha:
+        return node.op.nn.leakyrelu(x, alpha)
+    return node.op.where(node.op.less(x, scalar(0, x)), node.op.multiply(x, scalar(0, x)), x)
+
+
+def sign(node: Node) -> relax.Expr:
+    """ONNX `Sign`; that of NaN is NaN."""
+    x = node[0]
+    if not dtype_of(x).startswith(("float", "bfloat")):
+        return node.op.sign(x)
+    above = node.op.where(node.op.greater(x, scalar(0, x)), scalar(1, x), x)
+    return node.op.where(node.op.less(x, scalar(0, x)), scalar(-1, x), above)
+
+
 def prelu(node: Node) -> relax.Expr:
     """ONNX `PRelu`, its slopes broadcast to the input."""
     x = node[0]
