@@ -49,9 +49,7 @@ def require_budgets(
     raise refused[0]
 
 
-def _require(
-    settings: Settings, budget: Budget, given: CostModel | None, accuracy: Predictor | None
-) -> None:
+def _require(settings: Settings, budget: Budget, given: CostModel | None, accuracy: Predictor | None) -> None:
     space, asked = settings.space, settings.resolutions
     known = (
         settings.store.latency(Variant.of(settings.target), space)
