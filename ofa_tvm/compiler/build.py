@@ -13,10 +13,10 @@ from typing import Literal
 import onnx
 import tvm
 from tvm import relax
-from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler import graph, half, layout, lowering
 from ofa_tvm.compiler.byte_tables import with_tables
+from ofa_tvm.compiler.choice import choose
 from ofa_tvm.compiler.dataflow import bindings, static_shape_of
 from ofa_tvm.compiler.formats import PASSES
 from ofa_tvm.compiler.importer import import_onnx, known_operators
@@ -25,11 +25,9 @@ from ofa_tvm.compiler.kernels import Kernel, is_static, make_kernel
 from ofa_tvm.compiler.linking import LIBRARY_BYTES
 from ofa_tvm.compiler.metadata import network_metadata
 from ofa_tvm.compiler.network import KernelUse, Network, device_library, host_library
-from ofa_tvm.compiler.objects import ScheduledKernel, scheduled_kernel
 from ofa_tvm.compiler.products import ProductForm
 from ofa_tvm.compiler.refusals import refusal
 from ofa_tvm.compiler.templates import templates_of
-from ofa_tvm.compiler.traces import scheduled_by_trace
 from ofa_tvm.compiler.transfer import Transfer
 from ofa_tvm.errors import UsageError, UserError
 from ofa_tvm.files import sha256
@@ -245,7 +243,7 @@ def prepare(
 
     single = find_records(target.with_threads(1), logs) if records is None and target.threads > 1 else None
     transfer = Transfer(table, *([single] if single else []))
-    chosen = {name: _schedule(kernel, table, transfer, tvm_target) for name, kernel in kernels.items()}
+    chosen = {name: choose(kernel, table, transfer, tvm_target) for name, kernel in kernels.items()}
     metadata = network_metadata(proto, mod, target)
     if not isinstance(model, onnx.ModelProto):  # by which `ofa-tvm measure` finds it again
         metadata["source"] = {"name": Path(model).name, "sha256": sha256(model)}
@@ -283,26 +281,6 @@ def _stated(target: Target, kernels: Iterable[Kernel], source: str) -> Target:
             "quantize MODEL --data IMAGES -o model.int8.onnx), or leave --dtype out"
         )
     return target
-
-
-def _schedule(
-    kernel: Kernel, table: KernelTable, transfer: Transfer, target: tvm.target.Target
-) -> tuple[ScheduledKernel, KernelUse]:
-    for record in table.records.get(kernel.key, ()):
-        try:
-            sch = scheduled_by_trace(kernel.mod, record.trace)
-        except ValueError:
-            continue  # made by another version of the compiler
-        machines = frozenset(table.machines.get(kernel.key, ()))
-        use = KernelUse(kernel.signature, kernel.calls, "tuned", record.cost, machines)
-        return scheduled_kernel(sch, target), use
-    hints = transfer.hints(kernel)
-    default = next(templates_of(target).ranked(kernel.mod, hints), None)
-    if default is not None:
-        use = KernelUse(kernel.signature, kernel.calls, "transferred" if hints else "default", None)
-        return scheduled_kernel(default, target), use
-    use = KernelUse(kernel.signature, kernel.calls, "none", None)
-    return scheduled_kernel(Schedule(kernel.mod), target), use
 
 
 def _tuned_fraction(kernels: Sequence[Kernel], uses: Sequence[KernelUse]) -> float:

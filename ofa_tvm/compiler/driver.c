@@ -26,9 +26,18 @@ int32_t NETWORK(void *self, const Any *args, int32_t count, Any *result) {
   int32_t code = 0;
   const Operand *o = operands;
   const char *weights = take_weights();
-  char *workspace = take_workspace();
-  (void)self; (void)count; (void)result;
-  if (!workspace) return -1;
+  char *workspace;
+  (void)self; (void)result;
+  for (int32_t i = 0; i < count; ++i) /* kernels do not look */
+    if ((size_t)begin_of(tensor_of(args + i)) % ALIGNMENT) {
+      TVMFFIErrorSetRaisedFromCStr("ValueError", "inputs and outputs have to begin at multiples of 64 bytes");
+      return -1;
+    }
+  workspace = take_workspace();
+  if (!workspace) {
+    TVMFFIErrorSetRaisedFromCStr("MemoryError", "there is no memory for what the network computes on the way");
+    return -1;
+  }
 #ifdef PROFILE
   double begin = now();
 #endif
@@ -37,8 +46,8 @@ int32_t NETWORK(void *self, const Any *args, int32_t count, Any *result) {
     for (int32_t i = 0; i < steps[step].operands; ++i, ++o) {
       Tensor *t = tensors + i;
       const Tensor *argument = o->place < 0 ? NULL : tensor_of(args + o->place);
-      t->data = argument ? argument->data : (void *)((o->place == WEIGHTS ? weights : workspace) + o->offset);
-      t->byte_offset = argument ? argument->byte_offset : 0;
+      t->data = argument ? begin_of(argument) : (void *)((o->place == WEIGHTS ? weights : workspace) + o->offset);
+      t->byte_offset = 0;
       t->device.type = 1; t->device.id = 0; t->ndim = o->ndim; t->dtype = o->dtype;
       t->shape = (int64_t *)o->dims; t->strides = (int64_t *)o->dims + o->ndim;
       pointers[i].kind = TENSOR_POINTER; pointers[i].padding = 0; pointers[i].value.p = t;

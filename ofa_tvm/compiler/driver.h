@@ -27,9 +27,12 @@ typedef struct { int32_t kind; uint32_t padding; union { int64_t i; void *p; } v
 enum { TENSOR_POINTER = 7, HEADER = 24 };
 void *TVMBackendAllocWorkspace(int, int, uint64_t, int, int);
 int TVMBackendFreeWorkspace(int, int, void *);
+void TVMFFIErrorSetRaisedFromCStr(const char *, const char *);
 static inline Tensor *tensor_of(const Any *a) {
   return (Tensor *)(a->kind == TENSOR_POINTER ? a->value.p : (void *)((char *)a->value.p + HEADER));
 }
+/* Where a tensor begins. */
+static inline char *begin_of(const Tensor *t) { return (char *)t->data + t->byte_offset; }
 typedef int32_t Kernel(void *, const Any *, int32_t, Any *);
 
 /* What a kernel is called on: a tensor within an argument of the network, its weights or its workspace.
@@ -38,6 +41,7 @@ enum { WEIGHTS = -1, WORKSPACE = -2 };
 typedef struct { uint64_t offset; const int64_t *dims; int32_t ndim, place; DType dtype; } Operand;
 typedef struct { Kernel *kernel; int32_t operands; } Step;
 
+#define ALIGNMENT 64 /* that kernels take for granted, as TVM allocates */
 #define HUGE_PAGE ((size_t)2 << 20)
 #define LEAST ((size_t)1 << 20) /* bytes that are worth a huge page */
 #define IDLE 16                 /* workspaces kept for the next calls */

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import tvm
@@ -22,9 +23,10 @@ from ofa_tvm.compiler.kernels import kernel_key
 from ofa_tvm.compiler.refusals import reason
 from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, read_sealed, require_room, write_sealed
+from ofa_tvm.runtime.threads import usable_cpus
 from ofa_tvm.temporaries import remove_dead
 
-_LLVM_THREADS = 2
+_MOST_THREADS = 16
 _LARGEST_BYTES = 1 << 20
 
 
@@ -36,22 +38,28 @@ class ScheduledKernel:
     ----------
     symbol
         Name of the function in the object file.
-    function
-        The scheduled PrimFunc.
+    make
+        Makes `function`; not asked where the kernel's object is known.
     """
 
     symbol: str
-    function: tvm.tirx.PrimFunc
+    make: Callable[[], tvm.tirx.PrimFunc]
+
+    @cached_property
+    def function(self) -> tvm.tirx.PrimFunc:
+        """The scheduled PrimFunc."""
+        return self.make()
 
 
 def scheduled_kernel(sch: Schedule, target: tvm.target.Target) -> ScheduledKernel:
     """The kernel in its final form, named by what it is."""
     function = final_form(sch.mod, target)["main"]
-    symbol = f"kernel_{_code_key(function)}"
-    return ScheduledKernel(symbol, function.with_attr("global_symbol", symbol))
+    symbol = f"kernel_{code_key(function)}"
+    named = function.with_attr("global_symbol", symbol)
+    return ScheduledKernel(symbol, lambda: named)
 
 
-def _code_key(function: tvm.tirx.PrimFunc) -> str:
+def code_key(function: tvm.tirx.PrimFunc) -> str:
     """A hash that tells different code apart, whatever its names.
 
     TVM's structural hash does not: numbers go into it nearly as they are, and may cancel out, as those of
@@ -73,6 +81,12 @@ class NotCached(UserWarning):
     """Kernels cannot be kept for the next network; they are generated anew each time."""
 
 
+def objects_folder(target: tvm.target.Target) -> Path:
+    """Where objects of a target's kernels are kept."""
+    made_by = f"{tvm.__version__} {elementary.REVISION} {REVISION} {target}"
+    return cache_dir() / "kernels" / hashlib.sha256(made_by.encode()).hexdigest()[:16]
+
+
 def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Target) -> list[Path | bytes]:
     """Object file of every kernel, from the cache or generated now; its bytes where it cannot be kept.
 
@@ -89,32 +103,34 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
     UserError
         If files may not be as large as an object is (`ulimit -f`), or if TVM cannot make a kernel's code.
     """
-    made_by = f"{tvm.__version__} {elementary.REVISION} {REVISION} {target}"
-    digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
-    folder = cache_dir() / "kernels" / digest
+    folder = objects_folder(target)
     remove_dead(folder)
     require_room(None, _LARGEST_BYTES)
 
-    def generate(name: str, kernel: ScheduledKernel) -> Path | bytes:
-        path = folder / f"{kernel.symbol}.o"
-        if read_sealed(path) is None:
-            try:
-                library = kernel_code(tvm.IRModule({kernel.symbol: kernel.function}), target)
-            except tvm.error.InternalError as error:
-                raise UserError(f"TVM cannot make code of the kernel {name} ({reason(error)})") from error
-            code = _object_code(library.mod)
-            try:
-                write_sealed(path, code)
-            except UserError as error:
-                remark = "going on without the cache of kernels; OFA_TVM_CACHE names another folder for it"
-                said = str(error).replace(str(path), str(folder))  # once, not for each kernel
-                warnings.warn(f"{said}: {remark}", NotCached, stacklevel=2)
-                return code
+    names = {kernel.symbol: name for name, kernel in kernels.items()}
+    files: dict[str, Path | bytes] = {symbol: folder / f"{symbol}.o" for symbol in names}
+    missing = [symbol for symbol, file in files.items() if read_sealed(file) is None]
+
+    def generate(symbol: str, function: tvm.tirx.PrimFunc) -> Path | bytes:
+        path, name = folder / f"{symbol}.o", names[symbol]
+        try:
+            library = kernel_code(tvm.IRModule({symbol: function}), target)
+        except tvm.error.InternalError as error:
+            raise UserError(f"TVM cannot make code of the kernel {name} ({reason(error)})") from error
+        code = _object_code(library.mod)
+        try:
+            write_sealed(path, code)
+        except UserError as error:
+            remark = "going on without the cache of kernels; OFA_TVM_CACHE names another folder for it"
+            said = str(error).replace(str(path), str(folder))  # once, not for each kernel
+            warnings.warn(f"{said}: {remark}", NotCached, stacklevel=2)
+            return code
         return path
 
-    with ThreadPoolExecutor(_LLVM_THREADS) as pool:
-        different = {kernel.symbol: name for name, kernel in kernels.items()}
-        return list(pool.map(lambda name: generate(name, kernels[name]), different.values()))
+    functions = [kernels[names[symbol]].function for symbol in missing]  # TVM schedules in one thread only
+    with ThreadPoolExecutor(min(usable_cpus(), _MOST_THREADS)) as pool:
+        files |= zip(missing, pool.map(generate, missing, functions), strict=True)
+    return list(files.values())
 
 
 def _object_code(module: tvm.runtime.Module) -> bytes:

@@ -7,11 +7,12 @@ of other number formats: how many values a vector register holds decides the til
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.tilings import Tiling, tiling_of
@@ -47,9 +48,28 @@ class _Form:
         """Main operator, formats and number of extents: where they differ there is nothing to compare."""
         return self.operators[0], self.dtypes, len(self.extents)
 
-    def distance(self, other: _Form) -> float:
-        far = sum(abs(math.log(a / b)) for a, b in zip(self.extents, other.extents, strict=True))
-        return far + (_OTHER_EPILOGUE if self.operators != other.operators else 0.0)
+
+class _Family:
+    """Forms of one family with their tilings."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Form, Tiling] = {}
+        self._extents: npt.NDArray[np.float64] | None = None  # logarithms, a row a form
+
+    def add(self, form: _Form, tiling: Tiling) -> None:
+        if form not in self._known:
+            self._extents = None
+        self._known[form] = tiling
+
+    def nearest(self, form: _Form) -> list[Tiling]:
+        """Tilings of the most similar forms, nearest first."""
+        if self._extents is None:
+            self._extents = np.log(np.array([known.extents for known in self._known], float))
+        far = np.abs(self._extents - np.log(np.array(form.extents, float))).sum(1)
+        far += [0.0 if known.operators == form.operators else _OTHER_EPILOGUE for known in self._known]
+        order = np.argsort(far, kind="stable")[:_NEIGHBOURS]
+        tilings = list(self._known.values())
+        return [tilings[number] for number in order if far[number] <= _FARTHEST]
 
 
 class Transfer:
@@ -62,7 +82,7 @@ class Transfer:
     """
 
     def __init__(self, *tables: KernelTable) -> None:
-        self._known: dict[tuple[str, tuple[str, ...], int], dict[_Form, Tiling]] = {}
+        self._known: defaultdict[tuple[str, tuple[str, ...], int], _Family] = defaultdict(_Family)
         self._unread: defaultdict[str, list[Record]] = defaultdict(list)  # by their main operator
         for table in reversed(tables):
             for records in table.records.values():
@@ -76,15 +96,12 @@ class Transfer:
         """Best tilings of the most similar kernels, nearest first."""
         form = _Form.of(kernel.signature)
         self._read(form.operators[0])
-        known = self._known.get(form.family, {})
-        near = ((form.distance(other), number) for number, other in enumerate(known))
-        nearest = heapq.nsmallest(_NEIGHBOURS, (pair for pair in near if pair[0] <= _FARTHEST))
-        tilings = list(known.values())
-        return tuple(dict.fromkeys(tilings[number] for _, number in nearest))
+        known = self._known.get(form.family)
+        return tuple(dict.fromkeys(known.nearest(form))) if known else ()
 
     def _read(self, operator: str) -> None:
         """Traces are read when a kernel of their operator asks: a log that ships has a thousand."""
         for record in self._unread.pop(operator, ()):
             if (tiling := tiling_of(record.trace)) is not None:
                 form = _Form.of(record.signature)
-                self._known.setdefault(form.family, {})[form] = tiling
+                self._known[form.family].add(form, tiling)

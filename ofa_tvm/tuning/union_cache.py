@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ofa_tvm.errors import UserError
 from ofa_tvm.files import cache_dir, read_sealed, write_sealed
 from ofa_tvm.jsonfile import parse_json
 from ofa_tvm.logs import Signature
+from ofa_tvm.sources import sources_digest
 from ofa_tvm.spaces import Layer, get_space
 from ofa_tvm.spaces.published import PUBLISHED
 from ofa_tvm.spaces.space import Space
@@ -31,7 +31,6 @@ from ofa_tvm.targets import Target
 if TYPE_CHECKING:
     from ofa_tvm.compiler.kernels import Kernel
 
-_PACKAGE = Path(__file__).resolve().parent.parent
 # What kernels are made of: these sources and these packages.
 _SOURCES = (
     *("compiler", "export", "spaces", "supernet"),
@@ -78,12 +77,7 @@ def _root() -> Path:
 
 @cache
 def _version() -> str:
-    digest = hashlib.sha256(" ".join(version(package) for package in _PACKAGES).encode())
-    for name in _SOURCES:
-        part = _PACKAGE / name
-        for file in sorted(part.rglob("*.py")) if part.is_dir() else [part]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return sources_digest(_SOURCES, _PACKAGES)
 
 
 def kept(path: Path) -> LoweredSpace | None:

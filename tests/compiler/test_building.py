@@ -7,16 +7,24 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tvm
+import tvm_ffi
 from onnx_models import Graph, random_inputs, reference
+from tvm import relax
 
 import ofa_tvm
+from ofa_tvm.compiler.build import kernels_of, lower_onnx
 from ofa_tvm.compiler.objects import NotCached
+from ofa_tvm.compiler.templates import templates_of
+from ofa_tvm.compiler.traces import trace_json
 from ofa_tvm.errors import UserError
+from ofa_tvm.logs import KernelTable, Record
 from ofa_tvm.targets import Link, Target, get_target
 
 
@@ -122,6 +130,60 @@ def test_damaged_objects_are_generated_anew(
     ofa_tvm.compile(model, target, tmp_path / "second.so")
     assert_right(tmp_path / "second.so", model)
     assert {path.stat().st_size for path in objects} == {len(content) for content in whole.values()}
+
+
+def test_what_is_kept_of_choices_follows_records_and_survives_damage(
+    target: Target, tmp_path: Path, empty_cache: Path
+) -> None:
+    model, tvm_target = small(24), target.tvm_target()
+    kernel = next(k for k in kernels_of(lower_onnx(model, target)).values() if k.signature.has_product)
+    schedules = islice(templates_of(tvm_target).ranked(kernel.mod), 4)
+    records = [
+        Record(kernel.key, kernel.signature, trace_json(sch), (float(1 + number),))
+        for number, sch in enumerate(schedules)
+    ]
+    unfit = replace(records[0], trace=[[["GetSBlock", [], ["nowhere", "main"], ["b0"]]], []], times_us=(0.5,))
+
+    def compiled(*known: Record) -> tuple[str, float | None, frozenset[str]]:
+        table = KernelTable()
+        list(map(table.add, known))
+        before = {file.name for file in empty_cache.rglob("*.o")}
+        module = ofa_tvm.compile(model, target, tmp_path / "m.so", records=table)
+        assert_right(tmp_path / "m.so", model)
+        use = next(use for use in module.kernels if use.signature == kernel.signature)
+        return use.origin, use.cost, frozenset({file.name for file in empty_cache.rglob("*.o")} - before)
+
+    assert len(records) == 4
+    origin, cost, made = compiled()
+    assert origin == "default" and cost is None and len(made) == 3
+    ways = {"none": (), "last": records[3:], "all": records, "first does not fit": (unfit, *records[1:])}
+    first = {name: compiled(*known)[:2] for name, known in ways.items()}
+    assert first == {
+        "none": ("default", None), "last": ("tuned", 0.004), "all": ("tuned", 0.001),
+        "first does not fit": ("tuned", 0.002),
+    }  # fmt: skip
+    kept = [file for file in empty_cache.rglob("*") if file.is_file() and file.suffix != ".o"]
+    assert len(kept) == 5, "three by default, two by records"
+    for damage in (None, b"", b"no choice"):
+        for file in kept if damage is not None else ():
+            file.write_bytes(damage)
+        assert {name: compiled(*known) for name, known in ways.items()} == {
+            name: (*known, frozenset()) for name, known in first.items()
+        }
+
+
+def test_networks_refuse_what_kernels_cannot_take(target: Target, tmp_path: Path) -> None:
+    """Kernels do not look at their arguments; `load` and the C++ runner align them."""
+    g = Graph()
+    model = g.model(g.op("Relu", g.input("x", 1, 64)))
+    ofa_tvm.compile(model, target, tmp_path / "m.so")
+    vm = relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "m.so")), tvm.cpu())
+    memory = np.zeros(256, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    aligned = memory[start : start + 64].reshape(1, 64)
+    np.testing.assert_array_equal(vm["main"](tvm_ffi.from_dlpack(aligned)).numpy(), np.zeros((1, 64)))
+    with pytest.raises(ValueError, match="have to begin at multiples of 64 bytes"):
+        vm["main"](tvm_ffi.from_dlpack(memory[start + 1 : start + 65].reshape(1, 64)))
 
 
 @pytest.mark.slow

@@ -101,6 +101,6 @@ def test_a_kernel_without_arguments_is_a_step_like_all_others() -> None:
         builder.emit_func_output(total)
     mod = builder.finalize()
     kernels = {var.name_hint: f for var, f in mod.functions.items() if var.name_hint != "main"}
-    scheduled = {name: ScheduledKernel(name, function) for name, function in kernels.items()}
+    scheduled = {name: ScheduledKernel(name, lambda f=f: f) for name, f in kernels.items()}
     driver = make_driver(mod, scheduled)
     assert driver is not None and len(driver.calls) == 2
