@@ -108,11 +108,11 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
     require_room(None, _LARGEST_BYTES)
 
     names = {kernel.symbol: name for name, kernel in kernels.items()}
-    files: dict[str, Path | bytes] = {symbol: folder / f"{symbol}.o" for symbol in names}
-    missing = [symbol for symbol, file in files.items() if read_sealed(file) is None]
+    places = {symbol: folder / f"{symbol}.o" for symbol in names}
+    missing = [symbol for symbol, place in places.items() if read_sealed(place) is None]
 
     def generate(symbol: str, function: tvm.tirx.PrimFunc) -> Path | bytes:
-        path, name = folder / f"{symbol}.o", names[symbol]
+        path, name = places[symbol], names[symbol]
         try:
             library = kernel_code(tvm.IRModule({symbol: function}), target)
         except tvm.error.InternalError as error:
@@ -129,8 +129,8 @@ def object_files(kernels: Mapping[str, ScheduledKernel], target: tvm.target.Targ
 
     functions = [kernels[names[symbol]].function for symbol in missing]  # TVM schedules in one thread only
     with ThreadPoolExecutor(min(usable_cpus(), _MOST_THREADS)) as pool:
-        files |= zip(missing, pool.map(generate, missing, functions), strict=True)
-    return list(files.values())
+        made = dict(zip(missing, pool.map(generate, missing, functions), strict=True))
+    return [made.get(symbol, place) for symbol, place in places.items()]
 
 
 def _object_code(module: tvm.runtime.Module) -> bytes:
