@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 
 from ofa_tvm.compiler.kernels import Kernel
 from ofa_tvm.compiler.network import KernelUse, Origin
-from ofa_tvm.compiler.objects import ScheduledKernel, objects_folder, scheduled_kernel
+from ofa_tvm.compiler.objects import ScheduledKernel, code_key, objects_folder, scheduled_kernel
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.compiler.toolchain import on_cpu
 from ofa_tvm.compiler.traces import scheduled_by_trace
@@ -87,7 +87,7 @@ def _scheduled(
 
 def _place(kernel: Kernel, basis: Any, target: tvm.target.Target) -> Path:
     """Where it is kept what became of a kernel with this trace, or with these tilings of similar ones."""
-    digest = hashlib.sha256(json.dumps([kernel.key, basis]).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps([code_key(kernel.mod["main"]), basis]).encode()).hexdigest()[:32]
     return objects_folder(target) / _version() / digest
 
 
