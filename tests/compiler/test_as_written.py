@@ -11,7 +11,7 @@ from onnx_models import Graph
 from tvm import tirx
 
 import ofa_tvm
-from ofa_tvm.compiler.objects import _code_key
+from ofa_tvm.compiler.objects import code_key
 from ofa_tvm.targets import get_target
 
 X = np.array([-np.inf, -3, -0.0, 0, 1, np.inf, np.nan, 1e-45, 2, 7], np.float32)
@@ -98,6 +98,6 @@ def test_code_of_other_numbers_has_another_name() -> None:
         return tirx.PrimFunc([x, y], body)
 
     numbers = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 6.0, np.inf, -np.inf]
-    keys = {_code_key(clipped(low, high)) for low in numbers for high in numbers}
+    keys = {code_key(clipped(low, high)) for low in numbers for high in numbers}
     assert len(keys) == len(numbers) ** 2
-    assert _code_key(clipped(0.0, 6.0)) == _code_key(clipped(0.0, 6.0))
+    assert code_key(clipped(0.0, 6.0)) == code_key(clipped(0.0, 6.0))

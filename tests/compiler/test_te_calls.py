@@ -46,7 +46,7 @@ def test_other_arguments_are_another_kernel(one: float, other: float) -> None:
 @pytest.mark.parametrize("value", [2.0, -0.0, 0.0, math.nan, -math.inf, 1e-40])
 @pytest.mark.parametrize("name", ["add", "multiply", "divide", "maximum", "power"])
 def test_elementwise_operators_are_tvms(name: str, value: float) -> None:
-    """A constant of rank 0 is part of the kernel, unless a product is zero; another one is an argument."""
+    """A constant of rank 0 is part of the kernel, on either side; another, and zero of a product, is not."""
     x = relax.Var("x", relax.TensorType((4, 3), "float32"))
     scalar, row = constant_of(np.float32(value)), constant_of(np.full((3,), value, np.float32))
     pairs = [(x, row), (x, x)]
