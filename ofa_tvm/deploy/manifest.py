@@ -112,7 +112,8 @@ class CandidateEntry:
         UserError
             If its architecture is none.
         """
-        return cls(**_known(cls, {**content, "arch": Arch.from_dict(content["arch"])}))
+        optional: dict[str, Any] = {"validation_accuracy": None, "noise": 0.0}
+        return cls(**_known(cls, {**optional, **content, "arch": Arch.from_dict(content["arch"])}))
 
 
 @dataclass(frozen=True)

@@ -696,7 +696,7 @@ def _onnx_model(folder: Path) -> Subject:
         helper.make_node("Softmax", ["c"], ["d"], axis=-1),
         helper.make_node("Slice", ["d", "starts", "ends", "axes"], ["e"]),
         helper.make_node("Concat", ["e", "e"], ["f"], axis=1),
-        helper.make_node("ReduceMean", ["f", "axes"], ["g"], keepdims=0),
+        helper.make_node("ReduceSum", ["f", "axes"], ["g"], keepdims=0),  # of nothing, a mean may be anything
         helper.make_node("Clip", ["g", "low"], ["y"]),
     ]
     weights = {
