@@ -74,10 +74,12 @@ def _join(graph: onnx.GraphProto) -> None:
         for i, name in enumerate(node.input):
             node.input[i] = wide.get(name, name)
         if _casts(node, TensorProto.FLOAT) and node.input[0] in narrowed:
+            source = narrowed[node.input[0]]
+            source = wide.get(source, source)  # of two casts in a row, the first is gone already
             if node.output[0] not in results:
-                wide[node.output[0]] = narrowed[node.input[0]]
+                wide[node.output[0]] = source
                 continue
-            node.op_type, node.input[0] = "Identity", narrowed[node.input[0]]
+            node.op_type, node.input[0] = "Identity", source
             del node.attribute[:]
         kept[node.output[0]] = node
     read = {name for node in kept.values() for name in node.input} | results

@@ -162,3 +162,17 @@ def test_a_model_that_is_in_float16(dtype: str, tmp_path: Path) -> None:
         within = np.abs(want) < 6e4  # what float16 can hold
         assert np.isfinite(got[within]).all()
         assert np.abs(got - want)[within].max(initial=0) <= 4e-3 * np.abs(want).max()
+
+
+def test_a_model_in_float16_that_rounds_twice_in_a_row(tmp_path: Path) -> None:
+    """As ONNX's own Attention does around its mask: float32 to float16 and back, twice."""
+    g = Graph()
+    x = g.op("Cast", g.input("x", 4, 8), to=onnx.TensorProto.FLOAT16)
+    y = g.op("MatMul", x, g.op("Cast", g.weight(8, 8), to=onnx.TensorProto.FLOAT16))
+    y = g.op("Add", g.op("Cast", y, to=onnx.TensorProto.FLOAT), g.weight(4, 8))
+    y = g.op("Cast", g.op("Cast", y, to=onnx.TensorProto.FLOAT16), to=onnx.TensorProto.FLOAT)
+    model = g.model(g.op("Softmax", g.op("Add", g.op("Exp", y), g.weight(4, 8))))
+    inputs = random_inputs(model)
+    ofa_tvm.compile(model, get_target("x86").with_dtype("float16"), tmp_path / "m.so")
+    got = ofa_tvm.load(tmp_path / "m.so")(*inputs)
+    np.testing.assert_allclose(got, reference(model, inputs)[0], rtol=0, atol=1e-2)
