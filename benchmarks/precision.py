@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -56,11 +57,12 @@ def files_of(subject: Subject, folder: Path, number: int) -> dict[bool, Path]:
 
 
 def compiled(
-    files: dict[bool, Path], target: Target, records: Any, folder: Path
+    files: dict[bool, Path], target: Target, records: Any, folder: Path, formats: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Each format's library with its size, the seconds that compiling takes, and how much is tuned."""
     found = {}
-    for name, (dtype, quantised) in OURS.items():
+    for name in formats:
+        dtype, quantised = OURS[name]
         so = folder / f"{files[False].stem}.{name}.so"
         os.environ["OFA_TVM_CACHE"] = str(folder / f"cache of {so.name}")  # every kernel is compiled
         start = time.perf_counter()
@@ -121,7 +123,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best = min(rivals, key=lambda name: shares[name])
     return {
         "of_onnxruntime_float32": shares,
-        "bfloat16_of_float32": shares["bfloat16"] / shares["float32"],
+        **({"bfloat16_of_float32": shares["bfloat16"] / shares["float32"]} if "bfloat16" in shares else {}),
         "int8_of_float32": integers / shares["float32"],
         "best_rival": best,
         "int8_of_best_rival": integers / shares[best],
@@ -145,6 +147,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--logs", type=Path, nargs="*", default=[], help="folders of tuning logs")
     parser.add_argument("--rivals", nargs="*", default=[], choices=["openvino"])
+    parser.add_argument(
+        "--formats", nargs="*", default=[name for name in OURS if name != "float32"], choices=OURS,
+        help="ours beside float32; int8 has to be among them",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing, a subject")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, default=RESULTS / "precision.json")
@@ -160,7 +166,7 @@ def main() -> None:
         subnets = random_subnets(options.space, options.n, options.resolutions, options.seed)
         for number, subject in enumerate(subnets):
             files = files_of(subject, folder, number)
-            made = compiled(files, target, records, folder)
+            made = compiled(files, target, records, folder, ["float32", *options.formats])
             found = times(made, files, target, bool(options.rivals), options.seconds)
             if not rows:
                 names = list(found)
@@ -175,9 +181,11 @@ def main() -> None:
             rows.append(row)
             share = found[INTEGERS][1] / found["float32"][1]
             show(names, list(row["ms"].values()), f"{subject.side:4} {share:12.3f}      ")
+            sys.stdout.flush()
     means = summary(rows)
     show(names, list(means["of_onnxruntime_float32"].values()), "of ONNX Runtime float32: ".ljust(23))
-    print(f"bfloat16: {means['bfloat16_of_float32']:.3f} of float32's time")
+    if "bfloat16" in options.formats:
+        print(f"bfloat16: {means['bfloat16_of_float32']:.3f} of float32's time")
     print(
         f"int8: {means['int8_of_float32']:.3f} of float32's time, {means['int8_of_best_rival']:.3f} of "
         f"{means['best_rival']}'s; library {means['int8_bytes_of_float32']:.2f}, compiling "

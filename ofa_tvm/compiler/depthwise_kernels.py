@@ -18,7 +18,8 @@ from tvm.ir import Expr
 from ofa_tvm.compiler.anatomy import LINES
 from ofa_tvm.compiler.constants import constant_of
 from ofa_tvm.compiler.dataflow import static_shape
-from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, is_narrow, quads
+from ofa_tvm.compiler.dots import BYTES_A_WORD, dot4, int16_pairs, is_narrow, quads
+from ofa_tvm.compiler.dots import dot2 as dot2_of_bytes
 from ofa_tvm.compiler.padding import output_size, output_sizes, padded_by_cases
 from ofa_tvm.compiler.pairs import PAIR, dot2, nearest, pairs
 from ofa_tvm.compiler.te_calls import call_te
@@ -32,8 +33,10 @@ def depthwise_of_bytes(
     padding: Sequence[int],
     dilation: Sequence[int],
     outside: relax.Expr,
+    *,
+    dots: bool = True,
 ) -> relax.Call:
-    """int32 sums of data (n, h, w, c) of bytes times int8 (kh, kw, 1, c), by dots of four.
+    """int32 sums of data (n, h, w, c) of bytes times int8 (kh, kw, 1, c), by dots of four or of two.
 
     Parameters
     ----------
@@ -45,15 +48,19 @@ def depthwise_of_bytes(
         (y, x); padding (top, left, bottom, right).
     outside
         What lies on the padding: the zero point, of one value.
+    dots
+        Whether an instruction adds products of four bytes; else those of two uint8, in 16 bits.
     """
     kh = weight.shape[0]
     height = (static_shape(data) or (0, 0))[1]
     out_height = output_size(height + padding[0] + padding[2], kh, strides[0], dilation[0])
-    lines = _lines_together(kh, strides[0], out_height) if dilation[0] == 1 else 1
-    spread = _spread(weight, lines, strides[0], BYTES_A_WORD)
+    terms = BYTES_A_WORD if dots else PAIR
+    lines = _lines_together(kh, strides[0], out_height, terms) if dilation[0] == 1 else 1
+    spread = _spread(weight, lines, strides[0], terms)
     rest = list(strides), list(padding), list(dilation)
-    constants, name = (constant_of(quads(spread)), outside), "depthwise_conv2d"
-    return call_te(bb, _of_bytes, kh, is_narrow(weight), data, *constants, *rest, name=name)
+    words, name = quads(spread) if dots else int16_pairs(spread), "depthwise_conv2d"
+    narrow = dots and is_narrow(weight)
+    return call_te(bb, _of_bytes, kh, terms, narrow, data, constant_of(words), outside, *rest, name=name)
 
 
 def depthwise_of_pairs(
@@ -81,17 +88,18 @@ def _spread(weight: np.ndarray, lines: int, stride: int, terms: int) -> np.ndarr
     return spread.reshape(lines, groups, terms, kw, channels).transpose(0, 1, 3, 4, 2)
 
 
-def _lines_together(taps: int, stride: int, lines: int) -> int:
-    """How many lines of the result the lines that dots take together, four or eight, have all taps of.
+def _lines_together(taps: int, stride: int, lines: int, terms: int) -> int:
+    """How many lines of the result the lines that dots take together, `terms` each, have all taps of.
 
     They divide `lines`, so that all tiles are alike.
     """
-    most = (-taps % BYTES_A_WORD) // stride + 1
+    most = (-taps % terms) // stride + 1
     return max(d for d in range(1, most + 1) if lines % d == 0)
 
 
 def _of_bytes(
     kh: int,
+    terms: int,
     narrow: bool,
     data: te.Tensor,
     weight: te.Tensor,
@@ -100,10 +108,10 @@ def _of_bytes(
     padding: list[int],
     dilation: list[int],
 ) -> te.Tensor:
-    source = padded_by_cases(data, padding, outside[0])
+    source = padded_by_cases(data, padding, outside[0], by_sides=terms == PAIR)
     n, height, length, channels = (int(v) for v in source.shape)
-    taps = _Taps(kh, strides, dilation, BYTES_A_WORD, tirx.const(0, data.dtype))
-    dot = partial(dot4, narrow=narrow)
+    taps = _Taps(kh, strides, dilation, terms, tirx.const(0, data.dtype))
+    dot = partial(dot4, narrow=narrow) if terms == BYTES_A_WORD else dot2_of_bytes
     return _sums((n, height, length, channels), source, weight, taps, dot)
 
 

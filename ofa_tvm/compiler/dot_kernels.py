@@ -20,8 +20,6 @@ from ofa_tvm.compiler.padding import output_sizes, padded_by_cases
 from ofa_tvm.compiler.products import ProductForm, of_rows
 from ofa_tvm.compiler.te_calls import call_te
 
-_EXACT = 500  # products of two bytes whose sum float32 holds
-
 
 def integer_product(
     bb: relax.BlockBuilder, left: relax.Expr, matrix: np.ndarray, form: ProductForm
@@ -89,16 +87,13 @@ def integer_depthwise(
 ) -> relax.Call:
     """Depthwise convolution of data (n, h, w, c) with int8 (kh, kw, 1, c); see `integer_convolution`.
 
-    Where dots are no instruction, products of 16 bits serve, or those of float32, which are as exact: a sum
-    of fewer than 500 products of bytes is below 2^24.
+    Where dots are no instruction, products of 16 bits serve: of two lines each on x86.
     """
-    window, name = (list(strides), list(padding), list(dilation)), "depthwise_conv2d"
-    if not form.dots:
-        exact = not form.signed_bytes and weight.shape[0] * weight.shape[1] < _EXACT
-        words = constant_of(weight[:, :, 0].astype(np.float32 if exact else np.int16))
-        constants = words, _outside(data, outside)
-        return call_te(bb, _depthwise_by_words, data, *constants, *window, name=name)
-    return depthwise_of_bytes(bb, data, weight, *window, _outside(data, outside))
+    window, at = (list(strides), list(padding), list(dilation)), _outside(data, outside)
+    if form.dots or not form.signed_bytes:
+        return depthwise_of_bytes(bb, data, weight, *window, at, dots=form.dots)
+    words = constant_of(weight[:, :, 0].astype(np.int16))
+    return call_te(bb, _depthwise_by_words, data, words, at, *window, name="depthwise_conv2d")
 
 
 def _outside(data: relax.Expr, value: int) -> relax.Expr:
@@ -184,19 +179,15 @@ def _depthwise_by_words(
     dilation: list[int],
 ) -> te.Tensor:
     kh, kw, channels = (int(v) for v in weight.shape)
-    sums = "float32" if weight.dtype == "float32" else "int32"
     source = padded_by_cases(data, padding, outside[0])
     n, height, length, _ = (int(v) for v in source.shape)
     dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> Expr:
         line, column = y * strides[0] + dy * dilation[0], x * strides[1] + dx * dilation[1]
-        factor = source[b, line, column, c].astype(weight.dtype).astype(sums)
-        return te.sum(factor * weight[dy, dx, c].astype(sums), axis=[dy, dx])
+        factor = source[b, line, column, c].astype(weight.dtype).astype("int32")
+        return te.sum(factor * weight[dy, dx, c].astype("int32"), axis=[dy, dx])
 
     lines, columns = output_sizes((height, length), (kh, kw), strides, dilation)
     shape = n, lines, columns, channels
-    result = te.compute(shape, value, name="depthwise_conv2d")
-    if sums == "int32":
-        return result
-    return te.compute(shape, lambda *at: result(*at).astype("int32"), name="sums")
+    return te.compute(shape, value, name="depthwise_conv2d")

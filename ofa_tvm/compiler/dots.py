@@ -1,4 +1,4 @@
-"""Four products of bytes, added: the operator that integer kernels are made of.
+"""Four products of bytes, added, or two: the operators that integer kernels are made of.
 
 `dot4(a0, a1, a2, a3, w)` is a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3 as int32. The factors a are uint8 or int8;
 w is one int32 that holds four int8, the first in its lowest byte. To TVM's schedules it is an operator like
@@ -11,6 +11,9 @@ scheduling:
 - ARM with dotprod: `sdot`, with i8mm `usdot`;
 - other ARM: `smull`, whose products of 16 bits are added in pairs (`addp`, `sadalp`);
 - elsewhere plain arithmetic in 32 bits.
+
+`dot2(a0, a1, w)` is a0 * w0 + a1 * w1 as int32, of uint8 and of one int32 that holds two int16: `vpmaddwd` on
+x86, plain arithmetic elsewhere.
 
 (Intel, Architectures Software Developer's Manual; Arm, A-profile A64 instruction set.)
 """
@@ -29,15 +32,16 @@ from tvm.ir import Expr
 from tvm.sym.analyzer import Analyzer
 
 from ofa_tvm.compiler.vectors import NEON_WORDS, element_of, lanes_of, pure_operator, splat, vector_of
-from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words
+from ofa_tvm.compiler.words import bound, part, reinterpreted, shifted, words, zipped
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "dots-5"
+REVISION = "dots-6"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
-BYTES_A_WORD = 4
+BYTES_A_WORD, PAIR = 4, 2
 _SHORT_SUM = np.iinfo(np.int16).max // np.iinfo(np.uint8).max  # of two weights of one sign: 128
 _DOT4 = pure_operator("tirx.ofa_tvm_dot4")
+_DOT2 = pure_operator("tirx.ofa_tvm_dot2_of_bytes")
 
 
 def dot4(
@@ -55,6 +59,24 @@ def dot4(
         Whether none of these is -128: then two products of signed bytes are at most 32,512, 16 bits.
     """
     return tirx.call_intrin("int32", _DOT4, *factors, weights, tirx.const(int(narrow), "int32"))
+
+
+def dot2(factors: Sequence[Expr], weights: Expr | te.TensorSlice) -> Expr:
+    """The sum of two products.
+
+    Parameters
+    ----------
+    factors
+        Two uint8.
+    weights
+        int32 that holds two int16.
+    """
+    return tirx.call_intrin("int32", _DOT2, *factors, weights)
+
+
+def int16_pairs(weights: np.ndarray) -> np.ndarray:
+    """int8 weights (..., 2) as int32 (...) of two int16, the first in the lower half."""
+    return np.ascontiguousarray(weights, np.int16).view("<i4")[..., 0]
 
 
 def quads(weights: np.ndarray, *, short: bool = False) -> np.ndarray:
@@ -91,13 +113,13 @@ def with_dots(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFu
     def added(node: tirx.Add) -> Expr:
         for total, call in ((node.a, node.b), (node.b, node.a)):
             if _is_dot(call):
-                return _Dot.of(call).added_to(total, code)
+                return _dot_of(call).added_to(total, code)
         return node
 
     def alone(call: tvm.ir.Call) -> Expr:
         if not _is_dot(call):
             return call
-        dot = _Dot.of(call)
+        dot = _dot_of(call)
         return dot.added_to(splat(tirx.const(0, "int32"), dot.lanes), code)
 
     body = tvm_ffi.structural_map(function.body, (tirx.Add, added))
@@ -117,14 +139,18 @@ def has_short_dots(body: tirx.Stmt) -> bool:
 
     def look(call: tvm.ir.Call) -> None:
         if _is_dot(call):
-            found.append(element_of(call.args[BYTES_A_WORD]) == "uint32")
+            found.append(call.op == _DOT4 and element_of(call.args[BYTES_A_WORD]) == "uint32")
 
     tvm_ffi.structural_walk(body, (tvm.ir.Call, look))
     return bool(found) and all(found)
 
 
 def _is_dot(node: object) -> bool:
-    return isinstance(node, tvm.ir.Call) and node.op == _DOT4
+    return isinstance(node, tvm.ir.Call) and node.op in (_DOT4, _DOT2)
+
+
+def _dot_of(call: tvm.ir.Call) -> _Dot | _DotOfTwo:
+    return _Dot.of(call) if call.op == _DOT4 else _DotOfTwo(tuple(call.args[:PAIR]), call.args[PAIR])
 
 
 @dataclass(frozen=True)
@@ -182,6 +208,36 @@ class _Dot:
         return total
 
 
+@dataclass(frozen=True)
+class _DotOfTwo:
+    """A vector of dots of two: its factors and weights."""
+
+    factors: tuple[Expr, ...]
+    weights: Expr
+
+    @property
+    def lanes(self) -> int:
+        """How many there are."""
+        return lanes_of(self.weights)
+
+    def added_to(self, total: Expr, code: _Code) -> Expr:
+        """As `_Dot.added_to`."""
+        lanes = self.lanes
+        name = _products_of_words(code.features).get(lanes)
+        if name is None or any(isinstance(factor, tirx.Broadcast) for factor in self.factors):
+            return self._by_arithmetic(total)
+        side_by_side = tirx.Cast(vector_of("uint16", PAIR * lanes), zipped(self.factors, lanes))
+        left, right = (reinterpreted(v, "int16", PAIR * lanes) for v in (side_by_side, self.weights))
+        return total + tirx.call_llvm_pure_intrin(vector_of("int32", lanes), name, left, right)
+
+    def _by_arithmetic(self, total: Expr) -> Expr:
+        dtype = vector_of("int32", self.lanes)
+        halves = shifted(shifted(self.weights, 16, "left"), 16, "right"), shifted(self.weights, 16, "right")
+        for factor, half in zip(self.factors, halves, strict=True):
+            total = total + splat(tirx.Cast(dtype, factor), self.lanes) * half
+        return total
+
+
 Instruction = Callable[[Expr, Expr, Expr], Expr]
 """Of accumulators, factors and weights, all int32 vectors of equal length."""
 
@@ -205,18 +261,30 @@ def _x86_instruction(lanes: int, features: frozenset[str], *, short: bool) -> In
     vnni = "avxvnni" in features or {"avx512vnni", "avx512vl"} <= features
     if (lanes == 16 and "avx512vnni" in features) or (lanes in (4, 8) and vnni):
         return partial(_by_bytes, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}")
-    words, of_bytes = {4: "llvm.x86.sse2.pmadd.wd"}, {}
+    words, of_bytes = _products_of_words(features), {}
     if "ssse3" in features:
         of_bytes[4] = "llvm.x86.ssse3.pmadd.ub.sw.128"
     if "avx2" in features:
-        words[8], of_bytes[8] = "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx2.pmadd.ub.sw"
+        of_bytes[8] = "llvm.x86.avx2.pmadd.ub.sw"
     if "avx512bw" in features:
-        words[16], of_bytes[16] = "llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx512.pmaddubs.w.512"
+        of_bytes[16] = "llvm.x86.avx512.pmaddubs.w.512"
     if lanes not in words:
         return None
     if short and lanes in of_bytes:
         return partial(_by_short_sums, of_bytes[lanes], words[lanes])
     return partial(_by_words, words[lanes])
+
+
+def _products_of_words(features: frozenset[str]) -> dict[int, str]:
+    """x86's instructions that add two products of 16-bit integers, by how many sums they make."""
+    found = {}
+    if "sse2" in features:
+        found[4] = "llvm.x86.sse2.pmadd.wd"
+    if "avx2" in features:
+        found[8] = "llvm.x86.avx2.pmadd.wd"
+    if "avx512bw" in features:
+        found[16] = "llvm.x86.avx512.pmaddw.d.512"
+    return found
 
 
 def _by_bytes(name: str, total: Expr, factors: Expr, weights: Expr) -> Expr:

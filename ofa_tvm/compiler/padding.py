@@ -24,18 +24,24 @@ def padded(data: te.Tensor, channels: int, padding: Sequence[int], start: int = 
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")
 
 
-def padded_by_cases(data: te.Tensor, padding: Sequence[int], outside: tirx.Expr) -> te.Tensor:
+def padded_by_cases(
+    data: te.Tensor, padding: Sequence[int], outside: tirx.Expr, *, by_sides: bool = False
+) -> te.Tensor:
     """A map (n, h, w, c) with a constant around it, read in place as `padded`.
 
     Lines are asked for apart from columns: so TVM can take a loop over lines apart where several tiles lie in
-    a line, the first and last of which reach beyond it.
+    a line, the first and last of which reach beyond it. `by_sides` each end of them is asked for alone: a
+    tile's own loop may then be one that the first and the last of it both reach beyond.
     """
     n, height, width, channels = (int(v) for v in data.shape)
     top, left, bottom, right = padding
 
     def value(b: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
-        line = tirx.likely(tirx.all(y >= top, y < top + height))
-        column = tirx.likely(tirx.all(x >= left, x < left + width))
+        line, column = (y >= top, y < top + height), (x >= left, x < left + width)
+        if by_sides:
+            inside = tirx.all(*map(tirx.likely, (*line, *column)))
+            return tirx.if_then_else(inside, data[b, y - top, x - left, c], outside)
+        line, column = tirx.likely(tirx.all(*line)), tirx.likely(tirx.all(*column))
         return tirx.if_then_else(tirx.all(line, column), data[b, y - top, x - left, c], outside)
 
     return te.compute((n, height + top + bottom, width + left + right, channels), value, name="padded")

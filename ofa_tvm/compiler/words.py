@@ -54,7 +54,7 @@ def words(factors: Sequence[Expr], lanes: int, analyzer: Analyzer, *, neon: bool
     while len(vectors) > 1:
         dtype = f"int{2 * _BITS // len(vectors)}"
         pairs = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
-        vectors = [reinterpreted(_zipped(pair, lanes), dtype, lanes) for pair in pairs]
+        vectors = [reinterpreted(zipped(pair, lanes), dtype, lanes) for pair in pairs]
     return vectors[0]
 
 
@@ -85,7 +85,7 @@ def is_choice(factor: object) -> bool:
     return isinstance(factor, tvm.ir.Call) and str(factor.op.name).endswith("if_then_else")
 
 
-def _zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
+def zipped(vectors: Sequence[Expr], lanes: int) -> Expr:
     """Values of two vectors in turn."""
     return tirx.Shuffle(list(vectors), [lanes * i + lane for lane in range(lanes) for i in range(2)])
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from onnx_models import Graph
 from opencl_device import needs_opencl
 from places import runnable
+from tvm import te, tirx
 from word_products import built, word_product
 
 import ofa_tvm
 from ofa_tvm.compiler.build import CompiledModule, kernels_of, lower_onnx
-from ofa_tvm.compiler.dots import dot4, has_short_sums, quads
+from ofa_tvm.compiler.dots import dot2, dot4, has_short_sums, int16_pairs, quads
+from ofa_tvm.compiler.kernels import make_kernel
 from ofa_tvm.compiler.templates import templates_of
 from ofa_tvm.targets import Target, get_target
 
@@ -70,6 +72,32 @@ def test_sums_are_exact_also_of_extreme_values(name: str, short: bool, rng: np.r
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         executable["main"](*tensors)
         np.testing.assert_array_equal(tensors[-1].numpy(), expected)
+
+
+@pytest.mark.parametrize("name", X86)
+def test_sums_of_lines_are_exact_also_of_extreme_values(name: str, rng: np.random.Generator) -> None:
+    """Of two each, side by side in a depthwise convolution: 255 and -128 in all 49 taps and the 50th."""
+    target = runnable(name)
+    lanes = templates_of(target.tvm_target()).lanes() or 1
+    data = rng.integers(0, 256, (6, 50, 2 * lanes)).astype(np.uint8)
+    weights = rng.integers(-128, 128, (50, 2 * lanes)).astype(np.int8)
+    data[:2], weights[:, :lanes] = 255, -128
+    left = te.placeholder(data.shape, "uint8", name="left")
+    right = te.placeholder((25, 2 * lanes), "int32", name="right")
+    k = te.reduce_axis((0, 25), "k")
+
+    def value(i: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        return te.sum(dot2((left[i, 2 * k, c], left[i, 2 * k + 1, c]), right[k, c]), axis=k)
+
+    out = te.compute((6, 2 * lanes), value, name="sums")
+    mod = make_kernel(te.create_prim_func([left, right, out]), "depthwise_conv2d").mod
+    words = int16_pairs(weights.reshape(25, 2, -1).swapaxes(1, 2))
+    expected = (data.astype(np.int64) * weights).sum(1)
+    for executable in built(mod, target):
+        tensors = [tvm.runtime.tensor(array) for array in (data, words, np.zeros((6, 2 * lanes), np.int32))]
+        executable["main"](*tensors)
+        np.testing.assert_array_equal(tensors[-1].numpy(), expected)
+        assert "pmaddwd" in executable.mod.inspect_source("asm")
 
 
 def test_sums_are_short_as_long_as_no_input_can_leave_16_bits() -> None:
