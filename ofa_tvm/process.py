@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -67,6 +68,15 @@ def use_runtime_only() -> None:
     """
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     leave_torch_out()
+
+
+def collect_seldom() -> None:
+    """Let Python look for cycles of dead objects less often, in a program of ofa-tvm's own.
+
+    At its own pace the search goes over the objects of TVM and torch again and again: a seventh of what
+    `compile` takes.
+    """
+    gc.set_threshold(20_000, 20, 20)
 
 
 class Ended(KeyboardInterrupt):
@@ -254,6 +264,7 @@ def work_for_parent() -> None:
     """Run a module as a worker's program; the arguments are the parent's number, the module and its own."""
     parent, module, *arguments = sys.argv[1:]
     end_with_parent()
+    collect_seldom()
     if os.getppid() != int(parent):
         sys.exit(1)  # it was dead before
     sys.argv = [module, *arguments]

@@ -16,6 +16,7 @@ from once import once as once  # (a fixture)
 
 from ofa_tvm.files import cache_dir
 from ofa_tvm.measurement.pinning import allowed_cpus
+from ofa_tvm.process import collect_seldom
 
 _MOST_WORKERS = 8  # each takes up to 2 GB
 _CPUS = pytest.StashKey[set[int]]()  # of the machine, of which a worker has its share
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Before torch and TVM are loaded, which ask once how many there are. Tests of several threads at once use
     the fixture `all_cpus`. Nothing of a terminal's width comes into what verbs print.
     """
+    collect_seldom()
     os.environ.pop("COLUMNS", None)
     # No test is about absolute time: machines are shared.
     settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])

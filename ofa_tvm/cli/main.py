@@ -26,7 +26,7 @@ from click.shell_completion import CompletionItem
 from ofa_tvm import __version__
 from ofa_tvm.cli.volume import volume_options
 from ofa_tvm.errors import UserError, shown
-from ofa_tvm.process import Ended, ending_signals
+from ofa_tvm.process import Ended, collect_seldom, ending_signals
 from ofa_tvm.temporaries import remove_dead
 
 INTERRUPTED = 130
@@ -202,6 +202,7 @@ def _run(arguments: Sequence[str], came: Sequence[int]) -> int:
 
 def main() -> None:
     """Console script `ofa-tvm`."""
+    collect_seldom()
     # PyTorch's OpenMP threads spin for milliseconds while they wait, which on a busy machine makes training
     # on two threads several times slower than on one. Microseconds cost nothing on an idle one. libgomp reads
     # this when torch is loaded.
