@@ -28,7 +28,7 @@ from ofa_tvm.compiler.vectors import (
 )
 from ofa_tvm.targets.tvm_target import cpu_features
 
-REVISION = "rounding-3"
+REVISION = "rounding-4"
 """Part of a cached object file's key: to be raised with every change of the code that this module makes."""
 
 _QUANTIZED = pure_operator("tirx.ofa_tvm_quantized")  # a float32, rounded, an int32 added, saturated
@@ -64,12 +64,13 @@ def _rule(nearest: Callable[[str, Expr], Expr]) -> Callable[[tvm.ir.Call], Expr]
     return lower
 
 
-tirx.register_intrin_lowering(_QUANTIZED.name, target="llvm", f=_rule(_nearest_by_llvm), level=99)
+_RULE = _rule(_nearest_by_llvm)
+tirx.register_intrin_lowering(_QUANTIZED.name, target="llvm", f=_RULE, level=99)
 tirx.register_intrin_lowering(_QUANTIZED.name, target="default", f=_rule(_nearest), level=99)
 
 
 def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
-    """A vectorized function for ARM that saturates as its instructions narrow, not before.
+    """A vectorized function for ARM or AVX2 that saturates as its instructions narrow, not before.
 
     Parameters
     ----------
@@ -78,22 +79,47 @@ def with_saturation(function: tirx.PrimFunc, target: tvm.target.Target) -> tirx.
     target
         What code is made for; functions for others are returned as they are.
     """
-    if "neon" not in cpu_features(target):
+    features = cpu_features(target)
+    neon = "neon" in features
+    if not neon and ("avx2" not in features or "avx512f" in features):
         return function
 
     def saturated(call: tvm.ir.Call) -> Expr:
-        if not isinstance(call, tvm.ir.Call) or call.op != _QUANTIZED:
+        if not _is_quantized(call) or not isinstance(call.args[1], tirx.Broadcast):
             return call
-        real, point = call.args
-        if (
-            element_of(call) not in BYTES
-            or lanes_of(call) % NEON_WORDS
-            or not isinstance(point, tirx.Broadcast)
-        ):
-            return call
-        return _narrowed(real, point.value, lanes_of(call), element_of(call))
+        (real, point), lanes, dtype = call.args, lanes_of(call), element_of(call)
+        if neon and dtype in BYTES and lanes % NEON_WORDS == 0:
+            return _narrowed(real, point.value, lanes, dtype)
+        if not neon and dtype == "uint8" and lanes == _AVX2_WORDS:
+            return _packed(real, point.value)
+        return call
 
-    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, saturated)))
+    def stays_wide(cast: tirx.Cast) -> Expr:
+        if neon or not _is_quantized(cast.value):
+            return cast
+        return tirx.Cast(cast.ty.dtype, _RULE(cast.value))
+
+    body = tvm_ffi.structural_map(function.body, (tirx.Cast, stays_wide))
+    return function.with_body(tvm_ffi.structural_map(body, (tvm.ir.Call, saturated)))
+
+
+def _is_quantized(node: object) -> bool:
+    return isinstance(node, tvm.ir.Call) and node.op == _QUANTIZED
+
+
+_AVX2_WORDS = 8
+_HIGHEST = 1e9  # what is more saturates; what is less than int32, and NaN, converts to the lowest int32
+
+
+def _packed(real: Expr, point: Expr) -> Expr:
+    """Eight uint8 by `vcvtps2dq`, the addition, `vpackssdw` to 16 bits, and `vpackuswb` to 8 bits."""
+    intrinsic, highest = tirx.call_llvm_pure_intrin, splat(tirx.const(_HIGHEST, "float32"), _AVX2_WORDS)
+    number = tirx.Select(real > highest, highest, real)  # NaN stays
+    whole = intrinsic("int32x8", "llvm.x86.avx.cvt.ps2dq.256", number) + splat(point, _AVX2_WORDS)
+    halves = [tirx.Shuffle([whole], list(range(start, start + 4))) for start in (0, 4)]
+    shorts = intrinsic("int16x8", "llvm.x86.sse2.packssdw.128", *halves)
+    made = intrinsic("int8x16", "llvm.x86.sse2.packuswb.128", shorts, shorts)
+    return tirx.Shuffle([tirx.reinterpret("uint8x16", made)], list(range(_AVX2_WORDS)))
 
 
 _LOWEST = -1e9  # what is less, and NaN, saturates
