@@ -200,9 +200,10 @@ def _dots_of_two_cycles(anatomy: Anatomy, tiling: Tiling, mach: CpuModel) -> flo
     results = tiling.rows * anatomy.together * vectors
     cycles = results * taps / 2 + 0.75 * vectors * groups * read + 3 * results + 8
     if 2 * groups * line_width * channels > mach.l1_bytes:
-        cycles += 4 * groups * read  # a cache line for each column of each line
+        cycles += 2 * groups * read  # a cache line for each column of each line
     if results * taps > UNROLL_LIMIT or (vectors > 1 and results > mach.registers // 2):
         cycles *= 1.2
+    cycles *= 1 + 0.08 * (vectors - 1)
     if tiling.channels_first and height * line_width * channels > mach.l1_bytes:
         cycles *= 1.1
     return cycles * math.prod(anatomy.spatial) / (results * tiling.width / vectors)
