@@ -128,9 +128,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "of_onnxruntime_float32": shares,
         **({"bfloat16_of_float32": shares["bfloat16"] / shares["float32"]} if "bfloat16" in shares else {}),
         "int8_of_float32": integers / shares["float32"],
-        "int8_of_float32_least": geometric(
-            [r["least_ms"][INTEGERS] / r["least_ms"]["float32"] for r in rows]
-        ),
+        "int8_of_float32_least": geometric([ms[INTEGERS] / ms["float32"] for ms in least]),
         "best_rival": best,
         "int8_of_best_rival": integers / shares[best],
         "int8_bytes_of_float32": geometric([r["bytes"][INTEGERS] / r["bytes"]["float32"] for r in rows]),
