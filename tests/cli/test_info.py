@@ -219,6 +219,13 @@ def test_published_predictors_tables_and_networks(shared_data: Path) -> None:
     assert describe(network / "net.config").facts == found.facts
 
 
+def test_a_table_may_begin_with_blank_lines(tmp_path: Path) -> None:
+    arch = get_space("ofa_digits").max_arch(32).to_json().replace('"', '""')
+    table = tmp_path / "t.csv"
+    table.write_text(f'\ufeff\n  \n\narch,x86_ms\n\n"{arch}",0.5\n\n')
+    assert facts(describe(table))["rows"] == 1
+
+
 # ---- a project and what is in it ----
 
 

@@ -51,7 +51,8 @@ def describe_table(file: Path) -> Description:
     UserError
         If it holds neither latencies nor accuracies, or bad rows, which are named.
     """
-    header = rows_of(text_of(read_bytes(file), file).partition("\n")[0], file)[0][1]
+    first = text_of(read_bytes(file), file).lstrip().partition("\n")[0]  # that is not blank
+    header = rows_of(first, file)[0][1]
     if len(header) > 1 and all(map(_is_latency, header[1:])):
         return _latencies(file)
     accuracies = [name for name in header[1:] if name.lower().startswith(("accuracy", "top1", "acc"))]
