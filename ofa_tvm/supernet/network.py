@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,6 +74,16 @@ class Network(nn.Module):
         for conv in self.spec.after_pool:
             x = getattr(self, conv.name)(x)
         return self.classifier(F.dropout(x.flatten(1), self.dropout, self.training))
+
+    def leave_out(self, blocks: Collection[tuple[int, int]]) -> None:
+        """Take blocks out, by stage and block; each has to make maps of the shape that it reads."""
+        kept = [
+            (spec, block)
+            for spec, block in zip(self.spec.blocks, self.blocks, strict=True)
+            if (spec.stage, spec.block) not in blocks
+        ]
+        self.spec = replace(self.spec, blocks=tuple(spec for spec, _ in kept))
+        self.blocks = nn.ModuleList(block for _, block in kept)
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the weights with space, architecture and number of classes; `load_subnet` reads it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -332,8 +332,15 @@ def build_supernet(space: Space | str, n_classes: int = 1000, dropout: float = 0
     return net
 
 
-def timed_subnet(net: Supernet, arch: Arch, dtype: Arithmetic) -> Network:
+def timed_subnet(
+    net: Supernet, arch: Arch, dtype: Arithmetic, left_out: Collection[tuple[int, int]] = ()
+) -> Network:
     """A subnet whose speed alone counts: in `dtype`, with statistics that are of no images.
+
+    Parameters
+    ----------
+    left_out
+        Stage and block of those to leave out; each makes maps of the shape that it reads.
 
     Raises
     ------
@@ -341,6 +348,7 @@ def timed_subnet(net: Supernet, arch: Arch, dtype: Arithmetic) -> Network:
         If it has to be quantised and cannot.
     """
     network = net.extract(arch)
+    network.leave_out(left_out)
     set_dtype(network, dtype)
     if dtype == "int8":
         calibrate_on_noise(network, arch.r)

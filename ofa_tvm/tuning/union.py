@@ -160,17 +160,27 @@ def _covering(space: Space, population: np.ndarray, resolution: int, n_classes: 
 
 
 def _at(space: Space, archs: Sequence[Arch], target: Target, n_classes: int, task: Task) -> LoweredSpace:
-    """Kernels of subnets of one resolution."""
+    """Kernels of subnets of one resolution; what one subnet has shown is left out of later ones."""
     described = json.dumps(target.to_json(), sort_keys=True)
     kernels: dict[str, Kernel] = {}
     by_block: dict[tuple[Layer, ...], tuple[str, ...]] = {}
     for arch in archs:
-        found, blocks = _lowered(space, arch, described, n_classes)
-        kernels |= {kernel.key: kernel for kernel in found}
-        by_block |= blocks
+        groups = split_blocks(space.layers(arch, n_classes))
+        shown = {at for at, layers in groups.items() if _nameless(layers) in by_block}
+        if len(shown) < len(groups):
+            left_out = frozenset(at for at in shown if _may_be_left_out(groups[at]))
+            found, blocks = _lowered(space, arch, left_out, described, n_classes)
+            kernels |= {kernel.key: kernel for kernel in found}
+            by_block |= blocks
         task.advance()
     calls = Counter(key for keys in by_block.values() for key in keys)
     return LoweredSpace(tuple(replace(kernel, calls=calls[key]) for key, kernel in kernels.items()), by_block)
+
+
+def _may_be_left_out(block: Sequence[Layer]) -> bool:
+    """Whether it makes maps of the shape that it reads, so that the network is one without it."""
+    first, last = block[0], block[-1]
+    return first.stage >= 0 and (first.c_in, first.h_in) == (last.c_out, last.h_out)
 
 
 def _distinct(kernels: Iterable[Kernel]) -> Iterable[Kernel]:
@@ -184,18 +194,19 @@ def _distinct(kernels: Iterable[Kernel]) -> Iterable[Kernel]:
 
 @lru_cache(maxsize=72)  # a space at eight resolutions: tuning it and learning its latencies both need them
 def _lowered(
-    space: Space, arch: Arch, target: str, n_classes: int
+    space: Space, arch: Arch, left_out: frozenset[tuple[int, int]], target: str, n_classes: int
 ) -> tuple[tuple[Kernel, ...], dict[tuple[Layer, ...], tuple[str, ...]]]:
-    """One subnet's kernels for a target (in JSON), and those of each of its blocks."""
+    """One subnet's kernels for a target (in JSON), and those of each of its blocks, but for some blocks."""
     from ofa_tvm.export import to_onnx
     from ofa_tvm.supernet import timed_subnet
 
     made_for = Target.from_json(json.loads(target))
-    net = timed_subnet(_any_weights(space, n_classes), arch, arithmetic(made_for.dtype))
+    net = timed_subnet(_any_weights(space, n_classes), arch, arithmetic(made_for.dtype), left_out)
     mod = lower_onnx(to_onnx(net, arch.r, made_for.batch), made_for)
     kernels = kernels_of(mod)
     calls = [kernels[name] for name in kernel_calls(mod)]
-    return tuple(kernels.values()), _blocks(space.layers(arch, n_classes), calls, made_for.batch)
+    layers = [la for la in space.layers(arch, n_classes) if (la.stage, la.block) not in left_out]
+    return tuple(kernels.values()), _blocks(layers, calls, made_for.batch)
 
 
 @lru_cache(maxsize=1)
