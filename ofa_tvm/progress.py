@@ -42,12 +42,12 @@ class Deadline:
     end_s: float
 
     @classmethod
-    def after(cls, seconds: float | None) -> Deadline:
-        """So many seconds from now; None for never."""
+    def after(cls, seconds: float | None, start_s: float | None = None) -> Deadline:
+        """So many seconds from a time on the monotonic clock, by default from now; None for never."""
         if seconds is None:
             return NEVER
-        now = time.monotonic()
-        return cls(now, now + seconds)
+        start_s = time.monotonic() if start_s is None else start_s
+        return cls(start_s, start_s + seconds)
 
     @property
     def is_over(self) -> bool:

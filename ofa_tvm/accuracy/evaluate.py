@@ -58,7 +58,7 @@ def evaluate_subnets(
         machine or on a file system that all have. Of rank 0 every accuracy is there; another one that waited
         in vain for one has NaN.
     deadline
-        Once it is over no subnet is begun; those that are missing have NaN.
+        Once it is over no subnet is begun but the first; those that are missing have NaN.
 
     Raises
     ------

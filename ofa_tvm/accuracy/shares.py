@@ -100,7 +100,7 @@ def share(
 ) -> None:
     """Return when all subnets are in the cache, each evaluated by one of the processes that share them.
 
-    Once the deadline is over none is begun.
+    Once the deadline is over none is begun but this process's first: called again and again, it gets on.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def share(
     slowest, news, count = 0.0, time.monotonic(), len(cache.known)
     while left := [arch for arch in order if arch not in cache.known]:
         for arch in left:
-            if deadline.is_over:
+            if deadline.is_over and slowest:
                 return
             cache.refresh()
             if arch in cache.known or not claims.take(arch):
@@ -140,6 +140,8 @@ def share(
                 claims.release(arch)
             tell()
         tell()
+        if deadline.is_over:
+            return
         if len(cache.known) > count:
             news, count = time.monotonic(), len(cache.known)
         elif time.monotonic() - news > max(_PATIENCE_S, _PATIENCE * slowest):

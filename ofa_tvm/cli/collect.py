@@ -22,7 +22,7 @@ from ofa_tvm.cli.options import (
 )
 from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.errors import counted
-from ofa_tvm.progress import Deadline, duration
+from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
     from ofa_tvm.logs import KernelTable
@@ -119,7 +119,7 @@ def command(
             seed=console.seed,
             archs=chosen,
             spread=spread,
-            deadline=Deadline.after(time_limit),
+            deadline=console.deadline(time_limit),
             progress=console.progress,
         )
     seconds = time.monotonic() - start

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from ofa_tvm.bars import RichProgress
 from ofa_tvm.cli.tables import TextTable, fold
 from ofa_tvm.cli.volume import volume_options
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Progress
+from ofa_tvm.progress import SILENT, Deadline, Progress
 
 R = TypeVar("R")
 
@@ -37,12 +38,19 @@ class Console:
         Where long work shows how far it is.
     verbose
         Whether `detail` is said.
+    start_s
+        When the verb began, before it imported anything that takes long; on the monotonic clock.
     """
 
     json: bool
     seed: int
     progress: Progress = field(default_factory=RichProgress)
     verbose: bool = False
+    start_s: float = field(default_factory=time.monotonic)
+
+    def deadline(self, seconds: float | None) -> Deadline:
+        """So many seconds from the verb's beginning; None for never."""
+        return Deadline.after(seconds, self.start_s)
 
     def say(self, message: str) -> None:
         """A line about the work (settings, notes): standard error."""

@@ -28,7 +28,7 @@ from ofa_tvm.cli.networks import (
 from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, resolutions_option, space_option
 from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Deadline
+from ofa_tvm.progress import SILENT
 
 if TYPE_CHECKING:
     from ofa_tvm.accuracy.answers import SubnetAnswers
@@ -173,7 +173,7 @@ def command(
         unit_s = time_evaluation(net, left[0], data, split, calibration, console.seed) if left else 0.0
         show_plan(console, Plan((Step("evaluate a subnet", len(left), unit_s),) if left else ()))
         return
-    deadline = Deadline.after(time_limit)
+    deadline = console.deadline(time_limit)
     first = None
     if subnets and not rank.index and not deadline.is_over:  # before all, so that it is not evaluated twice
         first = _answers(console, net, archs[0], data, split, calibration, cache)

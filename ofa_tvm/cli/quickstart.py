@@ -13,7 +13,7 @@ from ofa_tvm.cli.durations import dry_run_option, time_limit_option
 from ofa_tvm.cli.options import OUTPUT_PATH, batch_option, complete_target
 from ofa_tvm.cli.plans import show_plan
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import Deadline, duration
+from ofa_tvm.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +112,7 @@ def command(
         dtypes=formats,
         settings=settings,
         seed=console.seed,
-        deadline=Deadline.after(time_limit),
+        deadline=console.deadline(time_limit),
         progress=console.progress,
     )
     from ofa_tvm.cli.quickstarted import show
@@ -171,7 +171,7 @@ def _compile_only(console: Console, out: Path, target: Target, time_limit: float
         out,
         target,
         seed=console.seed,
-        deadline=Deadline.after(time_limit),
+        deadline=console.deadline(time_limit),
         progress=console.progress,
     )
     console.print(

@@ -33,7 +33,6 @@ from ofa_tvm.cli.search_inputs import (
     target_requests,
 )
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import Deadline
 
 if TYPE_CHECKING:
     from ofa_tvm.estimators.contract import AccuracyModel, CostModel
@@ -237,7 +236,7 @@ def command(
         show_plan(console, search_plan(requests, timed=True))
         return
     say_plan(console, search_plan(requests), time_limit)
-    show(console, run_search(*requests, deadline=Deadline.after(time_limit), progress=console.progress))
+    show(console, run_search(*requests, deadline=console.deadline(time_limit), progress=console.progress))
 
 
 def _predict(

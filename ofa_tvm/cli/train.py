@@ -26,7 +26,7 @@ from ofa_tvm.cli.options import INPUT_PATH, OUTPUT_PATH, space_option
 from ofa_tvm.cli.presets import chosen_space, preset_option, sized_for
 from ofa_tvm.cli.training import Extent, announce, plain_result, show_result, show_training_plan
 from ofa_tvm.errors import UsageError
-from ofa_tvm.progress import SILENT, Deadline
+from ofa_tvm.progress import SILENT
 
 if TYPE_CHECKING:
     from ofa_tvm.spaces import Arch, Space
@@ -153,7 +153,7 @@ def command(
         raise UsageError(f"name the space by --space {settings.space}, not by --set")
     if logs:
         settings = settings.replace(log=tuple(dict.fromkeys((*settings.log, *logs))))
-    extent = Extent(rank, Deadline.after(time_limit), time_limit, dry_run)
+    extent = Extent(rank, console.deadline(time_limit), time_limit, dry_run)
     if finetune is None:
         _shrink(console, extent, settings, found, data, images, project, out, init)
     else:

@@ -129,7 +129,8 @@ def collect(
     spread
         Draw subnets evenly over their predicted latency instead.
     deadline
-        Once it is over no group of subnets is begun if the table has four rows, and one of each resolution.
+        Once it is over no group of subnets but the first is begun if the table has four rows, and one of each
+        resolution.
     progress
         Told of every subnet.
 
@@ -172,7 +173,7 @@ def collect(
             if deadline != NEVER:
                 size, waiting = min(size, _LEAST), _each_resolution_first(waiting)
             starts = takewhile(
-                lambda _: not deadline.is_over or len(writer.measured) < least,
+                lambda start: not start or not deadline.is_over or len(writer.measured) < least,
                 range(0, len(waiting), size or 1),
             )
             groups = (waiting[start : start + size] for start in starts)
