@@ -347,8 +347,9 @@ def test_requests_that_do_not_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("distilled", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "distilled"), [("float32", False), ("float32", True), ("bfloat16", False)]
+)
 def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> None:
     torch.manual_seed(0)
     data, space = digits(), get_space("ofa_digits")
@@ -357,6 +358,8 @@ def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> N
     teacher = net.extract(space.max_arch()).train() if distilled else None
     optimiser = build_optimiser(net, 0.9, 3e-5)
     set_learning_rate(optimiser, 0.05)
+    # A CPU without bfloat16 takes ten times as long for a network of full size.
+    arch = space.max_arch(32) if precision == "float32" else space.min_arch(32)
     rng = np.random.default_rng(0)
     losses = []
     for step in range(25):
@@ -364,8 +367,7 @@ def test_the_loss_goes_down_on_real_digits(precision: str, distilled: bool) -> N
         batch = MicroBatch(
             data.training_batch(indices, 32, step), torch.from_numpy(data.targets("train")[indices]), step
         )
-        archs = [space.max_arch(32)]
-        losses.append(training_step(net, optimiser, [batch], archs, config, teacher))
+        losses.append(training_step(net, optimiser, [batch], [arch], config, teacher))
     assert np.mean(losses[-3:]) < (0.9 if distilled else 0.7) * np.mean(losses[:3])
 
 
