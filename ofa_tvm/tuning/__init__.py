@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ofa_tvm.tuning.allotment import allot, trials_left
     from ofa_tvm.tuning.campaign import TuningResult, time_again, timing_device, tune_kernels
-    from ofa_tvm.tuning.union import KernelUnion, kernel_union
+    from ofa_tvm.tuning.union import KernelUnion, kernel_union, subnets_to_lower
 
 __all__ = [
     "KernelUnion",
     "TuningResult",
     "allot",
     "kernel_union",
+    "subnets_to_lower",
     "time_again",
     "timing_device",
     "trials_left",
@@ -27,6 +28,7 @@ __all__ = [
 _MODULES = {
     "KernelUnion": "union",
     "kernel_union": "union",
+    "subnets_to_lower": "union",
     "allot": "allotment",
     "trials_left": "allotment",
 }

@@ -98,8 +98,7 @@ def kernel_union(
     places = {r: union_cache.place(space, r, target, n_classes) for r in sides}
     parts = {r: part for r, path in places.items() if path and (part := union_cache.kept(path))}
     if missing := [r for r in sides if r not in parts]:
-        population = _population(space, n_classes)
-        covering = {r: _covering(space, population, r, n_classes) for r in missing}
+        covering = {r: _covering(space, r, n_classes) for r in missing}
         with progress.task("enumerating kernels", sum(map(len, covering.values()))) as task:
             for r, archs in covering.items():
                 parts[r] = _at(space, archs, target, n_classes, task)
@@ -113,6 +112,16 @@ def kernel_union(
     )
 
 
+def subnets_to_lower(
+    space: Space, resolutions: Sequence[int], target: Target, *, n_classes: int = 1000
+) -> int:
+    """How many subnets `kernel_union` has to lower: none at resolutions that another command lowered."""
+    places = {r: union_cache.place(space, r, target, n_classes) for r in sorted(set(resolutions))}
+    missing = [r for r, path in places.items() if not path or union_cache.kept_keys(path) is None]
+    return sum(len(_covering(space, r, n_classes)) for r in missing)
+
+
+@lru_cache(maxsize=4)
 def _population(space: Space, n_classes: int) -> np.ndarray:
     """Genes of subnets in which every block shows every form; their resolution is any."""
     structure = block_structure(space, n_classes)
@@ -127,21 +136,22 @@ def _population(space: Space, n_classes: int) -> np.ndarray:
     return np.unique(population, axis=0)
 
 
-def _covering(space: Space, population: np.ndarray, resolution: int, n_classes: int) -> list[Arch]:
-    """Subnets of one resolution that show whatever a population's blocks show, with few blocks in all.
+@lru_cache(maxsize=64)
+def _covering(space: Space, resolution: int, n_classes: int) -> tuple[Arch, ...]:
+    """Subnets of one resolution that show whatever the population's blocks show, with few blocks in all.
 
     Later blocks of a stage often have the shapes of earlier ones, and what occurs once is known: depths are
     as small as leaves nothing out.
     """
 
-    def at_resolution(rows: np.ndarray) -> list[Arch]:
-        return [arch.replace(r=resolution) for arch in space.decode(rows)]
+    def at_resolution(rows: np.ndarray) -> tuple[Arch, ...]:
+        return tuple(arch.replace(r=resolution) for arch in space.decode(rows))
 
     def shapes(row: np.ndarray) -> set[tuple[Layer, ...]]:
         (arch,) = at_resolution(row[None])
         return {_nameless(layers) for layers in split_blocks(space.layers(arch, n_classes)).values()}
 
-    genes = population.copy()
+    genes = _population(space, n_classes).copy()
     shown = [shapes(row) for row in genes]
     counts = Counter(layers for found in shown for layers in found)
     depths = range(*space.columns("d").indices(genes.shape[1]))

@@ -16,6 +16,7 @@ from ofa_tvm.spaces import Arch, Space
 from ofa_tvm.supernet import Supernet
 from ofa_tvm.targets import Target, Variant
 from ofa_tvm.training.data import ImageData
+from ofa_tvm.tuning import subnets_to_lower
 from ofa_tvm.workflow.learn import accuracy_sample
 from ofa_tvm.workflow.request import SearchRequest, TargetRequest, known_latency
 from ofa_tvm.workflow.steps import Plan, Step
@@ -24,6 +25,7 @@ from ofa_tvm.workflow.steps import Plan, Step
 _MACS_PER_S = 1e10  # of a network in PyTorch
 _COMPILED_MACS_PER_S = 2e8  # of one that is compiled and measured
 _SEARCH_S, _SHIP_S = 2.0, 8.0
+ENUMERATE_S = 0.3
 
 
 def search_plan(requests: Sequence[SearchRequest], *, timed: bool = False) -> Plan:
@@ -58,6 +60,10 @@ def _steps(request: SearchRequest, timed: bool) -> list[Step]:
     return [
         Step(f"evaluate a subnet{of}", _to_evaluate(request), evaluation_s),
         *(
+            Step(f"enumerate a subnet's kernels for {one.target.name}{of}", _to_lower(request, one), None)
+            for one in request.targets
+        ),
+        *(
             Step(f"measure a subnet on {one.target.name}{of}", _to_measure(request, one), seconds)
             for one, seconds in zip(request.targets, measurements_s, strict=True)
         ),
@@ -77,6 +83,7 @@ def _parts(request: SearchRequest) -> list[Part]:
         request.learned_resolutions,
         learned=len(_accuracy_sample(request)) if _to_evaluate(request) else 0,  # tasks count known ones, too
         measured=sum(_to_measure(request, one) for one in request.targets),
+        lowered=sum(_to_lower(request, one) for one in request.targets),
         searched=request.rounds * request.candidates,
         rounds=request.rounds,
         images=request.calibration_images + (0 if request.data is None else request.data.size("val")),
@@ -88,7 +95,7 @@ def _parts(request: SearchRequest) -> list[Part]:
 
 @dataclass(frozen=True)
 class SearchWork:
-    """How many subnets a search learns from, measures, searches for and ships."""
+    """How many subnets a search lowers, learns from, measures, searches for and ships."""
 
     space: Space
     resolutions: Sequence[int]
@@ -97,6 +104,7 @@ class SearchWork:
     searched: int
     rounds: int
     images: int
+    lowered: int = 0
     evaluates: bool = True
     targets: int = 1
     ships: int = 1
@@ -110,6 +118,7 @@ class SearchWork:
         checked = self.searched if self.evaluates else 0
         return [
             Part("learn accuracy", "evaluate subnets", self.learned, evaluate_s, "evaluate"),
+            Part("measure and learn latency", "enumerating kernels", self.lowered, ENUMERATE_S),
             Part("measure and learn latency", "measuring subnets", self.measured, measure_s, "measure"),
             Part(phase, "search", self.rounds * generations, _SEARCH_S / generations),
             Part(phase, CANDIDATES, candidates, measure_s, "measure"),
@@ -150,6 +159,14 @@ def _to_measure(request: SearchRequest, one: TargetRequest) -> int:
     table = request.store.latency_table(Variant.of(one.target))
     known = len(read_table(table, request.net.space)) if table.exists() else 0
     return max(0, request.latency_samples - known)
+
+
+def _to_lower(request: SearchRequest, one: TargetRequest) -> int:
+    """Subnets whose kernels a latency model is missing."""
+    if known_latency(request, one) is not None:
+        return 0
+    space, sides = request.net.space, request.learned_resolutions
+    return subnets_to_lower(space, sides, one.target, n_classes=request.net.n_classes)
 
 
 def time_measurement(net: Supernet, target: Target, records: KernelTable, arch: Arch) -> float:

@@ -11,14 +11,14 @@ from ofa_tvm.training.config import TrainingConfig
 from ofa_tvm.training.data import digits
 from ofa_tvm.training.defaults import digits_config
 from ofa_tvm.training.parts import VALIDATE, Sketch, training_parts
-from ofa_tvm.workflow.plan import SearchWork
+from ofa_tvm.workflow.plan import ENUMERATE_S, SearchWork
 from ofa_tvm.workflow.store import Store
 from ofa_tvm.yamlfile import write_yaml
 
 SPACE = "ofa_digits"
 
 # Guesses until they are timed.
-_ENUMERATED, _ENUMERATE_S, _KERNELS, _KERNEL_S, _COMPARE_S = 27, 0.3, 242, 0.35, 10.0
+_ENUMERATED, _KERNELS, _KERNEL_S, _COMPARE_S = 27, 242, 0.35, 10.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def quickstart_parts(settings: QuickstartSettings, store: Store, formats: int) -
     return [
         *(part for part in trained if part.task != VALIDATE),
         *(replace(one, units=sum(part.units for part in validations)) for one in validations[:1]),
-        Part("tune the space's kernels", "enumerating kernels", formats * _ENUMERATED, _ENUMERATE_S),
+        Part("tune the space's kernels", "enumerating kernels", formats * _ENUMERATED, ENUMERATE_S),
         Part("tune the space's kernels", "tuning kernels", formats * _KERNELS, _KERNEL_S, most_s=tuning_s),
         *searched.parts(),
         Part("compare", "compare", 1, _COMPARE_S),

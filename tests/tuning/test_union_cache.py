@@ -16,7 +16,7 @@ from ofa_tvm.compiler.kernels import kernel_key
 from ofa_tvm.compiler.objects import NotCached
 from ofa_tvm.spaces.space import Space
 from ofa_tvm.targets import get_target
-from ofa_tvm.tuning import KernelUnion, kernel_union, union, union_cache
+from ofa_tvm.tuning import KernelUnion, kernel_union, subnets_to_lower, union, union_cache
 
 SPACE, TARGET = ofa_tvm.get_space("ofa_digits"), get_target("x86")
 
@@ -58,6 +58,15 @@ def test_kernels_are_read_as_they_were_found(first: KernelUnion) -> None:
         tvm.ir.assert_structural_equal(old.mod, new.mod)
         assert kernel_key(new.mod["main"]) == new.key == old.key
     assert again.mean_calls(SPACE, [32], 10) == first.mean_calls(SPACE, [32], 10)
+
+
+@pytest.mark.usefixtures("kept")
+def test_only_subnets_that_nobody_lowered_are_to_be_lowered() -> None:
+    """So that a search says how long it enumerates."""
+    assert subnets_to_lower(SPACE, [32], TARGET, n_classes=10) == 0
+    anew = subnets_to_lower(SPACE, [40], TARGET, n_classes=10)
+    assert 0 < anew < 100 and subnets_to_lower(SPACE, [32, 40], TARGET, n_classes=10) == anew
+    assert subnets_to_lower(SPACE, [32], TARGET.with_dtype("int8"), n_classes=10) > 0
 
 
 def test_a_file_cut_anywhere_or_changed_is_not_read(kept: Path) -> None:
